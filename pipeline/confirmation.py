@@ -1,0 +1,163 @@
+"""Confirmation: the winner and its baselines on fresh seeds, and what their paired differences say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import t as student_t
+
+from pipeline.arm import Arm
+from shaping.shape import Shape
+
+CONFIDENCE = 0.95
+SMOOTHING_STEPS = 5
+WINNER, SPARSE, UNIFORM = "winner", "sparse", "uniform"
+# Sparse PPO wants lambda 1 or a critic that starts as the reward model; the better of the two is the fair rival.
+TUNED = ("sparse, lambda 1", "sparse, reward-model critic")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of J, winner minus rival, over seeds that both ran; above 0 the winner is better.
+
+    ``low`` and ``high`` bound the mean at 95 % (Student's t over the seeds' differences).
+    """
+
+    rival: str
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def is_gain(self) -> bool:
+        """Whether the interval lies above 0."""
+        return self.low > 0
+
+    @property
+    def is_loss(self) -> bool:
+        """Whether the interval lies below 0."""
+        return self.high < 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the confirmation found.
+
+    Attributes:
+        winner: Name of the search's winning arm.
+        differences: Against sparse, tuned sparse and uniform.
+        tuned_rival: Which tuned sparse arm was the better one.
+        steps_to_level: For each arm, the first step whose smoothed mean J reaches tuned sparse's final level.
+        total_steps: Training steps of a run.
+        text: The verdict in words.
+    """
+
+    winner: str
+    differences: tuple[Difference, ...]
+    tuned_rival: str
+    steps_to_level: dict[str, int | None]
+    total_steps: int
+    text: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the verdict as plain values."""
+        return asdict(self)
+
+
+def confirmation_arms(winner: Arm, base: Shape) -> list[Arm]:
+    """Return what is run on fresh seeds.
+
+    Args:
+        winner: The search's winner.
+        base: The sparse shape at the study's settings.
+    """
+    dense = {"weights": {UNIFORM: 1.0}, "balance": 1.0, "gae_lambda": winner.shape.gae_lambda}
+    return [
+        Arm(WINNER, winner.shape, winner.critic),
+        Arm(SPARSE, base),
+        Arm(TUNED[0], base.with_changes(gae_lambda=1.0)),
+        Arm(TUNED[1], base, critic="reward_model"),
+        Arm(UNIFORM, base.with_changes(**dense)),
+    ]
+
+
+def paired_difference(rival: str, ours: Sequence[float], theirs: Sequence[float]) -> Difference:
+    """Return the mean paired difference with its 95 % interval; unbounded where there is only one pair."""
+    differences = [a - b for a, b in zip(ours, theirs, strict=True)]
+    mean, count = fmean(differences), len(differences)
+    if count < 2:
+        return Difference(rival, mean, -math.inf, math.inf, count)
+    half = float(student_t.ppf(0.5 + CONFIDENCE / 2, count - 1)) * stdev(differences) / math.sqrt(count)
+    return Difference(rival, mean, mean - half, mean + half, count)
+
+
+def smoothed_mean_curve(curves: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean over seeds, then over the last five steps; the first values use the steps there are."""
+    means = [fmean(values) for values in zip(*curves, strict=True)]
+    return [fmean(means[max(0, i - SMOOTHING_STEPS + 1) : i + 1]) for i in range(len(means))]
+
+
+def first_step_reaching(curve: Sequence[float], level: float) -> int | None:
+    """Return the number of steps after which the smoothed curve first reaches the level, or ``None``."""
+    return next((i + 1 for i, v in enumerate(curve) if i + 1 >= min(SMOOTHING_STEPS, len(curve)) and v >= level), None)
+
+
+def judge(winner: str, runs: dict[str, list[dict[str, Any]]]) -> Verdict:
+    """Return the verdict.
+
+    Args:
+        winner: Name of the search's winning arm.
+        runs: Arm name to its seeds' results; only seeds that both arms of a pair finished are compared.
+    """
+    curves = {name: smoothed_mean_curve(_objectives(results)) for name, results in runs.items() if results}
+    tuned = max((name for name in TUNED if runs.get(name)), key=lambda name: _final(runs[name]), default="")
+    rivals = [name for name in (SPARSE, tuned, UNIFORM) if runs.get(name)]
+    differences = tuple(_against(rival, runs) for rival in rivals)
+    level = curves[tuned][-1] if tuned else math.inf
+    steps = {name: first_step_reaching(curve, level) for name, curve in curves.items()}
+    total = len(next(iter(curves.values())))
+    text = _words(winner, differences, tuned, steps, total)
+    return Verdict(winner, differences, tuned, steps, total, tuple(text))
+
+
+def _objectives(results: list[dict[str, Any]]) -> list[list[float]]:
+    return [[point["objective"] for point in result["curve"]] for result in results]
+
+
+def _final(results: list[dict[str, Any]]) -> float:
+    return fmean(result["evaluation"]["objective"] for result in results)
+
+
+def _against(rival: str, runs: dict[str, list[dict[str, Any]]]) -> Difference:
+    ours = {run["seed"]: run["evaluation"]["objective"] for run in runs[WINNER]}
+    theirs = {run["seed"]: run["evaluation"]["objective"] for run in runs[rival]}
+    shared = sorted(set(ours) & set(theirs))
+    return paired_difference(rival, [ours[seed] for seed in shared], [theirs[seed] for seed in shared])
+
+
+def _words(
+    winner: str, differences: Sequence[Difference], tuned: str, steps: dict[str, int | None], total: int
+) -> list[str]:
+    gains = [difference for difference in differences if difference.is_gain]
+    if differences and len(gains) == len(differences):
+        lines = [f"{winner} beats every baseline in J on fresh seeds."]
+    elif gains:
+        missed = ", ".join(d.rival for d in differences if not d.is_gain)
+        lines = [f"{winner} beats {', '.join(d.rival for d in gains)} in J on fresh seeds, but not {missed}."]
+    else:
+        lines = ["No shape beat a baseline in J on fresh seeds."]
+    lines += [
+        f"J against {d.rival}: {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}] over {d.seeds} paired seeds."
+        for d in differences
+    ]
+    ours, theirs = steps.get(WINNER), steps.get(tuned)
+    if tuned and ours:
+        lines.append(f"It reaches the final level of '{tuned}' after {ours} steps; that run took {theirs} of {total}.")
+    elif tuned:
+        lines.append(f"It does not reach the final level of '{tuned}' within {total} steps.")
+    return lines

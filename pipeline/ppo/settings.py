@@ -1,0 +1,48 @@
+"""Settings of the inner loop, under TRL's option names where TRL has one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class SamplingSettings(BaseModel):
+    """How responses are sampled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    response_tokens: int = Field(24, ge=1, le=4096, description="Longest response, in tokens.")
+    stop_at_eos: bool = Field(False, description="End a response at end-of-sequence; otherwise it is never sampled.")
+    missing_eos_penalty: float = Field(0.0, ge=0, description="Taken off the score of a response without its end.")
+    temperature: float = Field(1.0, gt=0, le=10)
+
+
+class PPOSettings(BaseModel):
+    """Settings of PPO. ``gamma`` and ``lambda`` belong to the shape."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: int = Field(30, ge=1, description="Batches of rollouts.")
+    batch_size: int = Field(32, ge=2, description="Responses in a batch.")
+    num_ppo_epochs: int = Field(2, ge=1, description="Passes over each batch.")
+    num_mini_batches: int = Field(1, ge=1, description="Optimizer steps in a pass.")
+    learning_rate: float = Field(7e-4, gt=0, le=1)
+    cliprange: float = Field(0.2, gt=0, lt=1)
+    cliprange_value: float = Field(0.5, gt=0)
+    vf_coef: float = Field(0.5, ge=0)
+    kl_coef: float = Field(0.02, ge=0, description="Price of a nat of KL(policy || reference); part of J.")
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    kl_limit_nats: float = Field(200.0, gt=0, description="A batch whose mean KL is further from 0 ends the trial.")
+    critic: Literal["value_head", "reward_model"] = Field(
+        "value_head", description="A head on the policy's trunk, or a network initialised from the reward model."
+    )
+
+
+class EvaluationSettings(BaseModel):
+    """How the trained policy is judged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    prompts: int = Field(256, ge=2, description="Held-out prompts.")
+    kept_texts: int = Field(3, ge=0, le=100, description="Responses kept word for word for the report.")

@@ -1,0 +1,218 @@
+"""PPO with token rewards: one batch of rollouts, shaping and update at a time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.ppo.actor import Actor, RewardCritic, TokenOutputs, ValueHead
+from pipeline.ppo.advantages import generalized_advantages, whiten
+from pipeline.ppo.losses import kl_estimate, masked_mean, policy_loss, value_loss
+from pipeline.ppo.rollout import sample_responses
+from pipeline.ppo.settings import PPOSettings, SamplingSettings
+from pipeline.tasks.base import Prompts, Task
+from shaping.certificate import Certificate
+from shaping.errors import TrialFailed
+from shaping.rollouts import Rollouts
+from shaping.shape import Shape
+from shaping.shaper import Shaper
+
+ADAM_BETAS = (0.9, 0.95)
+MAX_GRADIENT_NORM = 1.0
+# The value head starts from nothing, beside a trunk that is already trained.
+VALUE_HEAD_SPEEDUP = 2.0
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What one training step showed, before its update; rewards are unshaped.
+
+    Attributes:
+        step: Training step, from 0.
+        reward: Mean score of the batch, in reward-model units.
+        kl_nats: Mean over responses of the summed log ratio to the reference.
+        objective: ``J = reward - kl_coef * kl_nats``; higher is better.
+        response_tokens: Mean length.
+        entropy_nats: Mean entropy of a token.
+        policy_loss: Clipped surrogate loss of the update's last pass.
+        value_loss: Value loss of the update's last pass.
+        explained_variance: Share of the returns' variance that the critic explained before the update.
+    """
+
+    step: int
+    reward: float
+    kl_nats: float
+    objective: float
+    response_tokens: float
+    entropy_nats: float
+    policy_loss: float
+    value_loss: float
+    explained_variance: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the point as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A shaped batch, ready for updates: ``B x T`` tensors beside the rollouts."""
+
+    rollouts: Rollouts
+    old: TokenOutputs
+    advantages: Tensor
+    returns: Tensor
+
+
+class PPOTrainer:
+    """Trains a copy of the task's policy under one shape.
+
+    Args:
+        task: Models and prompts.
+        shape: Where the reward falls.
+        settings: PPO's settings.
+        sampling: How responses are sampled.
+        seed: Decides prompts, sampling and minibatch order; two shapes with one seed see the same prompts and
+            random numbers (common random numbers).
+    """
+
+    def __init__(self, task: Task, shape: Shape, settings: PPOSettings, sampling: SamplingSettings, seed: int) -> None:
+        self.task, self.shape, self.settings, self.sampling, self.seed = task, shape, settings, sampling, seed
+        self.certificate = Certificate.empty(shape)
+        self.credit_tokens = 0
+        self._shaper = Shaper(shape, task.reward_model, task.tokenizer, seed)
+        banned = None if sampling.stop_at_eos else int(task.tokenizer.eos_token_id)
+        torch.manual_seed(seed)
+        self.actor = Actor(copy.deepcopy(task.policy), self._new_critic(), banned, sampling.temperature)
+        self.reference = Actor(task.policy, None, banned, sampling.temperature)
+        self._optimizer = torch.optim.Adam(self._parameter_groups(), betas=ADAM_BETAS)
+        order = torch.Generator().manual_seed(seed)
+        self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
+
+    def steps(self) -> Iterator[CurvePoint]:
+        """Yield one curve point a training step.
+
+        Raises:
+            TrialFailed: A reward, loss or gradient is not finite (``nan``), or the policy left the reference's
+                neighbourhood (``kl_limit``).
+        """
+        for step in range(self.settings.steps):
+            yield self.step(step)
+
+    def step(self, step: int) -> CurvePoint:
+        """Return the curve point of one training step: sample, shape, update."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        rollouts = self.sample(self._prompts(step), generator)
+        with torch.no_grad():
+            old, reference = self.actor(rollouts), self.reference(rollouts)
+        shaped = self._shaper(rollouts, self.missing_eos_adjustment(rollouts))
+        self.certificate = self.certificate.including(shaped.token_rewards, shaped.scores, rollouts)
+        self.credit_tokens += shaped.forwarded_tokens
+        mask = rollouts.response_mask
+        kl_nats = float((kl_estimate(old.log_probs, reference.log_probs, "k1") * mask).sum(dim=1).mean())
+        reward = float(shaped.scores.mean())
+        self._check(step, shaped.token_rewards, kl_nats)
+        penalty = kl_estimate(old.log_probs, reference.log_probs, self.settings.kl_estimator)
+        rewards = (shaped.token_rewards - self.settings.kl_coef * penalty) * mask
+        advantages, returns = generalized_advantages(rewards, old.values, mask, self.shape.gamma, self.shape.gae_lambda)
+        batch = Batch(rollouts, old, whiten(advantages, mask), returns)
+        losses = self._update(step, batch, generator)
+        return CurvePoint(
+            step=step,
+            reward=reward,
+            kl_nats=kl_nats,
+            objective=reward - self.settings.kl_coef * kl_nats,
+            response_tokens=float(rollouts.response_tokens.float().mean()),
+            entropy_nats=float(masked_mean(old.entropy, mask)),
+            policy_loss=losses[0],
+            value_loss=losses[1],
+            explained_variance=_explained_variance(old.values, returns, mask),
+        )
+
+    def sample(self, prompts: Prompts, generator: torch.Generator) -> Rollouts:
+        """Return responses of the current policy."""
+        return sample_responses(
+            self.actor.policy,
+            prompts.ids,
+            prompts.mask,
+            self.sampling.response_tokens,
+            generator,
+            int(self.task.tokenizer.eos_token_id),
+            self.sampling.stop_at_eos,
+            self.sampling.temperature,
+        )
+
+    def missing_eos_adjustment(self, rollouts: Rollouts) -> Tensor | None:
+        """Return what the missing end takes off each score (``B``): part of the total under every shape."""
+        if not self.sampling.stop_at_eos or self.sampling.missing_eos_penalty == 0:
+            return None
+        ended = (rollouts.response_ids == self.task.tokenizer.eos_token_id) & rollouts.response_mask
+        return -self.sampling.missing_eos_penalty * (~ended.any(dim=1)).float()
+
+    def _prompts(self, step: int) -> Prompts:
+        size = self.settings.batch_size
+        places = torch.arange(step * size, (step + 1) * size) % len(self._prompt_order)
+        return self.task.train_prompts.select(self._prompt_order[places])
+
+    def _update(self, step: int, batch: Batch, generator: torch.Generator) -> tuple[float, float]:
+        settings, losses = self.settings, (math.nan, math.nan)
+        for _ in range(settings.num_ppo_epochs):
+            rows = torch.arange(len(batch.rollouts))
+            if settings.num_mini_batches > 1:
+                rows = torch.randperm(len(batch.rollouts), generator=generator)
+            for part in rows.chunk(settings.num_mini_batches):
+                losses = self._optimizer_step(step, _rows_of(batch, part))
+        return losses
+
+    def _optimizer_step(self, step: int, batch: Batch) -> tuple[float, float]:
+        settings, mask = self.settings, batch.rollouts.response_mask
+        new = self.actor(batch.rollouts)
+        surrogate = policy_loss(new.log_probs, batch.old.log_probs, batch.advantages, mask, settings.cliprange)
+        error = value_loss(new.values, batch.old.values, batch.returns, mask, settings.cliprange_value)
+        loss = surrogate + settings.vf_coef * error
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.actor.parameters(), MAX_GRADIENT_NORM)
+        if not math.isfinite(float(loss.detach())) or not math.isfinite(float(norm)):
+            raise TrialFailed("nan", f"loss {float(loss.detach())}, gradient norm {float(norm)} at step {step}")
+        self._optimizer.step()
+        return float(surrogate.detach()), float(error.detach())
+
+    def _check(self, step: int, token_rewards: Tensor, kl_nats: float) -> None:
+        if not bool(torch.isfinite(token_rewards).all()) or not math.isfinite(kl_nats):
+            raise TrialFailed("nan", f"a reward or the KL is not finite at step {step}")
+        limit = self.settings.kl_limit_nats
+        if abs(kl_nats) > limit:
+            raise TrialFailed("kl_limit", f"KL {kl_nats:.1f} nats at step {step} is beyond kl_limit_nats = {limit:g}")
+
+    def _new_critic(self) -> ValueHead | RewardCritic:
+        if self.settings.critic == "value_head":
+            return ValueHead(self.task.policy.config.hidden_size)
+        source = self.task.reward_model
+        model = copy.deepcopy(source.model).requires_grad_(True)
+        return RewardCritic(model, source.mean, source.deviation)
+
+    def _parameter_groups(self) -> list[dict[str, object]]:
+        rate, critic = self.settings.learning_rate, self.actor.critic
+        assert critic is not None
+        faster = VALUE_HEAD_SPEEDUP if isinstance(critic, ValueHead) else 1.0
+        return [
+            {"params": list(self.actor.policy.parameters()), "lr": rate},
+            {"params": list(critic.parameters()), "lr": rate * faster},
+        ]
+
+
+def _rows_of(batch: Batch, rows: Tensor) -> Batch:
+    old = TokenOutputs(batch.old.log_probs[rows], batch.old.values[rows], batch.old.entropy[rows])
+    return Batch(batch.rollouts.select(rows), old, batch.advantages[rows], batch.returns[rows])
+
+
+def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    target = returns[mask]
+    variance = target.var()
+    return float(1 - (target - values[mask]).var() / variance) if float(variance) > 0 else 0.0

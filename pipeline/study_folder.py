@@ -1,0 +1,141 @@
+"""A study's folder: what stands where, and that it belongs to one config and one process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import StudyConfig, load_config
+from shaping.errors import ConfigError, ShapetuneError
+
+# A study of the built-in size writes some 5 MB; Ray and SQLite need room to work.
+FREE_BYTES_NEEDED = 200 * 2**20
+
+
+class StudyFolder:
+    """Paths and checks of one study's folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config_file = root / "study.yaml"
+        self.database = root / "study.db"
+        self.trials = root / "trials"
+        self.confirm = root / "confirm"
+        self.verdict_file = root / "verdict.json"
+        self.winner_file = root / "winner.json"
+        self.report_file = root / "report.html"
+        self.export = root / "export"
+
+    @classmethod
+    def existing(cls, root: Path) -> StudyFolder:
+        """Return the folder of a study that was launched.
+
+        Raises:
+            ConfigError: There is no study there.
+        """
+        folder = cls(root)
+        if not folder.config_file.is_file():
+            raise ConfigError(f"no study in {root}", "give the folder that shapetune launch printed")
+        return folder
+
+    def config(self) -> StudyConfig:
+        """Return the study's resolved config."""
+        return load_config(self.config_file)
+
+    def check(self, config: StudyConfig) -> None:
+        """Refuse a folder that cannot be used, before anything is written.
+
+        Raises:
+            ConfigError: It holds another study, cannot be written, or its disk is full.
+        """
+        parent = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not parent.is_dir():
+            raise ConfigError(f"study folder {self.root}: {parent} is a file", "choose another folder with --studies")
+        if not os.access(parent, os.W_OK):
+            raise ConfigError(f"study folder {self.root} cannot be written", "choose another folder with --studies")
+        free = shutil.disk_usage(parent).free
+        if free < FREE_BYTES_NEEDED:
+            raise ConfigError(
+                f"the disk of {self.root} has {free // 2**20} MiB free, but a study needs {FREE_BYTES_NEEDED // 2**20}",
+                "free some space, or choose another folder with --studies",
+            )
+        self._check_same(config)
+
+    def _check_same(self, config: StudyConfig) -> None:
+        if not self.config_file.exists():
+            if self.root.is_dir() and any(self.root.iterdir()):
+                raise ConfigError(f"{self.root} is not empty and holds no study", "choose another folder or name")
+            return
+        mine, theirs = _what_decides(config), _what_decides(self.config())
+        changed = sorted(key for key in mine if mine[key] != theirs.get(key))
+        if changed:
+            field = changed[0]
+            raise ConfigError(
+                f"{self.root} holds a study of another config: "
+                f"{field} is {theirs.get(field)!r} there, {mine[field]!r} here",
+                "change name in the config to start a new study, or undo the change to go on with the old one",
+            )
+
+    def create(self, config: StudyConfig) -> None:
+        """Make the folder and keep the resolved config in it."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not self.config_file.exists():
+            partial = self.root / ".study.yaml.partial"
+            partial.write_text(config.to_yaml())
+            os.replace(partial, self.config_file)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study against a second launch; a dead process's lock is free.
+
+        Raises:
+            ShapetuneError: Another process runs this study; its host and process id are named.
+        """
+        with (self.root / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                lock.seek(0)
+                raise ShapetuneError(
+                    f"study {self.root} already runs: {lock.read().strip() or 'holder unknown'}",
+                    "wait for it, or stop that process",
+                ) from error
+            lock.truncate(0)
+            lock.write(f"host {socket.gethostname()}, process {os.getpid()}")
+            lock.flush()
+            yield
+
+    def trial_folder(self, index: int) -> Path:
+        """Return the folder of a search trial."""
+        return self.trials / str(index)
+
+    def confirm_folder(self, arm: str, seed: int) -> Path:
+        """Return the folder of one confirmation run."""
+        return self.confirm / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, or ``None`` when it is not there."""
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _what_decides(config: StudyConfig) -> dict[str, Any]:
+    """Return the values that decide a study's results, flat; where and how wide it runs may change."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, below in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, below)
+        else:
+            flat[prefix] = value
+
+    walk("", config.model_dump(mode="json", exclude={"executor"}))
+    return flat

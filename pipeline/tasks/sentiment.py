@@ -1,0 +1,119 @@
+"""Film reviews: continue the first words of a review so that it reads as a fresh one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers.utils import logging as transformers_logging
+
+from pipeline.allocator import keep_freed_memory
+from pipeline.assets import build_once, cache_folder, read_manifest
+from pipeline.ppo.rollout import sample_responses
+from pipeline.tasks.base import Prompts, Task
+from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
+from pipeline.tasks.recipe import Recipe
+from pipeline.tasks.reviews import MEMBER_SHA256, Review, fetch_reviews, read_reviews
+from pipeline.tasks.reward_training import reward_quality, train_reward_model
+from shaping.reward_model import CausalRewardModel
+
+PROMPT_TOKENS = 6  # <s> and five tokens of a review
+NORMALIZATION_PROMPTS = 512
+NORMALIZATION_TOKENS = 24
+
+
+def build_sentiment(recipe: Recipe, cache: Path | None = None) -> Path:
+    """Return the folder of the task's models, building them when they are not in the cache."""
+    cache = cache or cache_folder()
+    made_of = {**recipe.model_dump(), "corpus": MEMBER_SHA256, "prompt_tokens": PROMPT_TOKENS}
+    return build_once(cache, "sentiment", made_of, lambda folder: _build(recipe, cache, folder))
+
+
+def load_sentiment(folder: Path) -> Task:
+    """Return the task from a folder that ``build_sentiment`` made."""
+    quiet_transformers()
+    prompts = json.loads((folder / "prompts.json").read_text())
+    return Task(
+        name="sentiment",
+        policy=AutoModelForCausalLM.from_pretrained(folder / "policy", use_safetensors=True).eval(),
+        tokenizer=AutoTokenizer.from_pretrained(folder / "policy"),
+        reward_model=CausalRewardModel.from_pretrained(folder / "reward_model"),
+        gold_model=CausalRewardModel.from_pretrained(folder / "gold_model"),
+        train_prompts=_prompts(prompts["train"]),
+        held_out_prompts=_prompts(prompts["test"]),
+        quality=read_manifest(folder)["facts"],
+    )
+
+
+def quiet_transformers() -> None:
+    """Silence the loading bars of tiny models, which would tear the study's own progress display."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
+    quiet_transformers()
+    keep_freed_memory()
+    reviews = _limited(read_reviews(fetch_reviews(cache)), recipe)
+    train = [review for review in reviews if review.part != "test"]
+    tokenizer = train_tokenizer([review.text for review in train], recipe.vocabulary)
+    rows = {id(review): row for review, row in zip(reviews, _encoded(tokenizer, reviews, recipe), strict=True)}
+    scratch = folder / "scratch"
+    policy = fine_tune(recipe, tokenizer, [rows[id(review)] for review in train], scratch)
+    policy.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    test = [review for review in reviews if review.part == "test"]
+    test_rows, test_fresh = [rows[id(review)] for review in test], [review.fresh for review in test]
+    prompts = {part: _prompt_ids([rows[id(r)] for r in reviews if r.part == part]) for part in ("train", "test")}
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    facts: dict[str, Any] = {"policy_loss_nats": loss_nats(policy, test_rows), "reviews": len(reviews)}
+    for name, part in (("reward_model", "train"), ("gold_model", "gold")):
+        chosen = [review for review in reviews if review.part == part]
+        model = train_reward_model(
+            recipe, policy, [rows[id(review)] for review in chosen], [review.fresh for review in chosen], scratch
+        )
+        mean, deviation = _score_scale(policy, CausalRewardModel(model), prompts["train"], recipe.seed)
+        model.config.score_mean, model.config.score_deviation = mean, deviation
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+        quality = reward_quality(model, test_rows, test_fresh)
+        facts.update({f"{name}_{measure}": value for measure, value in quality.items()})
+    shutil.rmtree(scratch, ignore_errors=True)
+    return facts
+
+
+def _limited(reviews: list[Review], recipe: Recipe) -> list[Review]:
+    """Return every k-th review, so that a small recipe keeps all parts and both labels."""
+    if recipe.max_reviews is None or len(reviews) <= recipe.max_reviews:
+        return reviews
+    return reviews[:: len(reviews) // recipe.max_reviews][: recipe.max_reviews]
+
+
+def _encoded(tokenizer: Any, reviews: list[Review], recipe: Recipe) -> list[list[int]]:
+    return encode(tokenizer, [review.text for review in reviews], recipe.max_tokens)
+
+
+def _prompt_ids(rows: list[list[int]]) -> list[list[int]]:
+    return [row[:PROMPT_TOKENS] for row in rows if len(row) > PROMPT_TOKENS]
+
+
+def _prompts(rows: list[list[int]]) -> Prompts:
+    ids = torch.tensor(rows)
+    return Prompts(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def _score_scale(
+    policy: LlamaForCausalLM, reward_model: CausalRewardModel, prompts: list[list[int]], seed: int
+) -> tuple[float, float]:
+    """Return mean and standard deviation of the raw score over the fine-tuned policy's own samples."""
+    chosen = _prompts(prompts[:NORMALIZATION_PROMPTS])
+    generator = torch.Generator().manual_seed(seed)
+    eos = int(policy.config.eos_token_id)
+    rollouts = sample_responses(policy, chosen.ids, chosen.mask, NORMALIZATION_TOKENS, generator, eos, False)
+    scores: Tensor = reward_model.prefix_scores(rollouts)[:, -1]
+    return float(scores.mean()), float(scores.std())

@@ -1,0 +1,71 @@
+"""The certificate: evidence, gathered at every step, that a shape moved the reward and never its total."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from shaping.credit import METHODS
+from shaping.rollouts import Rollouts
+from shaping.shape import Shape
+
+# Rounding of float32 sums over a few hundred tokens stays well below this.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was seen of a shape while it was used.
+
+    Attributes:
+        largest_error: Largest ``|sum_t r_t - R| / max(1, |R|)`` over all responses checked.
+        responses: Responses checked; empty ones carry no reward and are not counted.
+        gamma: The discount of the run.
+        causal: For each method that received reward, whether its credit depends on the past alone.
+    """
+
+    largest_error: float
+    responses: int
+    gamma: float
+    causal: dict[str, bool]
+
+    @property
+    def return_preserving(self) -> bool:
+        """Whether every response's rewards summed to its score, and nothing was discounted."""
+        return self.largest_error <= TOLERANCE and self.gamma == 1.0
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether reward-to-go is unbiased: no credit depends on later tokens."""
+        return all(self.causal.values())
+
+    @classmethod
+    def empty(cls, shape: Shape) -> Certificate:
+        """Return the certificate of a shape before any response was seen."""
+        causal = {name: METHODS[name].causal for name in shape.active_methods()}
+        return cls(0.0, 0, shape.gamma, causal)
+
+    def including(self, token_rewards: Tensor, scores: Tensor, rollouts: Rollouts) -> Certificate:
+        """Return the certificate after checking one more batch (``B x T`` rewards, ``B`` scores)."""
+        real = rollouts.response_tokens > 0
+        error = (token_rewards.double().sum(dim=1) - scores.double()).abs() / scores.double().abs().clamp(min=1)
+        largest = float(error[real].max()) if bool(real.any()) else 0.0
+        # A NaN compares false to everything; it must not pass as a small error.
+        largest = largest if largest == largest else float("inf")
+        return Certificate(max(self.largest_error, largest), self.responses + int(real.sum()), self.gamma, self.causal)
+
+    def merged(self, other: Certificate) -> Certificate:
+        """Return one certificate for two runs of the same shape."""
+        worst = max(self.largest_error, other.largest_error)
+        return Certificate(worst, self.responses + other.responses, self.gamma, self.causal)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as plain values, with its two conclusions."""
+        return {**asdict(self), "return_preserving": self.return_preserving, "is_causal": self.is_causal}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Certificate:
+        """Return the certificate of ``to_dict``'s values."""
+        return cls(values["largest_error"], values["responses"], values["gamma"], dict(values["causal"]))

@@ -1,0 +1,12 @@
+"""All of the score on the last token: what RLHF does without shaping."""
+
+from shaping.credit.base import Credit, CreditMethod, ScoredBatch
+from shaping.rollouts import place_on_last_token
+
+
+def credit(batch: ScoredBatch) -> Credit:
+    """Return ``B x T`` credit: ``R`` on the last token, zero elsewhere."""
+    return Credit(place_on_last_token(batch.scores, batch.rollouts), "response")
+
+
+METHOD = CreditMethod("sparse", credit, causal=True)

@@ -1,0 +1,46 @@
+"""The errors a user can act on; everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class ShapetuneError(Exception):
+    """An error with a remedy.
+
+    Args:
+        message: One line that names the field and the value.
+        hint: One line that names the remedy; may be empty.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class ConfigError(ShapetuneError, ValueError):
+    """A value in a config, a shape file or a call that cannot be used."""
+
+
+class ShapeError(ShapetuneError, ValueError):
+    """Tensors whose sizes do not fit together."""
+
+
+class TrialFailed(ShapetuneError):
+    """A trial that ended without a usable outcome; the study goes on.
+
+    Args:
+        reason: A short name of the cause, such as ``nan`` or ``kl_limit``.
+        message: What happened, in one line.
+    """
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.detail = message
+
+    def __reduce__(self) -> tuple[type[TrialFailed], tuple[str, str]]:
+        """Rebuild from both arguments: a worker process sends this error to the driver."""
+        return (type(self), (self.reason, self.detail))

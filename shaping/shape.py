@@ -1,0 +1,132 @@
+"""The shape: the frozen record that says where a response's reward falls, and travels everywhere.
+
+    r_t = (1 - balance) * R * [t = T] + balance * sum_k weight_k * phi'_k,t
+
+with ``weights`` on the simplex, ``0 <= balance <= 1`` and every closed credit ``phi'_k`` summing to ``R``
+(``shaping.closure``), so that the token rewards of a response always sum to its score.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import Any
+
+from shaping.errors import ConfigError
+
+CLOSURES = ("last", "spread")
+UNITS = ("token", "span", "sentence")
+SIMPLEX_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Where the reward falls, and the advantage settings without which that has no meaning.
+
+    Attributes:
+        weights: Credit method name to its share; shares are not negative and sum to 1.
+        balance: Share of the reward that is spread; the rest stays on the last token.
+        unit: What the coalition methods treat as one player: ``token``, ``span`` or ``sentence``.
+        max_span: Longest span in tokens; longer pieces are cut.
+        max_units: Most units of a response; neighbours are merged beyond it.
+        budget: Coalitions scored for one response by each sampling method.
+        closure: Where the residual ``R - sum_t phi_t`` goes: ``last`` token or ``spread`` evenly.
+        gamma: Discount. Below 1 the shape no longer preserves the optimal policy.
+        gae_lambda: The ``lambda`` of generalised advantage estimation that the shape was tuned with.
+        policy_preserving: Refuse what could change the optimal policy.
+
+    Raises:
+        ConfigError: A value is out of its range; the message names field, value and remedy.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: {"sparse": 1.0})
+    balance: float = 1.0
+    unit: str = "span"
+    max_span: int = 4
+    max_units: int = 12
+    budget: int = 64
+    closure: str = "last"
+    gamma: float = 1.0
+    gae_lambda: float = 0.95
+    policy_preserving: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+        self._check_weights()
+        for name in ("balance", "gamma", "gae_lambda"):
+            _check_between(name, getattr(self, name), 0.0, 1.0)
+        for name in ("max_span", "max_units", "budget"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} = {value!r} is not a whole number of at least 1")
+        for name, allowed in (("unit", UNITS), ("closure", CLOSURES)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} = {getattr(self, name)!r} is unknown", f"choose one of {', '.join(allowed)}")
+        if self.gamma < 1 and self.policy_preserving:
+            raise ConfigError(
+                f"gamma = {self.gamma} changes the optimal policy when the reward moves",
+                "set gamma to 1, or policy_preserving to false if that is what you want",
+            )
+
+    def _check_weights(self) -> None:
+        from shaping.credit import METHODS
+
+        if not self.weights:
+            raise ConfigError("weights is empty", "give at least one method, such as sparse: 1.0")
+        for name, weight in self.weights.items():
+            if name not in METHODS:
+                raise ConfigError(f"weights: method {name!r} is unknown", f"choose from {', '.join(sorted(METHODS))}")
+            _check_between(f"weights.{name}", weight, 0.0, 1.0)
+        total = math.fsum(self.weights.values())
+        if abs(total - 1) > SIMPLEX_TOLERANCE:
+            raise ConfigError(f"weights sum to {total:.6g}, not 1", "divide each by their sum")
+
+    def __hash__(self) -> int:
+        values = {**self.to_dict(), "weights": sorted(self.weights.items())}
+        return hash(repr(values))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel between processes as plain values: a mapping proxy cannot be sent."""
+        return (Shape.from_dict, (self.to_dict(),))
+
+    def active_methods(self) -> dict[str, float]:
+        """Return each method that really receives reward and its share of the whole; shares sum to 1."""
+        shares = {name: self.balance * weight for name, weight in self.weights.items() if weight > 0}
+        if self.balance < 1:
+            shares["sparse"] = shares.get("sparse", 0.0) + 1 - self.balance
+        return {name: share for name, share in sorted(shares.items()) if share > 0}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the shape as plain values, in field order."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {**values, "weights": dict(self.weights)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Shape:
+        """Return the shape of ``to_dict``'s values.
+
+        Raises:
+            ConfigError: A key is unknown or a value out of range.
+        """
+        unknown = set(values) - {entry.name for entry in fields(cls)}
+        if unknown:
+            raise ConfigError(f"shape has unknown keys: {', '.join(sorted(unknown))}")
+        return cls(**values)
+
+    def with_changes(self, **changes: Any) -> Shape:
+        """Return a copy with the given fields changed and checked."""
+        return replace(self, **changes)
+
+    def describe(self) -> str:
+        """Return the shape in one short line, for tables."""
+        parts = [f"{share:.2f} {name}" for name, share in self.active_methods().items()]
+        return f"{' + '.join(parts)}, lambda {self.gae_lambda:.2f}"
+
+
+def _check_between(name: str, value: Any, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} = {value!r} is not a finite number")
+    if not low <= value <= high:
+        raise ConfigError(f"{name} = {value} is not between {low:g} and {high:g}")

@@ -1,0 +1,82 @@
+"""Units of a response: the players of the coalition methods, found from the tokens themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shaping.rollouts import Rollouts
+
+SPAN_ENDS = ".,;:?!"
+SENTENCE_ENDS = ".?!"
+NOT_A_UNIT = -1
+
+
+class UnitSplitter:
+    """Splits responses into tokens, spans or sentences.
+
+    A span ends after one of ``. , ; : ? !`` (SCAR, arXiv 2505.20417) or after ``max_span`` tokens; a sentence
+    after one of ``. ? !``. Special tokens such as end-of-sequence belong to no unit: no coalition drops them.
+
+    Args:
+        tokenizer: The tokenizer that made the responses; only its vocabulary is read.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+        texts = [(token or "").rstrip("Ġ▁Ċ \n") for token in tokens]
+        special = set(tokenizer.all_special_ids)
+        self._span_end = torch.tensor([text[-1:] in SPAN_ENDS and text != "" for text in texts])
+        self._sentence_end = torch.tensor([text[-1:] in SENTENCE_ENDS and text != "" for text in texts])
+        self._special = torch.tensor([index in special for index in range(len(texts))])
+
+    def split(self, rollouts: Rollouts, unit: str, max_span: int, max_units: int) -> Tensor:
+        """Return the unit of every response token: a ``B x T`` integer tensor, -1 where there is none.
+
+        Units are numbered from 0 without gaps, in reading order; beyond ``max_units`` neighbours are merged.
+        """
+        ids = rollouts.response_ids
+        member = rollouts.response_mask & ~self._special.to(ids.device)[ids]
+        if unit == "token":
+            ends = member
+        else:
+            table = self._span_end if unit == "span" else self._sentence_end
+            ends = member & table.to(ids.device)[ids]
+        index = _number(member, ends, max_span if unit == "span" else None)
+        return _merge(index, max_units)
+
+
+def _number(member: Tensor, ends: Tensor, longest: int | None) -> Tensor:
+    index = torch.full(member.shape, NOT_A_UNIT, device=member.device)
+    current = torch.full(member.shape[:1], NOT_A_UNIT, device=member.device)
+    length = torch.zeros_like(current)
+    fresh = torch.ones_like(current, dtype=torch.bool)
+    for position in range(member.shape[1]):
+        here = member[:, position]
+        starts = here & (fresh if longest is None else fresh | (length >= longest))
+        current = current + starts
+        length = torch.where(starts, 1, length + here)
+        index[:, position] = torch.where(here, current, NOT_A_UNIT)
+        fresh = torch.where(here, ends[:, position], fresh)
+    return index
+
+
+def _merge(index: Tensor, max_units: int) -> Tensor:
+    count = index.amax(dim=1, keepdim=True) + 1
+    merged = torch.div(index * max_units, count.clamp(min=1), rounding_mode="floor")
+    return torch.where((count > max_units) & (index >= 0), merged, index)
+
+
+def unit_counts(index: Tensor) -> Tensor:
+    """Return the number of units of each response, ``N``: a ``B`` tensor."""
+    return index.amax(dim=1) + 1 if index.shape[1] else torch.zeros(index.shape[0], dtype=torch.long)
+
+
+def on_last_token(unit_values: Tensor, index: Tensor) -> Tensor:
+    """Return ``B x T`` credit with each unit's value (``B x N``) on its last token, zero elsewhere."""
+    following = torch.cat([index[:, 1:], torch.full_like(index[:, :1], NOT_A_UNIT)], dim=1)
+    last = (index >= 0) & (index != following)
+    gathered = unit_values.gather(1, index.clamp(min=0))
+    return torch.where(last, gathered, torch.zeros_like(gathered))
