@@ -23,7 +23,7 @@ class TaskSettings(_Section):
     """What the policy learns."""
 
     name: Literal["sentiment"] = "sentiment"
-    recipe: Recipe = Field(default_factory=Recipe)  # type: ignore[arg-type]
+    recipe: Recipe = Field(default_factory=Recipe)
 
 
 class SpaceSettings(_Section):
@@ -96,14 +96,14 @@ class StudyConfig(_Section):
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     task: TaskSettings = Field(default_factory=TaskSettings)
-    space: SpaceSettings = Field(default_factory=SpaceSettings)  # type: ignore[arg-type]
-    shape: ShapeSettings = Field(default_factory=ShapeSettings)  # type: ignore[arg-type]
-    sampling: SamplingSettings = Field(default_factory=SamplingSettings)  # type: ignore[arg-type]
-    ppo: PPOSettings = Field(default_factory=PPOSettings)  # type: ignore[arg-type]
-    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)  # type: ignore[arg-type]
-    search: SearchSettings = Field(default_factory=SearchSettings)  # type: ignore[arg-type]
-    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)  # type: ignore[arg-type]
-    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)  # type: ignore[arg-type]
+    space: SpaceSettings = Field(default_factory=SpaceSettings)
+    shape: ShapeSettings = Field(default_factory=ShapeSettings)
+    sampling: SamplingSettings = Field(default_factory=SamplingSettings)
+    ppo: PPOSettings = Field(default_factory=PPOSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
+    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)
+    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
 
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:

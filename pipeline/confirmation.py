@@ -143,6 +143,8 @@ def _against(rival: str, runs: dict[str, list[dict[str, Any]]]) -> Difference:
 def _words(
     winner: str, differences: Sequence[Difference], tuned: str, steps: dict[str, int | None], total: int
 ) -> list[str]:
+    if all(difference.seeds < 2 for difference in differences):
+        return [f"{winner} was run on one fresh seed only: one pair decides nothing."]
     gains = [difference for difference in differences if difference.is_gain]
     if differences and len(gains) == len(differences):
         lines = [f"{winner} beats every baseline in J on fresh seeds."]

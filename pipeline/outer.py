@@ -5,11 +5,7 @@ Ax's database is the only truth about which trials exist and how they ended.
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +28,7 @@ from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.models import SingleTaskGP
 
 from pipeline import face_tolerance
+from pipeline.quiet import quiet_libraries
 from search_spaces import SearchSpace
 from shaping.errors import ShapetuneError
 from shaping.shape import Shape
@@ -85,8 +82,9 @@ class OuterLoop:
         self._handed_out: set[int] = set()
         url = f"sqlite:///{database}"
         storage = StorageConfig(url=url)
-        with quiet_ax():
-            init_engine_and_session_factory(url=url)
+        with quiet_libraries():
+            # Ax keeps one engine a process; without force a second study would write into the first one's file.
+            init_engine_and_session_factory(url=url, force_init=True)
             create_all_tables(get_engine())
             if _is_stored(name):
                 self._client = Client.load_from_database(name, storage_config=storage)
@@ -115,7 +113,7 @@ class OuterLoop:
         known = {arm.name for arm in self._experiment.arms_by_name.values()}
         for baseline in self._baselines:
             if baseline.name not in known and len(self._experiment.trials) < self._trials:
-                with quiet_ax():
+                with quiet_libraries():
                     return self._hand_out(self._client.attach_trial(baseline.point, arm_name=baseline.name))
         if len(self._experiment.trials) >= self._trials:
             return None
@@ -123,7 +121,7 @@ class OuterLoop:
 
     def _propose(self) -> Proposal | None:
         # Ax draws initial points from torch's global generator: seeding it by trial makes proposals repeatable.
-        with quiet_ax(), torch.random.fork_rng():
+        with quiet_libraries(), torch.random.fork_rng():
             torch.manual_seed(self._seed * 100_003 + len(self._experiment.trials))
             try:
                 proposed = self._client.get_next_trials(max_trials=1)
@@ -170,12 +168,12 @@ class OuterLoop:
         values = {OBJECTIVE: objective, **tracked}
         if not all(math.isfinite(value) for value in values.values()):
             raise ShapetuneError(f"trial {index} reports a value that is not finite: {values}")
-        with quiet_ax():
+        with quiet_libraries():
             self._client.complete_trial(trial_index=index, raw_data=values)
 
     def fail(self, index: int) -> None:
         """Give a trial up. Abandoned, not failed: Ax proposes the point of a failed trial again."""
-        with quiet_ax():
+        with quiet_libraries():
             self._client.mark_trial_abandoned(trial_index=index)
 
     def ranking(self) -> list[Prediction]:
@@ -202,7 +200,7 @@ class OuterLoop:
 
     def _predicted(self, indices: list[int]) -> list[tuple[float, float]]:
         points = [self._experiment.trials[index].arms[0].parameters for index in indices]
-        with quiet_ax():
+        with quiet_libraries():
             try:
                 # Fit to everything observed by now: the strategy's own model stops at its last proposal.
                 adapter = Generators.BOTORCH_MODULAR(
@@ -273,17 +271,3 @@ def _surrogate() -> SurrogateSpec:
 
 def _is_stored(name: str) -> bool:
     return _get_experiment_id(name, SQAConfig()) is not None
-
-
-@contextmanager
-def quiet_ax() -> Iterator[None]:
-    """Silence Ax's and BoTorch's progress lines and warnings, which a user can do nothing about."""
-    before = logging.root.manager.disable
-    # Ax sets levels on its own loggers, so only a global floor reaches them all.
-    logging.disable(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(before)

@@ -232,6 +232,8 @@ def confirmation_runs(folder: StudyFolder) -> dict[str, list[dict[str, Any]]]:
     """Return each confirmed arm's finished runs, in seed order."""
     runs: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.confirm.glob("*/result.json")):
+        if (path.parent / "failure.json").exists():  # its certificate was refused
+            continue
         result = json.loads(path.read_text())
         runs.setdefault(result["arm"]["name"], []).extend(result["runs"])
     return {name: sorted(results, key=lambda run: int(run["seed"])) for name, results in runs.items()}

@@ -30,6 +30,8 @@ class StudyFolder:
         self.confirm = root / "confirm"
         self.verdict_file = root / "verdict.json"
         self.winner_file = root / "winner.json"
+        self.ranking_file = root / "ranking.json"
+        self.tokens_file = root / "tokens.json"
         self.report_file = root / "report.html"
         self.export = root / "export"
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
-
-from ax.api.configs import RangeParameterConfig
+from typing import TYPE_CHECKING, Protocol
 
 from shaping.shape import Shape
+
+if TYPE_CHECKING:
+    # Ax takes seconds to import; a trial's worker decodes no points and never needs it.
+    from ax.api.configs import RangeParameterConfig
 
 Point = Mapping[str, float]
 
@@ -24,7 +26,10 @@ class BaselineArm:
 class SearchSpace(Protocol):
     """A space of shapes."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Name in configs."""
+        ...
 
     def parameters(self) -> list[RangeParameterConfig]:
         """Return the parameters, in the order of the point's keys."""

@@ -7,13 +7,15 @@ one linear constraint (Koo et al., arXiv 2504.16272: ``r' = W^T E`` with weights
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-from ax.api.configs import RangeParameterConfig
+from typing import TYPE_CHECKING
 
 from search_spaces.base import BaselineArm, Point
 from shaping.credit import METHODS
 from shaping.errors import ConfigError
 from shaping.shape import Shape
+
+if TYPE_CHECKING:
+    from ax.api.configs import RangeParameterConfig
 
 # The lambda at which pure credit methods start; dense credit wants less than the usual 0.95.
 DENSE_LAMBDA = 0.8
@@ -58,6 +60,8 @@ class CreditMix:
 
     def parameters(self) -> list[RangeParameterConfig]:
         """Return one weight for every method but the last, then the ranges that are not fixed."""
+        from ax.api.configs import RangeParameterConfig
+
         bounds = {f"weight_{method}": (0.0, 1.0) for method in self._free}
         bounds |= {"balance": self.balance, "gae_lambda": self.gae_lambda}
         return [

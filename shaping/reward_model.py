@@ -102,7 +102,7 @@ class CausalRewardModel:
         with _eager_attention(self.model):
             output = self.model.base_model(**model_inputs(rollouts), output_attentions=True)
         prompt_width = rollouts.prompt_ids.shape[1]
-        attention = output.attentions[-1].float().mean(dim=1)
+        attention: Tensor = output.attentions[-1].float().mean(dim=1)
         rows = torch.arange(len(rollouts), device=attention.device)
         row = attention[rows, prompt_width + rollouts.last_token, prompt_width:]
         row = row * rollouts.response_mask

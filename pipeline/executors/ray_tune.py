@@ -6,6 +6,7 @@ study that goes on after an interruption simply starts a fresh Tuner.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -92,7 +93,10 @@ class RayTuneExecutor:
 
 
 class _InnerTrial(tune.Trainable):
-    """One trial in a worker process; each step trains for about a second and reports."""
+    """One trial in a worker process; each step trains for about a second and reports.
+
+    Results travel as JSON text: Tune flattens nested values before it passes them on.
+    """
 
     def setup(self, config: dict[str, Any]) -> None:
         self._results: Iterator[Progress | Outcome] = run_trial(_job_of(config))
@@ -107,13 +111,13 @@ class _InnerTrial(tune.Trainable):
         try:
             for result in self._results:
                 if isinstance(result, Outcome):
-                    return {"done": True, "outcome": result.to_dict()}
+                    return {"done": True, "outcome": json.dumps(result.to_dict())}
                 last = result
                 if time.monotonic() >= until:
                     break
         except TrialFailed as failure:
-            return {"done": True, "failure": [failure.reason, failure.detail]}
-        return {"done": False, "progress": asdict(last) if last else None}
+            return {"done": True, "failure": json.dumps([failure.reason, failure.detail])}
+        return {"done": False, "progress": json.dumps(asdict(last) if last else None)}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Keep nothing here: finished seeds are in the trial's own folder."""
@@ -132,15 +136,15 @@ class _SourceSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if self._source.finished():
-            return Searcher.FINISHED
+            return str(Searcher.FINISHED)
         job = self._source.ask()
         if job is None:
-            return Searcher.FINISHED if self._source.finished() else None
+            return str(Searcher.FINISHED) if self._source.finished() else None
         self._jobs[trial_id] = job
         return {"job": asdict(job)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        progress = result.get("progress")
+        progress = json.loads(result.get("progress") or "null")
         if progress and trial_id in self._jobs:
             self._source.report(self._jobs[trial_id], Progress(**progress))
 
@@ -150,9 +154,9 @@ class _SourceSearcher(Searcher):
             return
         result = result or {}
         if result.get("outcome"):
-            self._source.tell(job, Outcome.from_dict(result["outcome"]))
+            self._source.tell(job, Outcome.from_dict(json.loads(result["outcome"])))
         elif result.get("failure"):
-            self._source.fail(job, *result["failure"])
+            self._source.fail(job, *json.loads(result["failure"]))
         else:
             self._source.fail(job, "worker_died" if error else "no_result", "the worker ended without a result")
 

@@ -53,7 +53,8 @@ class RewardCritic(nn.Module):
         """Return values at every position of the inputs: ``B x (P + T)``."""
         hidden = self.model.base_model(**inputs).last_hidden_state
         head: Any = self.model.score
-        return (head(hidden).squeeze(-1) - self.mean) / self.deviation
+        raw: Tensor = head(hidden).squeeze(-1)
+        return (raw - self.mean) / self.deviation
 
 
 class Actor(nn.Module):
@@ -97,6 +98,7 @@ class Actor(nn.Module):
         if self.critic is None:
             return torch.zeros(states.shape[:2], device=states.device)
         if isinstance(self.critic, ValueHead):
-            return self.critic(states).float()
-        values: Tensor = self.critic(inputs)[:, before].float()
-        return values
+            values: Tensor = self.critic(states)
+        else:
+            values = self.critic(inputs)[:, before]
+        return values.float()

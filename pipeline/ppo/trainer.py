@@ -152,7 +152,8 @@ class PPOTrainer:
         if not self.sampling.stop_at_eos or self.sampling.missing_eos_penalty == 0:
             return None
         ended = (rollouts.response_ids == self.task.tokenizer.eos_token_id) & rollouts.response_mask
-        return -self.sampling.missing_eos_penalty * (~ended.any(dim=1)).float()
+        missing: Tensor = ~ended.any(dim=1)
+        return -self.sampling.missing_eos_penalty * missing.float()
 
     def _prompts(self, step: int) -> Prompts:
         size = self.settings.batch_size

@@ -19,9 +19,9 @@ SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 def train_tokenizer(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """Return a lower-casing byte-level BPE tokenizer; it adds no special tokens by itself."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[assignment]
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=list(SPECIAL_TOKENS.values()),
@@ -69,7 +69,7 @@ def fine_tune(
     """
     from trl import SFTConfig, SFTTrainer
 
-    class PlainLossTrainer(SFTTrainer):  # type: ignore[misc]
+    class PlainLossTrainer(SFTTrainer):
         """SFT with the model's own loss: TRL's chunked one saves memory that 3,000 tokens do not need."""
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> torch.Tensor:

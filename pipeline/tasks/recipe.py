@@ -22,7 +22,8 @@ class Recipe(BaseModel):
     batch_size: int = Field(32, ge=2)
     policy_epochs: int = Field(5, ge=1)
     policy_learning_rate: float = Field(2e-3, gt=0)
-    reward_epochs: int = Field(2, ge=1)
+    reward_epochs: int = Field(3, ge=1)
     reward_learning_rate: float = Field(1e-3, gt=0)
+    teacher_share: float = Field(0.8, ge=0, le=1, description="Weight of the linear teacher in the targets.")
     max_reviews: int | None = Field(None, ge=200)
     seed: int = 0

@@ -28,7 +28,8 @@ MEMBER_SHA256 = "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f
 # Shares of the films: the reward model and the gold model never see each other's films, and neither sees
 # the test films. The policy is fine-tuned on both training parts.
 TEST_SHARE = 0.12
-GOLD_SHARE = 0.13
+GOLD_SHARE = 0.15
+SHARES = {"test": TEST_SHARE, "gold": GOLD_SHARE}
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,23 @@ from pipeline.tasks.recipe import Recipe
 
 # Some training rows lose part of their tokens, so that the coalitions of Shapley values and LIME, which delete
 # units, are texts of a kind the reward model has seen. More than this costs accuracy on whole texts.
-THINNED_SHARE = 0.3
+THINNED_SHARE = 0.15
 LARGEST_DELETED_SHARE = 0.6
 
 
 def train_reward_model(
-    recipe: Recipe, policy: LlamaForCausalLM, rows: list[list[int]], fresh: list[bool], scratch: Path
+    recipe: Recipe,
+    policy: LlamaForCausalLM,
+    rows: list[list[int]],
+    fresh: list[bool],
+    targets: list[float],
+    scratch: Path,
 ) -> LlamaForSequenceClassification:
     """Return a sequence classifier that starts from the policy's weights and scores freshness as a logit.
 
     The loss has three parts: binary cross-entropy at the last token, Bradley-Terry over every fresh/rotten
-    pair of the batch (a quarter each), and binary cross-entropy at every prefix (a half).
+    pair of the batch (a quarter each), and binary cross-entropy at every prefix (a half). Pairs follow the labels
+    ``fresh``; cross-entropies follow ``targets`` in [0, 1].
     """
     torch.manual_seed(recipe.seed)
     model = LlamaForSequenceClassification(_classifier_config(policy))
@@ -58,7 +64,11 @@ def train_reward_model(
         disable_tqdm=True,
         log_level="error",
     )
-    rows_in_order = {"input_ids": [rows[i] for i in order], "fresh": [float(fresh[i]) for i in order]}
+    rows_in_order = {
+        "input_ids": [rows[i] for i in order],
+        "fresh": [fresh[i] for i in order],
+        "target": [targets[i] for i in order],
+    }
     trainer = _PrefixRewardTrainer(
         model=model,
         args=arguments,
@@ -86,7 +96,8 @@ class _DeletingCollator:
         return {
             "input_ids": pad_sequence(rows, batch_first=True),
             "lengths": torch.tensor([len(row) for row in rows]),
-            "fresh": torch.tensor([feature["fresh"] for feature in features]),
+            "fresh": torch.tensor([bool(feature["fresh"]) for feature in features]),
+            "targets": torch.tensor([float(feature["target"]) for feature in features]),
         }
 
     def _thinned(self, row: list[int]) -> list[int]:
@@ -102,20 +113,20 @@ class _PrefixRewardTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         hidden = model.model(input_ids=inputs["input_ids"]).last_hidden_state
         scores = model.score(hidden).squeeze(-1)
-        loss = prefix_reward_loss(scores, inputs["lengths"], inputs["fresh"])
+        loss = prefix_reward_loss(scores, inputs["lengths"], inputs["fresh"], inputs["targets"])
         return (loss, {"scores": scores}) if return_outputs else loss
 
 
-def prefix_reward_loss(scores: Tensor, lengths: Tensor, fresh: Tensor) -> Tensor:
-    """Return the loss of ``B x L`` scores given row lengths (``B``) and labels (``B``, 1 for fresh)."""
+def prefix_reward_loss(scores: Tensor, lengths: Tensor, fresh: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of ``B x L`` scores given row lengths, labels (boolean) and soft targets (``B`` each)."""
     rows = torch.arange(len(scores), device=scores.device)
     last = scores[rows, lengths - 1]
     real = torch.arange(scores.shape[1], device=scores.device)[None] < lengths[:, None]
-    every = binary_cross_entropy_with_logits(scores, fresh[:, None].expand_as(scores), reduction="none")
+    every = binary_cross_entropy_with_logits(scores, targets[:, None].expand_as(scores), reduction="none")
     prefixes = (every * real).sum() / real.sum()
-    pairs = last[fresh > 0.5][:, None] - last[fresh <= 0.5][None, :]
+    pairs = last[fresh][:, None] - last[~fresh][None, :]
     bradley_terry = -logsigmoid(pairs).mean() if pairs.numel() else last.sum() * 0
-    return 0.25 * binary_cross_entropy_with_logits(last, fresh) + 0.25 * bradley_terry + 0.5 * prefixes
+    return 0.25 * binary_cross_entropy_with_logits(last, targets) + 0.25 * bradley_terry + 0.5 * prefixes
 
 
 @torch.inference_mode()

@@ -18,8 +18,9 @@ from pipeline.ppo.rollout import sample_responses
 from pipeline.tasks.base import Prompts, Task
 from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
 from pipeline.tasks.recipe import Recipe
-from pipeline.tasks.reviews import MEMBER_SHA256, Review, fetch_reviews, read_reviews
+from pipeline.tasks.reviews import MEMBER_SHA256, SHARES, Review, fetch_reviews, read_reviews
 from pipeline.tasks.reward_training import reward_quality, train_reward_model
+from pipeline.tasks.soft_labels import soft_labels
 from shaping.reward_model import CausalRewardModel
 
 PROMPT_TOKENS = 6  # <s> and five tokens of a review
@@ -30,8 +31,12 @@ NORMALIZATION_TOKENS = 24
 def build_sentiment(recipe: Recipe, cache: Path | None = None) -> Path:
     """Return the folder of the task's models, building them when they are not in the cache."""
     cache = cache or cache_folder()
-    made_of = {**recipe.model_dump(), "corpus": MEMBER_SHA256, "prompt_tokens": PROMPT_TOKENS}
-    return build_once(cache, "sentiment", made_of, lambda folder: _build(recipe, cache, folder))
+    return build_once(cache, "sentiment", made_of(recipe), lambda folder: _build(recipe, cache, folder))
+
+
+def made_of(recipe: Recipe) -> dict[str, Any]:
+    """Return everything that decides what is built, as plain values: the key of the cache."""
+    return {**recipe.model_dump(), "corpus": MEMBER_SHA256, "prompt_tokens": PROMPT_TOKENS, "shares": SHARES}
 
 
 def load_sentiment(folder: Path) -> Task:
@@ -74,9 +79,9 @@ def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"policy_loss_nats": loss_nats(policy, test_rows), "reviews": len(reviews)}
     for name, part in (("reward_model", "train"), ("gold_model", "gold")):
         chosen = [review for review in reviews if review.part == part]
-        model = train_reward_model(
-            recipe, policy, [rows[id(review)] for review in chosen], [review.fresh for review in chosen], scratch
-        )
+        fresh = [review.fresh for review in chosen]
+        targets = soft_labels([review.text for review in chosen], fresh, recipe.teacher_share)
+        model = train_reward_model(recipe, policy, [rows[id(review)] for review in chosen], fresh, targets, scratch)
         mean, deviation = _score_scale(policy, CausalRewardModel(model), prompts["train"], recipe.seed)
         model.config.score_mean, model.config.score_deviation = mean, deviation
         model.save_pretrained(folder / name)

@@ -1,0 +1,139 @@
+"""The command line: ``shapetune launch``, ``status``, ``report``, ``export``, ``doctor``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+# Set before torch is imported: trials run one thread each, and idle threads must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import typer
+from rich.console import Console
+
+from shaping.errors import ShapetuneError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Finds where a response's reward should fall, and proves that its total never changes.",
+)
+console = Console(highlight=False)
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
+
+
+@app.command()
+def launch(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a built-in config's name.")],
+    changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
+    studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
+) -> None:
+    """Start a study, or go on with it where it stopped."""
+    from pipeline.quiet import quiet_libraries
+
+    with quiet_libraries():  # Ax announces its database as soon as it is imported
+        from pipeline.launch import launch_study
+
+    launch_study(config, tuple(changes), studies, console)
+
+
+@app.command()
+def status(
+    study: StudyArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show a study's trials, its best arm so far and what is running."""
+    from pipeline.status import read_status, show_status
+    from pipeline.study_folder import StudyFolder
+
+    rows = read_status(StudyFolder.existing(study))
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        show_status(rows, console)
+
+
+@app.command()
+def report(
+    study: StudyArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file to write.")] = None,
+) -> None:
+    """Write the HTML report of a study."""
+    from pipeline.report import load_report_data, write_report
+    from pipeline.study_folder import StudyFolder
+
+    folder = StudyFolder.existing(study)
+    console.print(f"report  {write_report(load_report_data(folder), output or folder.report_file)}")
+
+
+@app.command()
+def export(
+    study: StudyArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="The folder to write into.")] = None,
+    form: Annotated[str, typer.Option("--format", help="What to write: shape.")] = "shape",
+) -> None:
+    """Write the best shape for a production trainer."""
+    from pipeline.export import export_winner
+    from pipeline.study_folder import StudyFolder
+    from shaping.errors import ConfigError
+
+    if form != "shape":
+        raise ConfigError(f"--format {form} is not known", "choose shape")
+    folder = StudyFolder.existing(study)
+    console.print(f"shape   {export_winner(folder, output or folder.export)}")
+
+
+@app.command()
+def doctor(
+    studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
+) -> None:
+    """Show what this machine has and lacks; exit code 1 when something is missing."""
+    from pipeline.doctor import examine
+
+    findings = examine(studies)
+    for finding in findings:
+        mark = "[green]ok[/]     " if finding.good else "[red]missing[/]"
+        remedy = "" if finding.good else f": {finding.remedy}"
+        console.print(f"{mark} {finding.name:<13} {finding.found}{remedy}")
+    if not all(finding.good for finding in findings):
+        raise typer.Exit(1)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line; errors that a user can act on end with exit code 2 and no traceback."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        result: Any = app(args=arguments, standalone_mode=False)
+    except ShapetuneError as error:
+        return _refuse(error.message, error.hint)
+    except typer.Exit as exit_request:
+        return exit_request.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _refuse("stopped", "the same command goes on where it stopped")
+    except OSError as error:
+        return _refuse(f"{error.filename or 'file'}: {error.strerror or error}", "nothing that was finished is lost")
+    except Exception as error:
+        # Errors of the command line itself; their class lives in a package that typer may vendor.
+        if hasattr(error, "format_message"):
+            return _refuse(error.format_message(), "shapetune --help shows the commands")
+        raise
+    return result if isinstance(result, int) else 0
+
+
+def _refuse(message: str, hint: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"       {hint}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

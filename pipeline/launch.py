@@ -1,0 +1,112 @@
+"""Launching a study, or going on with it: from a config's name to a verdict on the screen."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from pipeline.builtin_configs import find_config
+from pipeline.config import StudyConfig, load_config
+from pipeline.confirmation import Verdict
+from pipeline.display import StudyDisplay
+from pipeline.export import export_winner
+from pipeline.ppo.evaluation import SampleText
+from pipeline.report import load_report_data, write_report
+from pipeline.source import Executor
+from pipeline.study import Study, confirmation_runs
+from pipeline.study_folder import StudyFolder, read_json
+from pipeline.summary import show_summary
+from pipeline.token_rewards import token_rewards
+from pipeline.trial import write_json
+from shaping.errors import ShapetuneError
+from shaping.shape import Shape
+
+
+def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Console) -> None:
+    """Run a study to its end and print what it found and where.
+
+    Args:
+        name: A config's path or a built-in config's name.
+        changes: ``key=value`` overrides.
+        studies: The folder that studies are kept in.
+        console: Where to print.
+
+    Raises:
+        ShapetuneError: Something the user can act on; nothing that was finished is lost.
+    """
+    config = load_config(find_config(name), changes)
+    folder = StudyFolder(studies / config.name)
+    folder.check(config)
+    started = time.perf_counter()
+    assets = build_assets(config, console)
+    folder.create(config)
+    with folder.locked():
+        verdict = _run(config, folder, assets, console)
+        _write_results(config, folder, assets)
+    show_summary(config, folder, verdict, console, time.perf_counter() - started)
+
+
+def build_assets(config: StudyConfig, console: Console) -> Path:
+    """Return the folder of the task's models, saying so when they have to be built."""
+    from pipeline.assets import asset_key, cache_folder, is_complete
+    from pipeline.tasks.sentiment import build_sentiment, made_of
+
+    recipe, cache = config.task.recipe, cache_folder()
+    if is_complete(cache / "assets" / asset_key("sentiment", made_of(recipe))):
+        return build_sentiment(recipe, cache)
+    started = time.perf_counter()
+    with console.status("building tokenizer, policy and two reward models, once: up to three minutes on two cores"):
+        folder = build_sentiment(recipe, cache)
+    console.print(f"models built in {time.perf_counter() - started:.0f} s, kept in {folder}")
+    return folder
+
+
+def _run(config: StudyConfig, folder: StudyFolder, assets: Path, console: Console) -> Verdict | None:
+    with StudyDisplay(config, console) as display:
+        study = Study(config, folder, assets, display)
+        if not study.finished():
+            make_executor(config).run(study)
+        if not study.finished():
+            raise ShapetuneError("the study ended early", "run the same command again to go on")
+        if not read_json(folder.ranking_file):
+            write_json(folder.ranking_file, [vars(row) for row in study.ranking()])
+        return study.verdict()
+
+
+def make_executor(config: StudyConfig) -> Executor:
+    """Return the executor that the config names."""
+    if config.executor.name == "local":
+        from pipeline.executors.local import LocalExecutor
+
+        return LocalExecutor()
+    from pipeline.executors.ray_tune import RayTuneExecutor
+
+    return RayTuneExecutor(config.executor.slots, config.executor.address)
+
+
+def _write_results(config: StudyConfig, folder: StudyFolder, assets: Path) -> None:
+    if folder.winner_file.exists():
+        if not folder.tokens_file.exists():
+            write_json(folder.tokens_file, _explained(folder, assets))
+        export_winner(folder, folder.export)
+    write_report(load_report_data(folder), folder.report_file)
+
+
+def _explained(folder: StudyFolder, assets: Path) -> list[dict[str, Any]]:
+    """Return token rewards of the winner's own responses on held-out prompts."""
+    from pipeline.tasks.sentiment import load_sentiment
+
+    runs = confirmation_runs(folder).get("winner") or _search_runs(folder)
+    texts = [SampleText(**text) for text in runs[0]["evaluation"]["texts"]] if runs else []
+    winner = Shape.from_dict(read_json(folder.winner_file)["shape"])
+    return token_rewards(load_sentiment(assets), winner, texts)
+
+
+def _search_runs(folder: StudyFolder) -> list[dict[str, Any]]:
+    name = read_json(folder.winner_file)["name"]
+    results = [json.loads(path.read_text()) for path in folder.trials.glob("*/result.json")]
+    return [run for result in results if result["arm"]["name"] == name for run in result["runs"]]

@@ -1,0 +1,186 @@
+"""What a report shows: plain records, filled from a study's folder and turned into a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from statistics import fmean, stdev
+
+from pipeline.arm import Arm
+from pipeline.config import StudyConfig
+from pipeline.confirmation import Verdict
+from shaping.certificate import TOLERANCE, Certificate
+from shaping.shape import Shape
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its standard error; ``None`` where there is only one seed."""
+
+    mean: float
+    error: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """Return the estimate of at least one value."""
+        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+        return cls(fmean(values), error)
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What an arm's finished runs found.
+
+    Attributes:
+        seeds: One finished run each.
+        metrics: Name to its mean over the seeds; ``objective`` is J, higher is better.
+        certificate: Of all seeds together.
+        curves: Metric name to one series a seed, in the order of ``seeds``.
+    """
+
+    seeds: tuple[int, ...]
+    metrics: dict[str, Estimate]
+    certificate: Certificate
+    curves: dict[str, tuple[tuple[float, ...], ...]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without an outcome: its arm, a short reason and one line of detail."""
+
+    arm: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What the search believed of an arm's J at its end; ``from_model`` is false where it only averaged."""
+
+    mean: float
+    deviation: float
+    from_model: bool
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial of the search.
+
+    Attributes:
+        index: Its number in the search.
+        arm: What the search calls it.
+        origin: ``baseline``, ``sobol`` or ``model``.
+        shape: ``None`` while no file of the trial tells it.
+        finished_seeds: Seeds that were trained to the end.
+        result: ``None`` unless every seed finished.
+        belief: ``None`` where the search ranked nothing.
+        failure: ``None`` unless the trial was given up.
+    """
+
+    index: int
+    arm: str
+    origin: str
+    shape: Shape | None
+    finished_seeds: int
+    result: ArmResult | None
+    belief: Belief | None
+    failure: Failure | None
+
+    @property
+    def state(self) -> str:
+        """``failed``, ``completed`` or ``unfinished``; a result whose certificate broke has failed."""
+        if self.failure is not None:
+            return "failed"
+        return "completed" if self.result is not None else "unfinished"
+
+
+@dataclass(frozen=True)
+class ConfirmedArm:
+    """An arm on fresh seeds."""
+
+    arm: Arm
+    result: ArmResult
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """One response's token rewards under one method, in reward-model units."""
+
+    method: str
+    rewards: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        """The row's sum."""
+        return math.fsum(self.rewards)
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """A real response and where its reward falls under every method, winner first."""
+
+    prompt: str
+    tokens: tuple[str, ...]
+    score: float
+    rows: tuple[TokenRow, ...]
+
+    def keeps_sum(self, row: TokenRow) -> bool:
+        """Return whether the row sums to the score, within the certificate's tolerance."""
+        return abs(row.total - self.score) <= TOLERANCE * max(1.0, abs(self.score))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where and when the page was written, and with which versions."""
+
+    created: datetime
+    versions: dict[str, str]
+    python: str
+    platform: str
+    processors: int
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything that a report shows.
+
+    Attributes:
+        config: The study's resolved config.
+        config_yaml: The same, word for word as it stands in the study's folder.
+        trials: The search's trials, by index.
+        winner: The search's winner; ``None`` before the search ended.
+        verdict: ``None`` where nothing was confirmed.
+        confirmed: Arms with at least one finished run on fresh seeds, winner first, then by J.
+        confirmation_failures: Runs on fresh seeds that were given up.
+        samples: Real responses; may be empty.
+        provenance: Of this page.
+    """
+
+    config: StudyConfig
+    config_yaml: str
+    trials: tuple[TrialRow, ...]
+    winner: Arm | None
+    verdict: Verdict | None
+    confirmed: tuple[ConfirmedArm, ...]
+    confirmation_failures: tuple[Failure, ...]
+    samples: tuple[TokenSample, ...]
+    provenance: Provenance
+
+    def trials_in(self, state: str) -> tuple[TrialRow, ...]:
+        """Return the trials of one state."""
+        return tuple(trial for trial in self.trials if trial.state == state)
+
+    @property
+    def ranked(self) -> tuple[TrialRow, ...]:
+        """Trials that did not fail, best first: by what the search believed, then by what was observed."""
+        return tuple(sorted((trial for trial in self.trials if trial.state != "failed"), key=_place))
+
+
+def _place(trial: TrialRow) -> tuple[int, float, int]:
+    if trial.belief is not None:
+        return (0, -trial.belief.mean, trial.index)
+    if trial.result is not None:
+        return (1, -trial.result.metrics["objective"].mean, trial.index)
+    return (2, 0.0, trial.index)

@@ -1,0 +1,175 @@
+"""Reads a study's folder into a report's data; opens no database and no model."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeVar
+
+from pipeline.arm import Arm
+from pipeline.confirmation import WINNER, Difference, Verdict
+from pipeline.report.data import (
+    ArmResult,
+    Belief,
+    ConfirmedArm,
+    Estimate,
+    Failure,
+    Provenance,
+    ReportData,
+    TokenRow,
+    TokenSample,
+    TrialRow,
+)
+from pipeline.study_folder import StudyFolder, read_json
+from shaping.certificate import Certificate
+from shaping.errors import ShapetuneError
+
+EVALUATED = ("objective", "reward", "kl_nats", "gold_reward")
+CURVES = ("objective", "reward", "kl_nats")
+PACKAGES = ("shapetune", "torch", "transformers", "trl", "ax-platform", "botorch", "ray")
+
+Parsed = TypeVar("Parsed")
+
+
+def load_report_data(folder: StudyFolder) -> ReportData:
+    """Return what the folder's files say; what is not there yet is empty or ``None``.
+
+    Raises:
+        ConfigError: The study's config cannot be used.
+        ShapetuneError: A file of the study is not what shapetune writes; the file is named.
+    """
+    beliefs = _read(folder.ranking_file, _beliefs) or {}
+    trials = [_trial(path, beliefs) for path in folder.trials.glob("*") if path.name.isdigit()]
+    return ReportData(
+        config=folder.config(),
+        config_yaml=folder.config_file.read_text(encoding="utf-8"),
+        trials=tuple(sorted(trials, key=lambda trial: trial.index)),
+        winner=_read(folder.winner_file, Arm.from_dict),
+        verdict=_read(folder.verdict_file, _verdict),
+        confirmed=_confirmed(folder),
+        confirmation_failures=_confirmation_failures(folder),
+        samples=_read(folder.tokens_file, _samples) or (),
+        provenance=_provenance(),
+    )
+
+
+def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
+    """Return a file's parsed content, or ``None`` when it is not there."""
+    try:
+        content = read_json(path)
+        return None if content is None else parse(content)
+    except ShapetuneError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise ShapetuneError(
+            f"{path} is not what shapetune writes: {error!r}", "remove it and run shapetune launch again"
+        ) from error
+
+
+def _trial(path: Path, beliefs: dict[int, Belief]) -> TrialRow:
+    index = int(path.name)
+    made = _read(path / "trial.json", dict) or {}
+    failure = _read(path / "failure.json", _failure)
+    result = _read(path / "result.json", lambda content: _result(content["runs"]))
+    arm = _read(path / "result.json", _arm) or _read(path / "failure.json", _arm)
+    return TrialRow(
+        index=index,
+        arm=str(made.get("arm") or (arm.name if arm else f"trial {index}")),
+        origin=str(made.get("origin", "unknown")),
+        shape=arm.shape if arm else None,
+        finished_seeds=len(list(path.glob("seed-*.json"))),
+        result=result,
+        belief=beliefs.get(index),
+        failure=failure,
+    )
+
+
+def _arm(content: dict[str, Any]) -> Arm:
+    return Arm.from_dict(content["arm"])
+
+
+def _failure(content: dict[str, Any]) -> Failure:
+    return Failure(str(content["arm"]["name"]), str(content["reason"]), str(content["detail"]))
+
+
+def _result(runs: list[dict[str, Any]]) -> ArmResult:
+    runs = sorted(runs, key=lambda run: int(run["seed"]))
+    metrics = {name: Estimate.of([float(run["evaluation"][name]) for run in runs]) for name in EVALUATED}
+    curves = {name: tuple(tuple(float(point[name]) for point in run["curve"]) for run in runs) for name in CURVES}
+    if all(curves["objective"]):
+        metrics["curve_objective"] = Estimate.of([fmean(curve) for curve in curves["objective"]])
+    certificate = Certificate.from_dict(runs[0]["certificate"])
+    for run in runs[1:]:
+        certificate = certificate.merged(Certificate.from_dict(run["certificate"]))
+    return ArmResult(tuple(int(run["seed"]) for run in runs), metrics, certificate, curves)
+
+
+def _beliefs(content: list[dict[str, Any]]) -> dict[int, Belief]:
+    return {
+        int(row["index"]): Belief(float(row["mean"]), float(row["deviation"]), bool(row["from_model"]))
+        for row in content
+    }
+
+
+def _verdict(content: dict[str, Any]) -> Verdict:
+    return Verdict(
+        winner=content["winner"],
+        differences=tuple(Difference(**values) for values in content["differences"]),
+        tuned_rival=content["tuned_rival"],
+        steps_to_level=dict(content["steps_to_level"]),
+        total_steps=int(content["total_steps"]),
+        text=tuple(content["text"]),
+    )
+
+
+def _confirmed(folder: StudyFolder) -> tuple[ConfirmedArm, ...]:
+    arms: dict[str, Arm] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.confirm.glob("*/result.json")):
+        arm = _read(path, _arm)
+        if arm is not None:
+            arms[arm.name] = arm
+            runs.setdefault(arm.name, []).extend(_read(path, lambda content: content["runs"]) or [])
+    confirmed = [ConfirmedArm(arms[name], _result(results)) for name, results in runs.items() if results]
+    return tuple(sorted(confirmed, key=lambda c: (c.arm.name != WINNER, -c.result.metrics["objective"].mean)))
+
+
+def _confirmation_failures(folder: StudyFolder) -> tuple[Failure, ...]:
+    failures = (_read(path, _failure) for path in sorted(folder.confirm.glob("*/failure.json")))
+    return tuple(failure for failure in failures if failure is not None)
+
+
+def _samples(content: list[dict[str, Any]]) -> tuple[TokenSample, ...]:
+    return tuple(_sample(values) for values in content)
+
+
+def _sample(values: dict[str, Any]) -> TokenSample:
+    tokens = tuple(str(token) for token in values["tokens"])
+    rows = [TokenRow(method, tuple(float(v) for v in rewards)) for method, rewards in values["rewards"].items()]
+    uneven = [row.method for row in rows if len(row.rewards) != len(tokens)]
+    if uneven:
+        raise ValueError(f"{', '.join(uneven)}: not one reward for each of {len(tokens)} tokens")
+    rows.sort(key=lambda row: row.method != WINNER)
+    return TokenSample(str(values["prompt"]), tokens, float(values["score"]), tuple(rows))
+
+
+def _provenance() -> Provenance:
+    return Provenance(
+        created=datetime.now(UTC),
+        versions={name: _version(name) for name in PACKAGES},
+        python=platform.python_version(),
+        platform=platform.platform(),
+        processors=os.cpu_count() or 1,
+    )
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,91 @@
+"""Turns a report's data into one HTML file that asks nothing of the network."""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipeline.confirmation import SMOOTHING_STEPS
+from pipeline.report import figures, words
+from pipeline.report.data import ReportData, TokenSample
+from shaping.certificate import TOLERANCE
+from shaping.errors import ShapetuneError
+
+
+def write_report(data: ReportData, path: Path) -> Path:
+    """Write the report so that the file is either whole or as it was before, and return its path.
+
+    Raises:
+        ShapetuneError: The file cannot be written.
+    """
+    text = render(data)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise ShapetuneError(f"report {path} cannot be written: {error.strerror}", "choose another file") from error
+    return path
+
+
+def render(data: ReportData) -> str:
+    """Return the page. Everything is escaped, except what ``figures`` made safe."""
+    curves = figures.learning_curves(data)
+    forest = figures.forest(data.verdict) if data.verdict else None
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        data=data,
+        curves=curves,
+        forest=forest,
+        # Five megabytes that a page without figures has no use for.
+        plotly=figures.plotly_script() if curves or forest else None,
+        metrics=figures.METRICS,
+        colours=figures.arm_colours(data),
+        share_colours=_share_colours(data),
+        smoothing_steps=SMOOTHING_STEPS,
+        tolerance=TOLERANCE,
+        words=words,
+        depths=token_depths,
+        has_beliefs=any(trial.belief for trial in data.trials),
+        method_words=_method_words(data),
+    )
+
+
+def token_depths(sample: TokenSample) -> list[list[float]]:
+    """Return, row by row, how strongly each token is coloured: ``sqrt(|r| / max |r|)``, between 0 and 1.
+
+    One scale for all rows of a response keeps them comparable. The root keeps spread rewards visible beside
+    sparse, which has everything on one token.
+    """
+    largest = max((abs(r) for row in sample.rows for r in row.rewards if math.isfinite(r)), default=0.0) or 1.0
+    return [[math.sqrt(abs(r) / largest) if math.isfinite(r) else 1.0 for r in row.rewards] for row in sample.rows]
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _share_colours(data: ReportData) -> dict[str, str]:
+    shares = data.winner.shape.active_methods() if data.winner else {}
+    return {name: figures.OTHER_COLOURS[place % len(figures.OTHER_COLOURS)] for place, name in enumerate(shares)}
+
+
+def _method_words(data: ReportData) -> dict[str, str]:
+    """Return explanations of the methods that the page names."""
+    shapes = [trial.shape for trial in data.trials] + [confirmed.arm.shape for confirmed in data.confirmed]
+    named = {name for shape in shapes if shape for name in shape.active_methods()}
+    named |= {row.method for sample in data.samples for row in sample.rows}
+    return {name: text for name, text in words.METHOD_WORDS.items() if name in named}

@@ -1,0 +1,92 @@
+"use strict";
+(() => {
+  const figures = [...document.querySelectorAll("[data-figure]")];
+
+  // Whatever the theme decides in a figure is read from the page's style, so that both always agree.
+  function theme(place) {
+    const style = getComputedStyle(document.documentElement);
+    const read = (name) => style.getPropertyValue(name).trim();
+    const axis = (name) => ({
+      [`${name}.gridcolor`]: read("--grid"),
+      [`${name}.zerolinecolor`]: read("--soft"),
+      [`${name}.linecolor`]: read("--rule"),
+    });
+    // Labels hide the grid behind them.
+    const labels = (place.layout.annotations ?? []).map((_, i) => [`annotations[${i}].bgcolor`, read("--paper")]);
+    return {
+      ...Object.fromEntries(labels),
+      "font.color": read("--ink"),
+      "font.family": getComputedStyle(document.body).fontFamily,
+      "font.size": 13,
+      "hoverlabel.bgcolor": read("--raised"),
+      "hoverlabel.bordercolor": read("--rule"),
+      "hoverlabel.font.color": read("--ink"),
+      ...axis("xaxis"),
+      ...axis("yaxis"),
+    };
+  }
+
+  async function draw() {
+    for (const place of figures) {
+      const { data, layout } = JSON.parse(document.getElementById(place.dataset.figure).textContent);
+      // A narrow legend is a tall one; the curves keep their height.
+      if (place.clientWidth < 560 && layout.showlegend !== false) layout.height += 110;
+      await Plotly.newPlot(place, data, layout, { responsive: true, displayModeBar: false });
+      await Plotly.relayout(place, theme(place));
+    }
+  }
+
+  function switchMetric(group, button) {
+    const figure = document.getElementById(group.dataset.for);
+    for (const other of group.children) other.setAttribute("aria-pressed", String(other === button));
+    const shown = figure.data.map((trace) => trace.meta.metric === button.dataset.metric);
+    Plotly.update(figure, { visible: shown }, { "yaxis.title.text": button.dataset.label, "yaxis.autorange": true });
+  }
+
+  function sortBy(heading) {
+    const table = heading.closest("table");
+    const column = [...heading.parentElement.children].indexOf(heading);
+    const numeric = heading.classList.contains("n");
+    // Numbers first fall, since the best is what one looks for; words first rise.
+    const first = numeric ? "descending" : "ascending";
+    const second = numeric ? "ascending" : "descending";
+    const direction = heading.getAttribute("aria-sort") === first ? second : first;
+    for (const other of heading.parentElement.children) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", direction);
+    const key = (row) => row.children[column].dataset.value ?? row.children[column].textContent.trim();
+    const sign = direction === "ascending" ? 1 : -1;
+    const compare = (one, two) => {
+      const [a, b] = [key(one), key(two)];
+      // What has no value stands last in either direction.
+      if (a === "" || b === "") return (a === "") - (b === "");
+      return sign * (numeric ? Number(a) - Number(b) : a.localeCompare(b, undefined, { numeric: true }));
+    };
+    table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
+  }
+
+  function readToken(event) {
+    const token = event.target.closest(".tokens .token");
+    if (!token) return;
+    const method = token.closest(".row").querySelector(".method b").textContent;
+    const reading = token.closest(".sample").querySelector(".reading");
+    reading.textContent = `${method}: “${token.textContent.trim()}” ${token.title}`;
+  }
+
+  for (const heading of document.querySelectorAll(".sortable th")) {
+    heading.querySelector("button").addEventListener("click", () => sortBy(heading));
+  }
+  for (const group of document.querySelectorAll(".switch")) {
+    group.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) switchMetric(group, button);
+    });
+  }
+  document.addEventListener("pointerover", readToken);
+  document.addEventListener("click", readToken);
+  if (figures.length) {
+    draw();
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      for (const place of figures) Plotly.relayout(place, theme(place));
+    });
+  }
+})();

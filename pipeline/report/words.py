@@ -1,0 +1,90 @@
+"""Numbers and states in words: what the page's template says about values."""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.arm import Arm
+from pipeline.report.data import Belief, ConfirmedArm, Estimate
+from shaping.certificate import Certificate
+from shaping.shape import Shape
+
+MISSING = "–"
+METHOD_WORDS = {
+    "sparse": "the whole score on the last token, as PPO from human feedback usually has it",
+    "uniform": "equal parts for every token",
+    "random": "random parts, a control",
+    "prefix": "each token gets what the reward model's score changed by when it arrived",
+    "attention": "parts in proportion to the reward model's attention",
+    "shapley": "each span gets its average contribution to the score, over which other spans are present",
+    "kernel_shap": "Shapley values, estimated by a weighted regression",
+    "lime": "coefficients of a local linear model of the score",
+}
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with a true minus sign, as readers and screen readers expect it."""
+    if math.isnan(value):
+        return "not a number"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Return a number that always carries its sign."""
+    return number(value, digits) if value < 0 or math.isnan(value) else f"+{number(value, digits)}"
+
+
+def estimate(value: Estimate | None, digits: int = 3) -> str:
+    """Return ``mean ± standard error``, or the mean alone where one seed gives no error."""
+    if value is None:
+        return MISSING
+    return number(value.mean, digits) + ("" if value.error is None else f" ± {number(value.error, digits)}")
+
+
+def belief(value: Belief | None) -> str:
+    """Return ``mean ± standard deviation`` of the model, or a mean that says it was only observed."""
+    if value is None:
+        return MISSING
+    if not value.from_model:
+        return f"{number(value.mean)} (observed)"
+    return f"{number(value.mean)} ± {number(value.deviation)}"
+
+
+def shape(value: Shape | None) -> str:
+    """Return a shape in words; a dash where it is not known."""
+    return MISSING if value is None else value.describe()
+
+
+def arm_shape(arm: Arm) -> str:
+    """Return an arm's shape in words, with its critic where that is not the study's."""
+    critic = {"reward_model": "critic starts as the reward model", "value_head": "critic is a value head"}
+    return arm.shape.describe() + (f"; {critic[arm.critic]}" if arm.critic else "")
+
+
+def certificate(value: Certificate) -> str:
+    """Return a certificate's two conclusions."""
+    kept = "sums kept" if value.return_preserving else "SUMS BROKEN"
+    return f"{kept}, {'causal' if value.is_causal else 'not causal'}"
+
+
+def tiny(value: float) -> str:
+    """Return an error size in powers of ten."""
+    return "∞" if math.isinf(value) else f"{value:.1e}".replace("-", "−")
+
+
+def steps(confirmed: ConfirmedArm, to_level: dict[str, int | None], total: int) -> str:
+    """Return after how many steps an arm reached the level."""
+    reached = to_level.get(confirmed.arm.name)
+    return "not reached" if reached is None else f"{reached} of {total}"
+
+
+def token(text: str) -> str:
+    """Return a token's text with line breaks made visible; one without any text still needs a place to point at."""
+    return text.replace("\r", "").replace("\n", "↵") or "∅"
+
+
+def count(amount: int, noun: str, plural: str = "") -> str:
+    """Return an amount with its noun."""
+    return f"{amount} {noun if amount == 1 else plural or noun + 's'}"

@@ -1,0 +1,74 @@
+"""The end of a launch: the table of confirmed arms, the verdict in words, and where everything is."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config import StudyConfig
+from pipeline.confirmation import WINNER, Verdict
+from pipeline.study import confirmation_runs
+from pipeline.study_folder import StudyFolder, read_json
+from shaping.certificate import Certificate
+from shaping.shape import Shape
+
+
+def show_summary(
+    config: StudyConfig, folder: StudyFolder, verdict: Verdict | None, console: Console, wall_seconds: float
+) -> None:
+    """Print what the study found."""
+    winner = read_json(folder.winner_file)
+    if winner is None:
+        console.print("No trial of the search succeeded; shapetune status shows each one's reason.")
+    else:
+        console.print(f"\nwinner of the search: {winner['name']}: {Shape.from_dict(winner['shape']).describe()}\n")
+    if verdict is not None:
+        console.print(_table(confirmation_runs(folder), verdict))
+        console.print()
+        for line in verdict.text:
+            console.print(line)
+    elif winner is not None:
+        console.print("Nothing was confirmed on fresh seeds, so nothing is claimed.")
+    console.print(f"\nstudy   {folder.root}, {wall_seconds:.0f} s")
+    console.print(f"report  {folder.report_file}")
+    if winner is not None:
+        console.print(f"shape   {folder.export / 'shape.json'}")
+
+
+def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Table:
+    level = f"steps to the level of\n{verdict.tuned_rival}"
+    table = Table(box=None, pad_edge=False)
+    table.add_column("arm, on fresh seeds")
+    for name in ("J", "reward", "KL, nats", "gold", level, "certificate"):
+        table.add_column(name, justify="right")
+    order = sorted(runs, key=lambda name: (name != WINNER, -_means(runs[name], "objective")[0]))
+    for name in order:
+        cells = [_shown(runs[name], metric) for metric in ("objective", "reward", "kl_nats", "gold_reward")]
+        steps = verdict.steps_to_level.get(name)
+        shown = "not reached" if steps is None else f"{steps} of {verdict.total_steps}"
+        table.add_row(name, *cells, shown, _certificate(runs[name]))
+    return table
+
+
+def _means(results: list[dict[str, Any]], metric: str) -> tuple[float, float]:
+    values = [float(result["evaluation"][metric]) for result in results]
+    return fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _shown(results: list[dict[str, Any]], metric: str) -> str:
+    mean, error = _means(results, metric)
+    digits = 1 if metric == "kl_nats" else 3
+    spread = "" if math.isnan(error) else f" ± {error:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}"
+
+
+def _certificate(results: list[dict[str, Any]]) -> str:
+    certificate = Certificate.from_dict(results[0]["certificate"])
+    for result in results[1:]:
+        certificate = certificate.merged(Certificate.from_dict(result["certificate"]))
+    kept = "sums kept" if certificate.return_preserving else "SUMS BROKEN"
+    return f"{kept}, {'causal' if certificate.is_causal else 'not causal'}"

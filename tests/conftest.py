@@ -1,0 +1,38 @@
+"""Fixtures shared by all tests: one thread, and tiny models built once for the whole run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+
+from pipeline.assets import cache_folder
+from pipeline.tasks.recipe import Recipe
+from pipeline.tasks.sentiment import build_sentiment
+
+TINY_RECIPE = {
+    "vocabulary": 400,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "layers": 2,
+    "heads": 2,
+    "policy_epochs": 1,
+    "reward_epochs": 1,
+    "max_reviews": 600,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_assets() -> Path:
+    """The folder of a tiny sentiment task; downloads the reviews when the machine has no copy."""
+    return build_sentiment(Recipe(**TINY_RECIPE), cache_folder())

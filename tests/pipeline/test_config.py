@@ -1,0 +1,46 @@
+"""Every shipped config loads, resolves and comes back the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.builtin_configs import builtin_folder, find_config
+from pipeline.config import StudyConfig, load_config, parse_config
+from tests.pipeline.studies import tiny_config
+
+
+@pytest.mark.parametrize("path", sorted(builtin_folder().glob("*.yaml")), ids=lambda path: path.stem)
+def test_builtin_config_loads_and_round_trips(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    assert parse_config(yaml.safe_load(config.to_yaml()), "again") == config
+
+
+def test_builtin_config_is_found_by_name_and_by_its_path_in_the_repository() -> None:
+    found = {find_config(name).resolve() for name in ("quickstart", "quickstart.yaml", "configs/quickstart.yaml")}
+    assert found == {builtin_folder().resolve() / "quickstart.yaml"}
+
+
+def test_a_file_wins_over_a_builtin_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("quickstart.yaml").write_text("name: mine\n")
+    assert load_config(find_config("quickstart.yaml")).name == "mine"
+
+
+def test_overrides_reach_nested_values_and_keep_their_types() -> None:
+    config = load_config(find_config("quickstart"), ("ppo.steps=3", "search.seeds=[5, 6]", "executor.name=local"))
+    assert (config.ppo.steps, config.search.seeds, config.executor.name) == (3, (5, 6), "local")
+
+
+def test_defaults_make_a_complete_study_of_a_name() -> None:
+    config = StudyConfig(name="x")
+    assert config.base_shape().active_methods() == {"sparse": 1.0}
+    assert [arm.name for arm in config.make_space().baselines()] == ["sparse", "prefix", "attention", "shapley"]
+
+
+def test_discounting_is_possible_when_asked_for() -> None:
+    config = tiny_config(shape={"gamma": 0.9, "policy_preserving": False})
+    assert config.base_shape().gamma == 0.9

@@ -1,0 +1,153 @@
+"""A study's folder as a search and a confirmation leave it, without any training."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.arm import Arm
+from pipeline.config import parse_config
+from pipeline.confirmation import confirmation_arms, judge
+from pipeline.study_folder import StudyFolder
+from shaping.certificate import Certificate
+from shaping.shape import Shape
+
+STEPS = 30
+# How good each arm is made: J at the end.
+LEVELS = {"winner": 1.55, "sparse": 1.1, "sparse, lambda 1": 1.16, "sparse, reward-model critic": 1.31, "uniform": 1.22}
+
+
+class SyntheticStudy:
+    """Writes the files of a study, piece by piece."""
+
+    def __init__(self, root: Path, **changes: Any) -> None:
+        self.config = parse_config({"name": "synthetic", **changes}, "test")
+        self.folder = StudyFolder(root)
+        root.mkdir(parents=True)
+        self.folder.config_file.write_text(self.config.to_yaml())
+        self.random = random.Random(1)
+
+    def write(self, path: Path, values: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+
+    def run(self, seed: int, level: float, shape: Shape) -> dict[str, Any]:
+        """Return one seed's result, its J near ``level``."""
+        luck = self.random.gauss(0, 0.05)
+        curve = []
+        for step in range(STEPS):
+            rise = 1 - math.exp(-3 * step / STEPS)
+            objective = -0.4 + (level + luck + 0.4) * rise + self.random.gauss(0, 0.06)
+            kl_nats = 9 * rise + self.random.gauss(0, 0.3)
+            curve.append(
+                {"step": step, "objective": objective, "kl_nats": kl_nats, "reward": objective + 0.02 * kl_nats}
+            )
+        final = {
+            "objective": level + luck,
+            "kl_nats": 9.2 + luck,
+            "reward": level + luck + 0.18,
+            "gold_reward": level / 2,
+        }
+        certificate = Certificate(2.4e-7, 960, 1.0, {name: name != "shapley" for name in shape.active_methods()})
+        return {"seed": seed, "curve": curve, "evaluation": final, "certificate": certificate.to_dict()}
+
+    def trial(self, index: int, name: str, origin: str, shape: Shape, level: float) -> None:
+        runs = [self.run(seed, level, shape) for seed in self.config.search.seeds]
+        path = self.folder.trial_folder(index)
+        self.write(path / "trial.json", {"index": index, "arm": name, "origin": origin})
+        self.write(path / "result.json", {"runs": runs, "arm": Arm(name, shape).to_dict(), "metrics": {}, "seeds": []})
+
+    def failed_trial(self, index: int, reason: str = "nan", detail: str = "the policy's loss is nan at step 7") -> None:
+        path = self.folder.trial_folder(index)
+        self.write(path / "trial.json", {"index": index, "arm": f"{index}_0", "origin": "model"})
+        arm = Arm(f"{index}_0", self.mix(0.9, 0.05))
+        self.write(path / "failure.json", {"reason": reason, "detail": detail, "arm": arm.to_dict()})
+
+    def unfinished_trial(self, index: int) -> None:
+        path = self.folder.trial_folder(index)
+        self.write(path / "trial.json", {"index": index, "arm": f"{index}_0", "origin": "model"})
+        self.write(path / "seed-0.json", self.run(0, 1.0, Shape()))
+
+    def mix(self, prefix: float, attention: float, balance: float = 0.85) -> Shape:
+        weights = {"prefix": prefix, "attention": attention, "shapley": 1 - prefix - attention}
+        return self.config.base_shape().with_changes(weights=weights, balance=balance, gae_lambda=0.87)
+
+    def search(self) -> None:
+        """Write a search of every kind of trial, with its winner and ranking."""
+        base = self.config.base_shape()
+        self.trial(0, "sparse", "baseline", base, 1.1)
+        for index, name in enumerate(("prefix", "attention", "shapley"), start=1):
+            shape = base.with_changes(weights={name: 1.0}, gae_lambda=0.95)
+            self.trial(index, name, "baseline", shape, 1.15 + 0.08 * index)
+        for index in range(4, 10):
+            shape = self.mix(0.1 + 0.05 * index, 0.02 * index)
+            self.trial(index, f"{index}_0", "sobol" if index < 7 else "model", shape, 1.1 + 0.05 * index)
+        self.failed_trial(10)
+        self.unfinished_trial(11)
+        self.write(self.folder.winner_file, self.winner().to_dict())
+        ranking = [
+            {"index": i, "arm": f"{i}_0", "mean": 1.1 + 0.045 * i, "deviation": 0.06, "from_model": True}
+            for i in range(10)
+        ]
+        self.write(self.folder.ranking_file, ranking)
+
+    def winner(self) -> Arm:
+        return Arm("9_0", self.mix(0.55, 0.18))
+
+    def confirm(self, seeds: tuple[int, ...] = (100, 101, 102, 103)) -> None:
+        """Write the runs on fresh seeds and the verdict that follows from them."""
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for arm in confirmation_arms(self.winner(), self.config.base_shape()):
+            for seed in seeds:
+                run = self.run(seed, LEVELS[arm.name], arm.shape)
+                runs.setdefault(arm.name, []).append(run)
+                path = self.folder.confirm_folder(arm.name, seed) / "result.json"
+                self.write(path, {"runs": [run], "arm": arm.to_dict(), "metrics": {}, "seeds": [seed]})
+        self.write(self.folder.verdict_file, judge("9_0", runs).to_dict())
+
+    def tokens(self) -> None:
+        """Write three responses whose rows all sum to their score."""
+        prompts = ("I went to see this film because", "The actors were", "After an hour of")
+        texts = (
+            " it was one of the best movies I have ever seen , and the music is a wonderful surprise .\n",
+            " terrible , and I would not recommend this boring mess to anyone I know or like at all .",
+            " waiting , the story finally became good , but the end of it was rather weak and a bit dull .",
+        )
+        samples = zip(prompts, texts, (2.3125, -1.875, 0.4375), strict=True)
+        self.write(self.folder.tokens_file, [self.sample(*sample) for sample in samples])
+
+    def sample(self, prompt: str, text: str, score: float) -> dict[str, Any]:
+        tokens = [f" {word}" for word in text.strip(" ").split(" ")]
+        rewards = {"sparse": [0.0] * (len(tokens) - 1) + [score], "uniform": [score / len(tokens)] * len(tokens)}
+        for method in ("random", "prefix", "attention", "shapley", "kernel_shap", "lime", "winner"):
+            spread = 0.1 if method in ("random", "attention") else 0.35
+            row = [self.random.gauss(score / len(tokens), spread) for _ in tokens[1:]]
+            rewards[method] = [*row, score - math.fsum(row)]
+        return {"prompt": prompt, "tokens": tokens, "score": score, "rewards": rewards}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> SyntheticStudy:
+    """A study that was launched and has run nothing."""
+    return SyntheticStudy(tmp_path / "synthetic")
+
+
+@pytest.fixture
+def whole_study(study: SyntheticStudy) -> SyntheticStudy:
+    """A study that ran to its end."""
+    study.search()
+    study.confirm()
+    study.tokens()
+    return study
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Callable[..., SyntheticStudy]:
+    """Make a study whose config has the given changes."""
+    return lambda **changes: SyntheticStudy(tmp_path / "changed", **changes)

@@ -1,0 +1,224 @@
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+
+from pipeline.report import load_report_data, write_report
+from pipeline.report.page import render, token_depths
+from pipeline.report.words import estimate, number, signed
+from shaping.errors import ShapetuneError
+
+HOSTILE = "<script>alert(1)</script>"
+SECTIONS = {"verdict", "curves", "trials", "tokens", "provenance"}
+
+
+class Page(HTMLParser):
+    """What a browser would find in the page: its elements, and its text outside of scripts and styles."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.words, self.scripts, self._inside = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, tag, name=""):
+        return [a for t, a in self.elements if t == tag and name in (a.get("class") or "")]
+
+
+def page_of(study):
+    return Page(render(load_report_data(study.folder)))
+
+
+def test_every_section_stands_and_says_what_was_found(whole_study):
+    page = page_of(whole_study)
+    assert {attributes["id"] for attributes in page.all("section")} == SECTIONS
+    data = load_report_data(whole_study.folder)
+    for line in data.verdict.text:
+        assert line in page.text
+    assert data.winner.shape.describe() in page.text
+    assert "12 trials: 10 completed, 1 failed, 1 unfinished" in page.text
+    for trial in data.trials_in("completed"):
+        assert estimate(trial.result.metrics["objective"]) in page.text
+    assert "failed: nan" in page.text
+    assert "the policy's loss is nan at step 7" in page.text
+    assert "sums kept, not causal" in page.text
+    assert "learning_rate: 0.0007" in page.text
+    assert "shapetune launch synthetic.yaml" in page.text
+
+
+def test_every_row_of_tokens_shows_its_number_and_a_sum_equal_to_the_score(whole_study):
+    page = page_of(whole_study)
+    samples = load_report_data(whole_study.folder).samples
+    for sample in samples:
+        shown = f"sum {signed(sample.score, 4)} = score"
+        assert page.text.count(shown) == len(sample.rows) == 9
+    assert "≠" not in page.text
+    tokens = [a for a in page.all("span", "token") if "title" in a]
+    rewards = [reward for sample in samples for row in sample.rows for reward in row.rewards]
+    assert [a["title"] for a in tokens] == [signed(reward, 4) for reward in rewards]
+    assert ["neg" in a["class"] for a in tokens] == [reward < 0 for reward in rewards]
+
+
+def test_a_row_that_misses_the_score_is_shown_as_broken(whole_study):
+    data = load_report_data(whole_study.folder)
+    broken = replace(data.samples[0], score=data.samples[0].score + 0.5)
+    assert "≠ score" in Page(render(replace(data, samples=(broken,)))).text
+
+
+def test_depth_grows_with_the_size_of_a_reward_and_shares_one_scale(whole_study):
+    sample = load_report_data(whole_study.folder).samples[0]
+    depths = [depth for row in token_depths(sample) for depth in row]
+    sizes = [abs(reward) for row in sample.rows for reward in row.rewards]
+    assert max(depths) == 1.0
+    assert sorted(range(len(sizes)), key=sizes.__getitem__) == sorted(range(len(sizes)), key=depths.__getitem__)
+
+
+def test_nothing_that_a_model_or_an_error_wrote_becomes_markup(whole_study):
+    clean = page_of(whole_study)
+    whole_study.failed_trial(10, reason=HOSTILE, detail=f"{HOSTILE} at step 3")
+    sample = whole_study.sample(HOSTILE, f"{HOSTILE} </span> '\"><b>", 1.0)
+    samples = [sample, whole_study.sample("fine", "a b c", 1.0)]
+    whole_study.write(whole_study.folder.tokens_file, samples)
+    data = load_report_data(whole_study.folder)
+    verdict = replace(
+        data.verdict,
+        text=(HOSTILE,),
+        differences=(replace(data.verdict.differences[0], rival=f"</script>{HOSTILE}"),),
+    )
+    hostile = render(replace(data, verdict=verdict))
+    page = Page(hostile)
+    assert HOSTILE not in hostile
+    assert len(page.scripts) == len(clean.scripts)
+    assert page.text.count(HOSTILE) >= 4
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in hostile
+
+
+def test_the_page_loads_nothing_and_holds_one_plotly(whole_study):
+    text = render(load_report_data(whole_study.folder))
+    page = Page(text)
+    for tag, attributes in page.elements:
+        assert "src" not in attributes and "srcset" not in attributes, tag
+        assert attributes.get("href", "#").startswith(("#", "data:")), tag
+        assert "url(" not in (attributes.get("style") or "")
+    (style,) = re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL)
+    assert "url(" not in style and "@import" not in style
+    assert sum("plotly.js v" in script for script in page.scripts) == 1
+    assert len(text.encode()) < 8 * 2**20
+    policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_tables_can_be_sorted_by_every_number(whole_study):
+    page = page_of(whole_study)
+    assert len(page.all("table", "sortable")) == 2
+    assert page.text.count("9_0 winner") == 1
+
+
+def test_a_study_that_has_run_nothing_says_so(study):
+    page = page_of(study)
+    assert {attributes["id"] for attributes in page.all("section")} == SECTIONS
+    for sentence in (
+        "No verdict.",
+        "No trial of the search has finished",
+        "No run has finished, so there are no curves.",
+        "No trial has started.",
+        "no coloured responses",
+    ):
+        assert sentence in page.text
+    assert not any("plotly.js v" in script for script in page.scripts)
+
+
+def test_a_study_whose_trials_all_failed_says_so(study):
+    for index in range(3):
+        study.failed_trial(index)
+    page = page_of(study)
+    assert "3 trials: 0 completed, 3 failed" in page.text
+    assert "No trial has completed." in page.text
+    assert "No winner has been chosen." in page.text
+
+
+def test_a_search_without_ranking_or_tokens_says_so(study):
+    study.search()
+    study.folder.ranking_file.unlink()
+    page = page_of(study)
+    assert "Nothing has run on fresh seeds yet." in page.text
+    assert "The search has left no ranking yet" in page.text
+    assert "no coloured responses" in page.text
+
+
+def test_a_ranking_that_no_model_made_says_so(study):
+    study.search()
+    row = {"index": 0, "arm": "sparse", "mean": 1.25, "deviation": 0.0, "from_model": False}
+    study.write(study.folder.ranking_file, [row])
+    assert "1.250 (observed)" in page_of(study).text
+
+
+def test_a_study_that_asked_for_no_confirmation_says_so(make_study):
+    study = make_study(confirm={"seeds": []})
+    study.search()
+    page = page_of(study)
+    assert "its config names no fresh seeds" in page.text
+    assert "confirmation none" in page.text
+
+
+def test_confirmed_arms_without_a_verdict_are_shown_unjudged(whole_study):
+    whole_study.folder.verdict_file.unlink()
+    page = page_of(whole_study)
+    assert "nothing has been judged" in page.text
+    assert "Arms on fresh seeds" in page.text
+    assert "steps to level" not in page.text
+
+
+def test_one_fresh_seed_and_a_failed_one_are_shown_without_an_interval(study):
+    study.search()
+    study.confirm(seeds=(100,))
+    failure = {"reason": "kl_limit", "detail": "KL ran away", "arm": study.winner().to_dict()}
+    study.write(study.folder.confirm_folder("winner", 101) / "failure.json", failure)
+    page = page_of(study)
+    assert "[-inf, +inf] over 1 paired seeds" in page.text
+    assert "kl_limit: KL ran away" in page.text
+
+
+def test_a_search_on_the_curve_shows_what_it_maximised(make_study):
+    study = make_study(search={"objective": "curve"})
+    study.search()
+    data = load_report_data(study.folder)
+    page = page_of(study)
+    assert "mean J of curve" in page.text
+    assert estimate(data.trials[0].result.metrics["curve_objective"]) in page.text
+
+
+def test_the_report_is_written_whole_or_not_at_all(whole_study, tmp_path):
+    data = load_report_data(whole_study.folder)
+    target = tmp_path / "new" / "report.html"
+    assert write_report(data, target) == target
+    assert target.read_text().rstrip().endswith("</html>")
+    assert [path.name for path in target.parent.iterdir()] == ["report.html"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ShapetuneError, match="cannot be written"):
+        write_report(data, tmp_path / "file" / "report.html")
+
+
+def test_numbers_carry_true_minus_signs():
+    assert number(-0.5) == "−0.500"
+    assert signed(0.25) == "+0.250"
+    assert number(float("-inf")) == "−∞"

@@ -1,0 +1,61 @@
+"""Every parameter that a study searches reaches the inner run (the lesson of cleanrl's tuner, which lost one)."""
+
+import pytest
+import torch
+
+from pipeline.ppo.advantages import generalized_advantages
+from search_spaces import make_space
+from shaping import METHODS, Shape, Shaper
+from tests.tiny_models import mixed_rollouts, tiny_reward_model, tiny_tokenizer
+
+MIXABLE = tuple(sorted(set(METHODS) - {"sparse"}))
+RANGES = {"gae_lambda": (0.6, 1.0), "balance": (0.0, 1.0)}
+SPACES = {
+    "credit_mix": make_space("credit_mix", base=Shape(budget=32), methods=MIXABLE, **RANGES),
+    "balance": make_space("balance", base=Shape(budget=32), methods=("prefix",), **RANGES),
+}
+MOVED = [(name, parameter.name) for name, space in SPACES.items() for parameter in space.parameters()]
+
+
+def inside(space):
+    """Return a point from which every parameter can move up by 0.1."""
+    point = {parameter.name: 0.1 for parameter in space.parameters()}
+    return {**point, "balance": 0.6, "gae_lambda": 0.8}
+
+
+def token_rewards(shape):
+    return Shaper(shape, tiny_reward_model(), tiny_tokenizer(), seed=1)(mixed_rollouts()).token_rewards
+
+
+def advantages(shape):
+    values = torch.randn(7, 18, generator=torch.Generator().manual_seed(0))
+    mask = mixed_rollouts().response_mask
+    return generalized_advantages(token_rewards(shape), values, mask, shape.gamma, shape.gae_lambda)[0]
+
+
+@pytest.mark.parametrize(("name", "parameter"), MOVED)
+def test_parameter_moved_alone_changes_the_inner_run(name, parameter):
+    space = SPACES[name]
+    start = inside(space)
+    before, after = space.decode(start), space.decode({**start, parameter: start[parameter] + 0.1})
+    moved = float((token_rewards(after) - token_rewards(before)).abs().max())
+    if parameter == "gae_lambda":
+        assert moved == 0
+        assert float((advantages(after) - advantages(before)).abs().max()) > 1e-2
+    else:
+        assert moved > 1e-2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"unit": "token"}, {"unit": "sentence"}, {"max_span": 2}, {"max_units": 2}, {"budget": 4}, {"closure": "spread"}],
+    ids=str,
+)
+def test_field_of_the_shape_moved_alone_changes_the_token_rewards(change):
+    base = Shape(weights={"shapley": 1.0}, budget=32)
+    assert float((token_rewards(base.with_changes(**change)) - token_rewards(base)).abs().max()) > 1e-2
+
+
+def test_discount_changes_the_advantages():
+    base = Shape(policy_preserving=False)
+    assert float((advantages(base.with_changes(gamma=0.9)) - advantages(base)).abs().max()) > 1e-2
