@@ -48,5 +48,5 @@ class SearchSpace(Protocol):
         ...
 
     def baselines(self) -> list[BaselineArm]:
-        """Return the arms to run first; the first one is sparse, the status quo."""
+        """Return the arms to run first; the first one is sparse, the status quo, where the space holds it."""
         ...

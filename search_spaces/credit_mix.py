@@ -6,6 +6,7 @@ one linear constraint (Koo et al., arXiv 2504.16272: ``r' = W^T E`` with weights
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 # The lambda at which pure credit methods start; dense credit wants less than the usual 0.95.
 DENSE_LAMBDA = 0.8
+# A weight below this is rounding, not a choice: it would cost a method's whole price for nothing.
+ROUNDING = 1e-9
+# Sums of a few weights differ from 1 by less than this when nothing but float64 rounding is in them.
+EXACT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -75,16 +80,24 @@ class CreditMix:
         return [" + ".join(f"weight_{method}" for method in self._free) + " <= 1"] if len(self._free) > 1 else []
 
     def decode(self, point: Point) -> Shape:
-        """Return the shape of a point; weights that rounding pushed off the simplex are put back on it."""
-        raw = [max(0.0, float(point[f"weight_{method}"])) for method in self._free]
-        total = sum(raw)
-        free = [weight / total for weight in raw] if total > 1 else raw
+        """Return the shape of a point; what rounding pushed off the simplex or out of bounds is put back.
+
+        Raises:
+            ConfigError: A value is not finite.
+        """
+        if not all(math.isfinite(value) for value in point.values()):
+            raise ConfigError(f"point {dict(point)} holds a value that is not finite")
+        free = [_snapped(float(point[f"weight_{method}"])) for method in self._free]
+        total = math.fsum(free)
+        # On the face up to rounding, or beyond it: put the sum back on 1, once, so that decoding again changes nothing.
+        if total > 1 - ROUNDING and abs(total - 1) > EXACT:
+            free = [weight / total for weight in free]
         weights = dict(zip(self._free, free, strict=True))
-        weights[self.methods[-1]] = max(0.0, 1 - sum(free))
+        weights[self.methods[-1]] = _snapped(1 - math.fsum(free))
         return self.base.with_changes(
             weights=weights,
-            balance=float(point.get("balance", self.balance[0])),
-            gae_lambda=float(point.get("gae_lambda", self.gae_lambda[0])),
+            balance=_inside(point.get("balance", self.balance[0]), self.balance),
+            gae_lambda=_inside(point.get("gae_lambda", self.gae_lambda[0]), self.gae_lambda),
         )
 
     def encode(self, shape: Shape) -> dict[str, float]:
@@ -102,7 +115,7 @@ class CreditMix:
         return {name: value for name, value in values.items() if name in names}
 
     def baselines(self) -> list[BaselineArm]:
-        """Return sparse (balance at its lowest), then each method alone, fully dense."""
+        """Return sparse, where the space holds it, then each method alone at the highest balance."""
         equal = {method: 1 / len(self.methods) for method in self.methods}
         arms = []
         if self.balance[0] == 0:
@@ -116,3 +129,11 @@ class CreditMix:
         complete = {method: weights.get(method, 0.0) for method in self.methods}
         inside = min(max(gae_lambda, low), high)
         return self.encode(self.base.with_changes(weights=complete, balance=balance, gae_lambda=inside))
+
+
+def _snapped(weight: float) -> float:
+    return min(weight, 1.0) if weight > ROUNDING else 0.0
+
+
+def _inside(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(float(value), bounds[0]), bounds[1])

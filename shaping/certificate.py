@@ -44,7 +44,7 @@ class Certificate:
     @classmethod
     def empty(cls, shape: Shape) -> Certificate:
         """Return the certificate of a shape before any response was seen."""
-        causal = {name: METHODS[name].causal for name in shape.active_methods()}
+        causal = {name: _is_causal(name, shape.closure) for name in shape.active_methods()}
         return cls(0.0, 0, shape.gamma, causal)
 
     def including(self, token_rewards: Tensor, scores: Tensor, rollouts: Rollouts) -> Certificate:
@@ -69,3 +69,11 @@ class Certificate:
     def from_dict(cls, values: dict[str, Any]) -> Certificate:
         """Return the certificate of ``to_dict``'s values."""
         return cls(values["largest_error"], values["responses"], values["gamma"], dict(values["causal"]))
+
+
+def _is_causal(name: str, closure: str) -> bool:
+    """Return whether a method's closed credit depends on the past alone.
+
+    A residual that is spread reaches early tokens, and its share depends on where the response ends.
+    """
+    return METHODS[name].causal and (closure == "last" or METHODS[name].sums_to_score)

@@ -67,6 +67,15 @@ def score_coalitions(
     return CoalitionValues(values, len(ids), forwarded)
 
 
+def score_responses(
+    reward_model: RewardModel, rollouts: Rollouts, max_tokens_per_forward: int = MAX_TOKENS_PER_FORWARD
+) -> Tensor:
+    """Return the score of each whole response (``B``) from a reward model that only scores rows."""
+    rows = torch.arange(len(rollouts), device=rollouts.response_ids.device)
+    ids, lengths = _compact(rollouts, rows, rollouts.response_mask)
+    return _score_packed(reward_model, ids, lengths, max_tokens_per_forward)[0]
+
+
 def _kept_tokens(rollouts: Rollouts, unit_index: Tensor, group: Coalitions) -> Tensor:
     """Return which response tokens each coalition keeps: ``R x m x T``."""
     index = unit_index[group.rows]

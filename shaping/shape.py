@@ -53,10 +53,15 @@ class Shape:
     policy_preserving: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         self._check_weights()
+        # Adding zero turns -0.0 into 0.0; equal shapes must look and hash alike.
+        weights = {name: float(weight) + 0.0 for name, weight in self.weights.items()}
+        object.__setattr__(self, "weights", MappingProxyType(weights))
         for name in ("balance", "gamma", "gae_lambda"):
             _check_between(name, getattr(self, name), 0.0, 1.0)
+            object.__setattr__(self, name, float(getattr(self, name)) + 0.0)
+        if not isinstance(self.policy_preserving, bool):
+            raise ConfigError(f"policy_preserving = {self.policy_preserving!r} is not true or false")
         for name in ("max_span", "max_units", "budget"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -73,6 +78,8 @@ class Shape:
     def _check_weights(self) -> None:
         from shaping.credit import METHODS
 
+        if not isinstance(self.weights, Mapping) or not all(isinstance(name, str) for name in self.weights):
+            raise ConfigError(f"weights = {self.weights!r} is not a mapping", "write method: weight")
         if not self.weights:
             raise ConfigError("weights is empty", "give at least one method, such as sparse: 1.0")
         for name, weight in self.weights.items():

@@ -12,6 +12,7 @@ from shaping.credit import METHODS, Credit, ScoredBatch
 from shaping.errors import ConfigError, ShapeError
 from shaping.reward_model import RewardModel
 from shaping.rollouts import Rollouts
+from shaping.scoring import score_responses
 from shaping.shape import Shape
 from shaping.units import UnitSplitter
 
@@ -77,8 +78,11 @@ class Shaper:
         return ShapedRewards(rewards, batch.scores, credits, tokens)
 
     def _scored(self, rollouts: Rollouts, adjustment: Tensor | None) -> ScoredBatch:
-        prefixes = self._reward_model.prefix_scores(rollouts)
-        scores = prefixes[:, -1]
+        prefixes = None
+        if "prefix" in self._reward_model.abilities:
+            prefixes = self._reward_model.prefix_scores(rollouts)
+        # The clone is an ordinary tensor, which may take part in anybody's backward pass.
+        scores = (score_responses(self._reward_model, rollouts) if prefixes is None else prefixes[:, -1]).clone()
         if adjustment is not None:
             if adjustment.shape != scores.shape:
                 raise ShapeError(f"adjustment must have one value a response, but got {tuple(adjustment.shape)}")

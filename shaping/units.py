@@ -28,16 +28,17 @@ class UnitSplitter:
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         texts = [(token or "").rstrip("Ġ▁Ċ \n") for token in tokens]
         special = set(tokenizer.all_special_ids)
-        self._span_end = torch.tensor([text[-1:] in SPAN_ENDS and text != "" for text in texts])
-        self._sentence_end = torch.tensor([text[-1:] in SENTENCE_ENDS and text != "" for text in texts])
-        self._special = torch.tensor([index in special for index in range(len(texts))])
+        # The last entry stands for every id beyond the vocabulary: models may have padded embeddings.
+        self._span_end = torch.tensor([text[-1:] in SPAN_ENDS and text != "" for text in texts] + [False])
+        self._sentence_end = torch.tensor([text[-1:] in SENTENCE_ENDS and text != "" for text in texts] + [False])
+        self._special = torch.tensor([index in special for index in range(len(texts))] + [False])
 
     def split(self, rollouts: Rollouts, unit: str, max_span: int, max_units: int) -> Tensor:
         """Return the unit of every response token: a ``B x T`` integer tensor, -1 where there is none.
 
         Units are numbered from 0 without gaps, in reading order; beyond ``max_units`` neighbours are merged.
         """
-        ids = rollouts.response_ids
+        ids = rollouts.response_ids.clamp(max=len(self._special) - 1)
         member = rollouts.response_mask & ~self._special.to(ids.device)[ids]
         if unit == "token":
             ends = member
@@ -64,7 +65,7 @@ def _number(member: Tensor, ends: Tensor, longest: int | None) -> Tensor:
 
 
 def _merge(index: Tensor, max_units: int) -> Tensor:
-    count = index.amax(dim=1, keepdim=True) + 1
+    count = unit_counts(index)[:, None]
     merged = torch.div(index * max_units, count.clamp(min=1), rounding_mode="floor")
     return torch.where((count > max_units) & (index >= 0), merged, index)
 
@@ -75,8 +76,14 @@ def unit_counts(index: Tensor) -> Tensor:
 
 
 def on_last_token(unit_values: Tensor, index: Tensor) -> Tensor:
-    """Return ``B x T`` credit with each unit's value (``B x N``) on its last token, zero elsewhere."""
-    following = torch.cat([index[:, 1:], torch.full_like(index[:, :1], NOT_A_UNIT)], dim=1)
+    """Return ``B x T`` credit with each unit's value (``B x N``) on its last token, zero elsewhere.
+
+    A special token in the middle of a unit does not end it.
+    """
+    # Units are numbered in reading order, so the next token that has a unit is the smallest number to come.
+    to_come = torch.where(index < 0, torch.iinfo(index.dtype).max, index)
+    to_come = torch.cat([to_come[:, 1:], torch.full_like(index[:, :1], torch.iinfo(index.dtype).max)], dim=1)
+    following = to_come.flip(1).cummin(dim=1).values.flip(1) if index.shape[1] else to_come
     last = (index >= 0) & (index != following)
     gathered = unit_values.gather(1, index.clamp(min=0))
     return torch.where(last, gathered, torch.zeros_like(gathered))

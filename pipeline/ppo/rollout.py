@@ -9,7 +9,7 @@ from transformers import DynamicCache, PreTrainedModel
 from shaping.rollouts import Rollouts
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def sample_responses(
     policy: PreTrainedModel,
     prompt_ids: Tensor,

@@ -1,7 +1,7 @@
 """Training targets smoothed by a linear model's cross-validated predictions.
 
-Eight thousand short reviews are few for a transformer, and their labels are noisy. A linear model of word pairs
-generalises better from so little; its predictions on reviews it was not fitted to are mixed into the targets
+Eight thousand short reviews are few for a transformer, and their labels are noisy. A linear model of words, word
+pairs and letters generalises better from so little; its predictions on reviews it was not fitted to are mixed into the targets
 (distillation, Hinton et al., arXiv 1503.02531). No held-out review is seen.
 """
 
@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
+from sklearn.pipeline import make_union
 
 FOLDS = 5
 INVERSE_REGULARIZATION = 3.0
@@ -27,7 +28,9 @@ def soft_labels(texts: list[str], fresh: list[bool], teacher_share: float) -> li
     labels = np.array(fresh, dtype=float)
     if teacher_share == 0:
         return [float(value) for value in labels]
-    features = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit_transform(texts)
-    teacher = LogisticRegression(C=INVERSE_REGULARIZATION)
+    words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=3, sublinear_tf=True)
+    features = make_union(words, letters).fit_transform(texts)
+    teacher = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=300)
     predicted = cross_val_predict(teacher, features, labels > 0.5, cv=FOLDS, method="predict_proba")[:, 1]
     return [float(value) for value in (1 - teacher_share) * labels + teacher_share * predicted]

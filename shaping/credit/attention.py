@@ -16,4 +16,4 @@ def credit(batch: ScoredBatch) -> Credit:
     return Credit(attention * batch.scores[:, None], "token", forwarded_tokens=tokens)
 
 
-METHOD = CreditMethod("attention", credit, causal=False, needs=frozenset({"attention"}))
+METHOD = CreditMethod("attention", credit, causal=False, needs=frozenset({"attention"}), sums_to_score=True)

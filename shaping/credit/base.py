@@ -70,6 +70,7 @@ class CreditMethod:
         credit: Computes the credit of a batch.
         causal: Whether a token's credit depends on nothing after the token.
         needs: What the reward model must be able to do (``prefix``, ``attention``), beyond scoring rows.
+        sums_to_score: Whether raw credit already sums to the score, so that closure has nothing to add.
         by_units: Whether credit depends on the units and the budget.
     """
 
@@ -77,4 +78,5 @@ class CreditMethod:
     credit: Callable[[ScoredBatch], Credit]
     causal: bool
     needs: frozenset[str] = frozenset()
+    sums_to_score: bool = False
     by_units: bool = False

@@ -14,7 +14,7 @@ from shaping.units import on_last_token, unit_counts
 EXACT_UNITS = 12
 
 Planner = Callable[[ScoredBatch, Tensor, int], Tensor]
-Solver = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+Solver = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
 def play_by_group(batch: ScoredBatch, plan: Planner, solve: Solver) -> Credit:
@@ -23,7 +23,9 @@ def play_by_group(batch: ScoredBatch, plan: Planner, solve: Solver) -> Credit:
     Args:
         batch: The scored batch.
         plan: From the batch, the rows of a group (``R``) and their ``N`` to coalitions ``R x m x N``.
-        solve: From coalitions and their values (``R x m``) to unit values ``R x N`` and their standard error.
+        solve: From coalitions, their values (``R x m``) and whether they are all there are, to unit values
+            ``R x N`` and their standard error. A sample may be as large as the whole by chance, so the count of
+            coalitions does not tell.
     """
     groups = [Coalitions(rows, plan(batch, rows, units)) for units, rows in _rows_by_units(batch.unit_index)]
     most = max((group.members.shape[2] for group in groups), default=1)
@@ -32,7 +34,8 @@ def play_by_group(batch: ScoredBatch, plan: Planner, solve: Solver) -> Credit:
     played = batch.play(groups) if groups else None
     has_error = bool(groups)
     for group, values in zip(groups, played.values if played else [], strict=True):
-        solved, error = solve(group.members, values)
+        exact = fits_exactly(group.members.shape[2], batch.budget)
+        solved, error = solve(group.members, values, exact)
         unit_values[group.rows, : solved.shape[1]] = solved
         if error is None:
             # Exact solutions have no sampling error; only a wholly exact batch reports none.

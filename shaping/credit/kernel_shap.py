@@ -24,7 +24,9 @@ def credit(batch: ScoredBatch) -> Credit:
 
 def _plan(batch: ScoredBatch, rows: Tensor, units: int) -> Tensor:
     """Return ``R x m x N`` coalitions: none, all, then the others."""
-    if fits_exactly(units, batch.budget):
+    if units == 1:
+        inner = torch.zeros(len(rows), 0, 1, dtype=torch.bool, device=rows.device)
+    elif fits_exactly(units, batch.budget):
         inner = all_coalitions(units, rows.device)[1:-1].expand(len(rows), -1, -1)
     else:
         inner = _sampled_pairs(batch, len(rows), units).to(rows.device)
@@ -42,13 +44,13 @@ def _sampled_pairs(batch: ScoredBatch, rows: int, units: int) -> Tensor:
     return torch.stack([chosen, ~chosen], dim=2).flatten(1, 2)
 
 
-def _solve(members: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+def _solve(members: Tensor, values: Tensor, exact: bool) -> tuple[Tensor, Tensor | None]:
     units = members.shape[2]
     base, total = values[:, 0].double(), (values[:, 1] - values[:, 0]).double()
     if units == 1:
         return total[:, None].to(values.dtype), None
     inner, target = members[:, 2:].double(), values[:, 2:].double() - base[:, None]
-    weight = _weights(members[:, 2:])
+    weight = _kernel(members[:, 2:]) if exact else torch.ones_like(target)
     # The last unit takes what the others leave: the efficiency constraint, put into the equations.
     design = inner[:, :, :-1] - inner[:, :, -1:]
     target = target - inner[:, :, -1] * total[:, None]
@@ -59,11 +61,9 @@ def _solve(members: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
     return values_of_units.to(values.dtype), None
 
 
-def _weights(inner: Tensor) -> Tensor:
-    """Return kernel weights for a full enumeration, equal ones for draws that already follow the kernel."""
+def _kernel(inner: Tensor) -> Tensor:
+    """Return Shapley kernel weights ``R x m`` for a full enumeration; sampled coalitions already follow it."""
     units = inner.shape[2]
-    if inner.shape[1] != 2**units - 2:
-        return torch.ones(inner.shape[:2], dtype=torch.float64, device=inner.device)
     size = inner.sum(dim=2).double()
     chosen = torch.lgamma(torch.tensor(units + 1.0)) - torch.lgamma(size + 1) - torch.lgamma(units - size + 1)
     return (units - 1) / (chosen.exp() * size * (units - size))

@@ -34,7 +34,7 @@ def _plan(batch: ScoredBatch, rows: Tensor, units: int) -> Tensor:
     return torch.cat([everything, ranks >= removed], dim=1).to(rows.device)
 
 
-def _solve(members: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+def _solve(members: Tensor, values: Tensor, exact: bool) -> tuple[Tensor, Tensor | None]:
     present, target = members.double(), values.double()
     removed_share = 1 - present.mean(dim=2)
     weight = torch.exp(-((removed_share / KERNEL_WIDTH) ** 2))

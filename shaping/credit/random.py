@@ -15,4 +15,4 @@ def credit(batch: ScoredBatch) -> Credit:
     return Credit(weights * batch.scores[:, None], "token")
 
 
-METHOD = CreditMethod("random", credit, causal=False)
+METHOD = CreditMethod("random", credit, causal=False, sums_to_score=True)

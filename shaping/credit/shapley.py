@@ -32,9 +32,9 @@ def _plan(batch: ScoredBatch, rows: Tensor, units: int) -> Tensor:
     return (ranks[:, :, None, :] < sizes[None, None, :, None]).flatten(1, 2)
 
 
-def _solve(members: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+def _solve(members: Tensor, values: Tensor, exact: bool) -> tuple[Tensor, Tensor | None]:
     units = members.shape[2]
-    if members.shape[1] == 2**units:
+    if exact:
         return values @ exact_weights(units, values), None
     chains = values.view(len(values), -1, units + 1)
     steps = members.view(len(values), -1, units + 1, units)

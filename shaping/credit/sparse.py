@@ -9,4 +9,4 @@ def credit(batch: ScoredBatch) -> Credit:
     return Credit(place_on_last_token(batch.scores, batch.rollouts), "response")
 
 
-METHOD = CreditMethod("sparse", credit, causal=True)
+METHOD = CreditMethod("sparse", credit, causal=True, sums_to_score=True)

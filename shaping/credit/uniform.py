@@ -11,4 +11,4 @@ def credit(batch: ScoredBatch) -> Credit:
 
 
 # Not causal: a token's share is known only once the whole response has been scored.
-METHOD = CreditMethod("uniform", credit, causal=False)
+METHOD = CreditMethod("uniform", credit, causal=False, sums_to_score=True)

@@ -98,7 +98,7 @@ def test_a_failed_download_names_the_remedy_and_leaves_nothing(tmp_path: Path, m
         return subprocess.CompletedProcess([], 1, "", "ERROR: no route to host\n")
 
     monkeypatch.setattr(reviews.subprocess, "run", no_network)
-    with pytest.raises(ShapetuneError, match="no route to host.*\n.*same command again"):
+    with pytest.raises(ShapetuneError, match=r"no route to host.*\n.*same command again"):
         reviews.fetch_reviews(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
