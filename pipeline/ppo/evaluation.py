@@ -54,7 +54,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as plain values."""
-        return asdict(self)
+        return {**asdict(self), "texts": [asdict(text) for text in self.texts]}
 
 
 @torch.inference_mode()

@@ -1,0 +1,134 @@
+"""One contract for every executor: the same source, run in this process and under Ray Tune."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.arm import Arm
+from pipeline.executors.local import LocalExecutor
+from pipeline.source import Executor
+from pipeline.trial import Job, Outcome, Progress
+from shaping.errors import ShapetuneError
+from tests.pipeline.studies import tiny_config
+
+
+def ray_executor() -> Executor:
+    from pipeline.executors.ray_tune import RayTuneExecutor
+
+    return RayTuneExecutor(slots=2)
+
+
+EXECUTORS = [
+    pytest.param(LocalExecutor, id="local"),
+    pytest.param(ray_executor, id="ray", marks=pytest.mark.slow),
+]
+
+
+class ListSource:
+    """Hands out a list of jobs and writes down what becomes of them."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.waiting = list(jobs)
+        self.running: set[int] = set()
+        self.most_running = 0
+        self.progress: dict[int, list[int]] = {job.index: [] for job in jobs}
+        self.outcomes: dict[int, Outcome] = {}
+        self.failures: dict[int, tuple[str, str]] = {}
+
+    def ask(self) -> Job | None:
+        if not self.waiting:
+            return None
+        job = self.waiting.pop(0)
+        self.running.add(job.index)
+        self.most_running = max(self.most_running, len(self.running))
+        return job
+
+    def finished(self) -> bool:
+        return not self.waiting and not self.running
+
+    def report(self, job: Job, progress: Progress) -> None:
+        assert job.index in self.running
+        self.progress[job.index].append(progress.done_steps)
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        self.running.remove(job.index)
+        self.outcomes[job.index] = outcome
+
+    def fail(self, job: Job, reason: str, detail: str) -> None:
+        self.running.remove(job.index)
+        self.failures[job.index] = (reason, detail)
+
+
+def jobs(folder: Path, assets: Path) -> list[Job]:
+    """Four jobs, of which the third leaves its KL limit at once."""
+    good, bad = tiny_config(), tiny_config(ppo={"steps": 2, "batch_size": 4, "kl_limit_nats": 1e-9})
+    shape = good.base_shape()
+    return [
+        Job(
+            index=index,
+            folder=str(folder / str(index)),
+            arm=Arm(f"arm {index}", shape.with_changes(weights={method: 1.0})).to_dict(),
+            seeds=(0, 1),
+            config=(bad if index == 2 else good).model_dump(mode="json"),
+            assets=str(assets),
+        )
+        for index, method in enumerate(("sparse", "prefix", "uniform", "shapley"))
+    ]
+
+
+@pytest.mark.parametrize("make_executor", EXECUTORS)
+def test_executor_runs_every_job_once_and_keeps_failures_as_data(
+    make_executor: Callable[[], Executor], tiny_assets: Path, tmp_path: Path
+) -> None:
+    source = ListSource(jobs(tmp_path, tiny_assets))
+    make_executor().run(source)
+    assert source.finished()
+    assert sorted(source.outcomes) == [0, 1, 3]
+    assert list(source.failures) == [2]
+    reason, detail = source.failures[2]
+    assert reason == "kl_limit" and "kl_limit_nats" in detail
+    for index, outcome in source.outcomes.items():
+        assert [run["seed"] for run in outcome.runs] == [0, 1]
+        assert outcome.certificate["return_preserving"] and outcome.certificate["responses"] == 16
+        assert source.progress[index] == sorted(source.progress[index])
+        kept = json.loads((tmp_path / str(index) / "result.json").read_text())
+        assert kept["runs"] == outcome.runs
+        mean, error = outcome.metrics["objective"]
+        values = [run["evaluation"]["objective"] for run in outcome.runs]
+        assert mean == pytest.approx(sum(values) / 2)
+        assert error == pytest.approx(abs(values[0] - values[1]) / 2)
+
+
+@pytest.mark.slow
+def test_both_executors_find_the_same_numbers_and_ray_runs_trials_side_by_side(
+    tiny_assets: Path, tmp_path: Path
+) -> None:
+    sources = {}
+    for name, executor in (("local", LocalExecutor()), ("ray", ray_executor())):
+        sources[name] = ListSource(jobs(tmp_path / name, tiny_assets))
+        executor.run(sources[name])
+    assert sources["local"].most_running == 1 and sources["ray"].most_running == 2
+    for index, outcome in sources["local"].outcomes.items():
+        assert outcome.metrics["objective"] == sources["ray"].outcomes[index].metrics["objective"]
+
+
+@pytest.mark.slow
+def test_an_unreachable_cluster_is_refused_by_address(tiny_assets: Path, tmp_path: Path) -> None:
+    from pipeline.executors.ray_tune import RayTuneExecutor
+
+    with pytest.raises(ShapetuneError, match=r"127\.0\.0\.1:1.*\n.*local"):
+        RayTuneExecutor(slots=1, address="127.0.0.1:1").run(ListSource([]))
+
+
+def test_a_finished_seed_is_read_and_not_trained_again(tiny_assets: Path, tmp_path: Path) -> None:
+    job = jobs(tmp_path, tiny_assets)[0]
+    first = ListSource([job])
+    LocalExecutor().run(first)
+    second = ListSource([job])
+    LocalExecutor().run(second)
+    assert second.progress[0] == []
+    assert second.outcomes[0] == first.outcomes[0]
