@@ -23,7 +23,7 @@ class PPOSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(30, ge=1, description="Batches of rollouts.")
+    steps: int = Field(20, ge=1, description="Batches of rollouts.")
     batch_size: int = Field(32, ge=2, description="Responses in a batch.")
     num_ppo_epochs: int = Field(2, ge=1, description="Passes over each batch.")
     num_mini_batches: int = Field(1, ge=1, description="Optimizer steps in a pass.")
@@ -31,7 +31,7 @@ class PPOSettings(BaseModel):
     cliprange: float = Field(0.2, gt=0, lt=1)
     cliprange_value: float = Field(0.5, gt=0)
     vf_coef: float = Field(0.5, ge=0)
-    kl_coef: float = Field(0.02, ge=0, description="Price of a nat of KL(policy || reference); part of J.")
+    kl_coef: float = Field(0.05, ge=0, description="Price of a nat of KL(policy || reference); part of J.")
     kl_estimator: Literal["k1", "k3"] = "k1"
     kl_limit_nats: float = Field(200.0, gt=0, description="A batch whose mean KL is further from 0 ends the trial.")
     critic: Literal["value_head", "reward_model"] = Field(

@@ -29,7 +29,7 @@ def exported(tmp_path: Path) -> Path:
 def test_the_shape_comes_back_exactly_with_what_gives_it_meaning(exported: Path) -> None:
     assert load_shape(exported) == load_shape(exported, "abc") == SHAPE
     content = json.loads(exported.read_text())
-    assert content["ppo"] == {"kl_coef": 0.02, "kl_estimator": "k1", "critic": "value_head"}
+    assert content["ppo"] == {"kl_coef": 0.05, "kl_estimator": "k1", "critic": "value_head"}
     assert content["study"] == {"name": "tiny", "arm": "7_0", "task": "sentiment"}
     assert content["confirmed"] is None
     assert {"shapetune", "torch"} <= set(content["versions"])
