@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check smoke clean
+.PHONY: quickstart test check smoke picture clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
@@ -29,6 +29,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
 	touch $@
+
+# The README's picture, from the last quickstart; needs Debian's chromium.
+picture:
+	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
+		--disable-component-update --disable-sync --hide-scrollbars --window-size=1200,1900 \
+		--virtual-time-budget=8000 --screenshot=docs/quickstart-report.png file://$(CURDIR)/studies/quickstart/report.html
 
 clean:
 	rm -rf $(VENV) dist build

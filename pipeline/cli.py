@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-# Set before torch is imported: trials run one thread each, and idle threads must not spin.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Set before the tokenizers are imported: they warn about every fork that Ray makes.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer

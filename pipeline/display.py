@@ -46,6 +46,10 @@ class StudyDisplay:
         )
         self._bars: dict[str, Any] = {}
 
+    def already(self, stage: str, steps: int) -> None:
+        """Count training steps that an earlier launch finished."""
+        self._done[stage]["before"] = steps
+
     def __enter__(self) -> StudyDisplay:
         self._progress.start()
         return self
@@ -58,7 +62,8 @@ class StudyDisplay:
     def started(self, stage: str, job: Job) -> None:
         """Show the stage's bar once its first job is out."""
         if stage not in self._bars:
-            self._bars[stage] = self._progress.add_task(STAGES[stage], total=self._totals[stage])
+            before = sum(self._done[stage].values())
+            self._bars[stage] = self._progress.add_task(STAGES[stage], total=self._totals[stage], completed=before)
 
     def progressed(self, stage: str, job: Job, progress: TrialProgress) -> None:
         """Move the stage's bar."""

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from pipeline.builtin_configs import find_config
@@ -43,6 +44,8 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
     folder.check(config)
     started = time.perf_counter()
     assets = build_assets(config, console)
+    # From here on the cores belong to the trials; the Gaussian process is small.
+    torch.set_num_threads(1)
     folder.create(config)
     with folder.locked():
         verdict = _run(config, folder, assets, console)
@@ -67,6 +70,8 @@ def build_assets(config: StudyConfig, console: Console) -> Path:
 
 def _run(config: StudyConfig, folder: StudyFolder, assets: Path, console: Console) -> Verdict | None:
     with StudyDisplay(config, console) as display:
+        display.already("search", _finished_runs(folder.trials) * config.ppo.steps)
+        display.already("confirm", _finished_runs(folder.confirm) * config.ppo.steps)
         study = Study(config, folder, assets, display)
         if not study.finished():
             make_executor(config).run(study)
@@ -75,6 +80,12 @@ def _run(config: StudyConfig, folder: StudyFolder, assets: Path, console: Consol
         if not read_json(folder.ranking_file):
             write_json(folder.ranking_file, [vars(row) for row in study.ranking()])
         return study.verdict()
+
+
+def _finished_runs(folder: Path) -> int:
+    """Return the inner runs of finished trials; the seeds of a trial that goes on are reported by the trial."""
+    results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
+    return sum(len(result["runs"]) for result in results)
 
 
 def make_executor(config: StudyConfig) -> Executor:

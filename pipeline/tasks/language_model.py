@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.trainer_callback import PrinterCallback
 
 from pipeline.tasks.recipe import Recipe
 
@@ -111,6 +112,8 @@ def fine_tune(
         train_dataset=Dataset.from_dict({"input_ids": [rows[index] for index in epochs]}),
         processing_class=tokenizer,
     )
+    # It prints its totals to the console that the study draws on.
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     model = trainer.model
     assert isinstance(model, LlamaForCausalLM)

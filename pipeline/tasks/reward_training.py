@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from pipeline.tasks.language_model import bucketed_batches
 from pipeline.tasks.recipe import Recipe
@@ -75,6 +76,7 @@ def train_reward_model(
         train_dataset=Dataset.from_dict(rows_in_order),
         data_collator=_DeletingCollator(recipe.seed),
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return model.eval()
 

@@ -1,8 +1,8 @@
 """Training targets smoothed by a linear model's cross-validated predictions.
 
 Eight thousand short reviews are few for a transformer, and their labels are noisy. A linear model of words, word
-pairs and letters generalises better from so little; its predictions on reviews it was not fitted to are mixed into the targets
-(distillation, Hinton et al., arXiv 1503.02531). No held-out review is seen.
+pairs and letters generalises better from so little; its predictions on reviews it was not fitted to are mixed into
+the targets (distillation, Hinton et al., arXiv 1503.02531). No held-out review is seen.
 """
 
 from __future__ import annotations
