@@ -23,7 +23,8 @@ class StudyFolder:
     """Paths and checks of one study's folder."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        # Workers have working folders of their own, so every path that travels is absolute.
+        self.root = root = root.absolute()
         self.config_file = root / "study.yaml"
         self.database = root / "study.db"
         self.trials = root / "trials"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -33,10 +34,15 @@ def show_summary(
             console.print(line)
     elif winner is not None:
         console.print("Nothing was confirmed on fresh seeds, so nothing is claimed.")
-    console.print(f"\nstudy   {folder.root}, {wall_seconds:.0f} s")
-    console.print(f"report  {folder.report_file}")
+    console.print(f"\nstudy   {shown_path(folder.root)}, {wall_seconds:.0f} s")
+    console.print(f"report  {shown_path(folder.report_file)}")
     if winner is not None:
-        console.print(f"shape   {folder.export / 'shape.json'}")
+        console.print(f"shape   {shown_path(folder.export / 'shape.json')}")
+
+
+def shown_path(path: Path) -> Path:
+    """Return the path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Table:
