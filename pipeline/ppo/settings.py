@@ -28,6 +28,9 @@ class PPOSettings(BaseModel):
     num_ppo_epochs: int = Field(2, ge=1, description="Passes over each batch.")
     num_mini_batches: int = Field(1, ge=1, description="Optimizer steps in a pass.")
     learning_rate: float = Field(7e-4, gt=0, le=1)
+    lr_scheduler_type: Literal["linear", "constant"] = Field(
+        "linear", description="Linear falls to zero over the run, which keeps a fast learner from drifting at its end."
+    )
     cliprange: float = Field(0.2, gt=0, lt=1)
     cliprange_value: float = Field(0.5, gt=0)
     vf_coef: float = Field(0.5, ge=0)

@@ -91,6 +91,7 @@ class PPOTrainer:
         self.actor = Actor(copy.deepcopy(task.policy), self._new_critic(), banned, sampling.temperature)
         self.reference = Actor(task.policy, None, banned, sampling.temperature)
         self._optimizer = torch.optim.Adam(self._parameter_groups(), betas=ADAM_BETAS)
+        self._full_rates = [float(group["lr"]) for group in self._optimizer.param_groups]
         order = torch.Generator().manual_seed(seed)
         self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
 
@@ -162,6 +163,7 @@ class PPOTrainer:
 
     def _update(self, step: int, batch: Batch, generator: torch.Generator) -> tuple[float, float]:
         settings, losses = self.settings, (math.nan, math.nan)
+        self._set_learning_rate(step)
         for _ in range(settings.num_ppo_epochs):
             rows = torch.arange(len(batch.rollouts))
             if settings.num_mini_batches > 1:
@@ -197,6 +199,11 @@ class PPOTrainer:
         source = self.task.reward_model
         model = copy.deepcopy(source.model).requires_grad_(True)
         return RewardCritic(model, source.mean, source.deviation)
+
+    def _set_learning_rate(self, step: int) -> None:
+        remaining = 1 - step / self.settings.steps if self.settings.lr_scheduler_type == "linear" else 1.0
+        for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
+            group["lr"] = full * remaining
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         rate, critic = self.settings.learning_rate, self.actor.critic
