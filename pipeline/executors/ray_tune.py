@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from shaping.errors import ShapetuneError, TrialFailed
 REPORT_SECONDS = 1.0
 # A killed worker or a lost node is tried again this often, from the last finished seed.
 MAX_FAILURES = 2
+CONNECT_SECONDS = 5.0
 
 
 class RayTuneExecutor:
@@ -63,6 +65,8 @@ class RayTuneExecutor:
         if self._address == "local":
             options |= {"num_cpus": self._slots, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
+            if self._address not in ("local", "auto"):
+                _check_reachable(self._address)
             ray.init(address=self._address, **options)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ShapetuneError(
@@ -168,6 +172,12 @@ class _SourceSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_source", "_jobs")}
+
+
+def _check_reachable(address: str) -> None:
+    """Raise at once where nothing listens: Ray itself would try for ever."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _job_of(config: dict[str, Any]) -> Job:

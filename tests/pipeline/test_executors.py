@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -116,12 +117,12 @@ def test_both_executors_find_the_same_numbers_and_ray_runs_trials_side_by_side(
         assert outcome.metrics["objective"] == sources["ray"].outcomes[index].metrics["objective"]
 
 
-@pytest.mark.slow
-def test_an_unreachable_cluster_is_refused_by_address(tiny_assets: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_an_unreachable_cluster_is_refused_by_address(address: str) -> None:
     from pipeline.executors.ray_tune import RayTuneExecutor
 
-    with pytest.raises(ShapetuneError, match=r"127\.0\.0\.1:1.*\n.*local"):
-        RayTuneExecutor(slots=1, address="127.0.0.1:1").run(ListSource([]))
+    with pytest.raises(ShapetuneError, match=rf"{re.escape(address)}.*\n.*local"):
+        RayTuneExecutor(slots=1, address=address).run(ListSource([]))
 
 
 def test_a_finished_seed_is_read_and_not_trained_again(tiny_assets: Path, tmp_path: Path) -> None:
