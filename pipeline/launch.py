@@ -77,8 +77,6 @@ def _run(config: StudyConfig, folder: StudyFolder, assets: Path, console: Consol
             make_executor(config).run(study)
         if not study.finished():
             raise ShapetuneError("the study ended early", "run the same command again to go on")
-        if not read_json(folder.ranking_file):
-            write_json(folder.ranking_file, [vars(row) for row in study.ranking()])
         return study.verdict()
 
 

@@ -201,7 +201,9 @@ class Study:
         return self._search.outer.trials()
 
     def winner(self) -> Arm:
-        """Return the search's winner; chosen once and kept, so that a confirmation never changes its subject.
+        """Return the search's winner.
+
+        It is chosen once and kept with its ranking, so that a confirmation never changes its subject.
 
         Raises:
             ShapetuneError: No trial of the search succeeded.
@@ -212,6 +214,7 @@ class Study:
         ranking = self.ranking()
         if not ranking:
             raise ShapetuneError("no trial of the search succeeded", "shapetune status shows each one's reason")
+        write_json(self.folder.ranking_file, [vars(row) for row in ranking])
         rows = {row["index"]: row for row in self.trials()}
         best = rows[ranking[0].index]
         winner = Arm.from_dict({"name": best["arm"], "shape": best["shape"], "critic": None})

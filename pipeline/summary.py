@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +10,7 @@ from rich.table import Table
 
 from pipeline.config import StudyConfig
 from pipeline.confirmation import WINNER, Verdict
+from pipeline.spread import mean_and_error
 from pipeline.study import confirmation_runs
 from pipeline.study_folder import StudyFolder, read_json
 from shaping.certificate import Certificate
@@ -60,15 +59,14 @@ def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Table:
     return table
 
 
-def _means(results: list[dict[str, Any]], metric: str) -> tuple[float, float]:
-    values = [float(result["evaluation"][metric]) for result in results]
-    return fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+def _means(results: list[dict[str, Any]], metric: str) -> tuple[float, float | None]:
+    return mean_and_error([float(result["evaluation"][metric]) for result in results])
 
 
 def _shown(results: list[dict[str, Any]], metric: str) -> str:
     mean, error = _means(results, metric)
     digits = 1 if metric == "kl_nats" else 3
-    spread = "" if math.isnan(error) else f" ± {error:.{digits}f}"
+    spread = "" if error is None else f" ± {error:.{digits}f}"
     return f"{mean:.{digits}f}{spread}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from pipeline.arm import Arm
 from pipeline.config import StudyConfig, parse_config
 from pipeline.ppo.evaluation import evaluate
 from pipeline.ppo.trainer import PPOTrainer
+from pipeline.spread import mean_and_error
 from pipeline.tasks.base import Task
 from pipeline.tasks.sentiment import load_sentiment
 from shaping.certificate import Certificate
@@ -163,14 +164,10 @@ def summarize(runs: list[dict[str, Any]]) -> Outcome:
     for run in runs[1:]:
         certificate = certificate.merged(Certificate.from_dict(run["certificate"]))
     return Outcome(
-        {name: (fmean(values), _standard_error(values)) for name, values in series.items()},
+        {name: mean_and_error(values) for name, values in series.items()},
         certificate.to_dict(),
         runs,
     )
-
-
-def _standard_error(values: list[float]) -> float | None:
-    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -82,7 +82,7 @@ class RayTuneExecutor:
                 search_alg=_SourceSearcher(source),
                 num_samples=-1,
                 max_concurrent_trials=self._slots,
-                # A worker that stays keeps its imports and its models; starting one costs ten CPU seconds.
+                # A worker that stays keeps its imports and its models; starting one takes several seconds.
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(

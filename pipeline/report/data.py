@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from statistics import fmean, stdev
 
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
 from pipeline.confirmation import Verdict
+from pipeline.spread import mean_and_error
 from shaping.certificate import TOLERANCE, Certificate
 from shaping.shape import Shape
 
@@ -25,8 +25,7 @@ class Estimate:
     @classmethod
     def of(cls, values: Sequence[float]) -> Estimate:
         """Return the estimate of at least one value."""
-        error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-        return cls(fmean(values), error)
+        return cls(*mean_and_error(values))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A small language model of film reviews: byte-level tokenizer and Llama policy, trained in about a minute."""
+"""A small language model of film reviews: byte-level tokenizer and Llama policy, trained in under two minutes."""
 
 from __future__ import annotations
 
