@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
 from pipeline.tasks.recipe import Recipe
 from search_spaces import SPACES, SearchSpace, make_space
+from shaping.credit.base import check_layer
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 
@@ -48,7 +49,12 @@ class ShapeSettings(_Section):
     unit: Literal["token", "span", "sentence"] = "span"
     max_span: int = Field(4, ge=1)
     max_units: int = Field(6, ge=1)
+    estimator: Literal["auto", "exact", "kernel", "permutation"] = "auto"
     budget: int = Field(16, ge=4)
+    budget_tokens: int | None = Field(None, ge=1, description="Forwarded response tokens, in place of budget.")
+    attention_layer: int = Field(-1, description="Layer that attention reads; -1 is the last.")
+    attention_heads: Literal["mean", "max"] = "mean"
+    gradient_steps: int = Field(32, ge=1)
     closure: Literal["last", "spread"] = "last"
     gamma: float = Field(1.0, gt=0, le=1)
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of the baselines that the study does not tune.")
@@ -113,6 +119,8 @@ class StudyConfig(_Section):
             raise ValueError(
                 f"confirm.seeds: {sorted(shared)} are also in search.seeds; confirm on seeds the search never saw"
             )
+        if "attention" in self.space.methods:
+            check_layer(self.shape.attention_layer, self.task.recipe.layers, self.task.name)
         baselines = len(space.baselines())
         if self.search.trials < baselines:
             raise ValueError(

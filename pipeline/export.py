@@ -13,7 +13,7 @@ from pipeline.study_folder import StudyFolder, read_json
 from pipeline.tasks.sentiment import build_sentiment
 from pipeline.trial import write_json
 from shaping.errors import ConfigError
-from shaping.reward_model import CausalRewardModel
+from shaping.reward_models import CausalRewardModel
 from shaping.shape import Shape
 
 SCHEMA = "shapetune/shape/1"

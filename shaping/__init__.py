@@ -1,12 +1,19 @@
 """Shaping: from a scored batch of responses to token rewards that keep every response's total."""
 
 from shaping.certificate import Certificate
-from shaping.credit import METHODS, Credit, CreditMethod, ScoredBatch
+from shaping.credit import METHODS, Credit, CreditMethod, ScoredBatch, find_credits, score_batch
 from shaping.errors import ConfigError, ShapeError, ShapetuneError, TrialFailed
-from shaping.reward_model import CausalRewardModel, RewardModel
+from shaping.reward_models import (
+    CausalRewardModel,
+    EncoderRewardModel,
+    RetokenizedRewardModel,
+    RewardModel,
+    TextRewardModel,
+)
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
 from shaping.shaper import ShapedRewards, Shaper
+from shaping.units import UnitSplitter
 
 __all__ = [
     "METHODS",
@@ -15,6 +22,8 @@ __all__ = [
     "ConfigError",
     "Credit",
     "CreditMethod",
+    "EncoderRewardModel",
+    "RetokenizedRewardModel",
     "RewardModel",
     "Rollouts",
     "ScoredBatch",
@@ -23,5 +32,9 @@ __all__ = [
     "ShapedRewards",
     "Shaper",
     "ShapetuneError",
+    "TextRewardModel",
     "TrialFailed",
+    "UnitSplitter",
+    "find_credits",
+    "score_batch",
 ]

@@ -34,13 +34,14 @@ class TrialFailed(ShapetuneError):
     Args:
         reason: A short name of the cause, such as ``nan`` or ``kl_limit``.
         message: What happened, in one line.
+        hint: One line that names the remedy; may be empty.
     """
 
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(f"{reason}: {message}")
+    def __init__(self, reason: str, message: str, hint: str = "") -> None:
+        super().__init__(f"{reason}: {message}", hint)
         self.reason = reason
         self.detail = message
 
-    def __reduce__(self) -> tuple[type[TrialFailed], tuple[str, str]]:
-        """Rebuild from both arguments: a worker process sends this error to the driver."""
-        return (type(self), (self.reason, self.detail))
+    def __reduce__(self) -> tuple[type[TrialFailed], tuple[str, str, str]]:
+        """Rebuild from all arguments: a worker process sends this error to the driver."""
+        return (type(self), (self.reason, self.detail, self.hint))

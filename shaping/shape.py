@@ -18,6 +18,11 @@ from shaping.errors import ConfigError
 
 CLOSURES = ("last", "spread")
 UNITS = ("token", "span", "sentence")
+ESTIMATORS = ("auto", "exact", "kernel", "permutation")
+HEADS = ("mean", "max")
+# Up to the first all coalitions are always scored, up to the second where asked for or affordable.
+ALWAYS_EXACT_UNITS = 8
+MOST_EXACT_UNITS = 12
 SIMPLEX_TOLERANCE = 1e-6
 
 
@@ -31,7 +36,15 @@ class Shape:
         unit: What the coalition methods treat as one player: ``token``, ``span`` or ``sentence``.
         max_span: Longest span in tokens; longer pieces are cut.
         max_units: Most units of a response; neighbours are merged beyond it.
+        estimator: How Shapley values of more than 8 units are found: ``auto`` enumerates all coalitions of up to 12
+            units where the budget allows it and otherwise samples pairs for a regression, ``exact`` enumerates
+            always, ``kernel`` always samples for the regression, ``permutation`` samples orders.
         budget: Coalitions scored for one response by each sampling method.
+        budget_tokens: The same as forwarded tokens of the response, with what the reward model adds to each
+            coalition, prompts not counted; takes the place of ``budget``.
+        attention_layer: The layer that ``attention`` reads, from 0, or below 0 from the last one backwards.
+        attention_heads: How ``attention`` reduces the heads of that layer: ``mean`` or ``max``.
+        gradient_steps: Points of the quadrature along which ``gradient`` integrates.
         closure: Where the residual ``R - sum_t phi_t`` goes: ``last`` token or ``spread`` evenly.
         gamma: Discount. Below 1 the shape no longer preserves the optimal policy.
         gae_lambda: The ``lambda`` of generalised advantage estimation that the shape was tuned with.
@@ -46,7 +59,12 @@ class Shape:
     unit: str = "span"
     max_span: int = 4
     max_units: int = 12
+    estimator: str = "auto"
     budget: int = 64
+    budget_tokens: int | None = None
+    attention_layer: int = -1
+    attention_heads: str = "mean"
+    gradient_steps: int = 32
     closure: str = "last"
     gamma: float = 1.0
     gae_lambda: float = 0.95
@@ -62,17 +80,31 @@ class Shape:
             object.__setattr__(self, name, float(getattr(self, name)) + 0.0)
         if not isinstance(self.policy_preserving, bool):
             raise ConfigError(f"policy_preserving = {self.policy_preserving!r} is not true or false")
-        for name in ("max_span", "max_units", "budget"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} = {value!r} is not a whole number of at least 1")
-        for name, allowed in (("unit", UNITS), ("closure", CLOSURES)):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name} = {getattr(self, name)!r} is unknown", f"choose one of {', '.join(allowed)}")
+        self._check_options()
         if self.gamma < 1 and self.policy_preserving:
             raise ConfigError(
                 f"gamma = {self.gamma} changes the optimal policy when the reward moves",
                 "set gamma to 1, or policy_preserving to false if that is what you want",
+            )
+
+    def _check_options(self) -> None:
+        for name in ("max_span", "max_units", "budget", "budget_tokens", "gradient_steps"):
+            value = getattr(self, name)
+            if name == "budget_tokens" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} = {value!r} is not a whole number of at least 1")
+        layer = self.attention_layer
+        if isinstance(layer, bool) or not isinstance(layer, int):
+            raise ConfigError(f"attention_layer = {layer!r} is not a whole number", "-1 is the last layer")
+        choices = {"unit": UNITS, "closure": CLOSURES, "estimator": ESTIMATORS, "attention_heads": HEADS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} = {getattr(self, name)!r} is unknown", f"choose one of {', '.join(allowed)}")
+        if self.estimator == "exact" and self.max_units > MOST_EXACT_UNITS:
+            raise ConfigError(
+                f"estimator = exact with max_units = {self.max_units} would score 2^{self.max_units} coalitions",
+                f"set max_units to at most {MOST_EXACT_UNITS}, or estimator to auto",
             )
 
     def _check_weights(self) -> None:

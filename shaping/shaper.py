@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from shaping.closure import close
-from shaping.credit import METHODS, Credit, ScoredBatch
-from shaping.errors import ConfigError, ShapeError
-from shaping.reward_model import RewardModel
+from shaping.credit import METHODS, Credit, check_served, find_credits, score_batch
+from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
-from shaping.scoring import score_responses
 from shaping.shape import Shape
 from shaping.units import UnitSplitter
 
@@ -48,16 +46,11 @@ class Shaper:
     """
 
     def __init__(self, shape: Shape, reward_model: RewardModel, tokenizer: object, seed: int = 0) -> None:
-        for name in shape.active_methods():
-            missing = METHODS[name].needs - reward_model.abilities
-            if missing:
-                raise ConfigError(
-                    f"weights.{name}: the reward model {type(reward_model).__name__} gives no {', '.join(missing)}",
-                    f"set the weight of {name} to 0, or use a causal reward model",
-                )
+        self._methods = {name: METHODS[name] for name in shape.active_methods()}
+        check_served(self._methods.values(), reward_model, shape)
         self.shape = shape
         self._reward_model = reward_model
-        self._splitter = UnitSplitter(tokenizer)
+        self._units = UnitSplitter(tokenizer)
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, rollouts: Rollouts, adjustment: Tensor | None = None) -> ShapedRewards:
@@ -67,34 +60,14 @@ class Shaper:
             rollouts: Prompts and responses.
             adjustment: A ``B`` tensor added to the scores before shaping, such as a missing-EOS penalty: part
                 of the total under every shape.
+
+        Raises:
+            TrialFailed: The reward model gave a score that is not finite (``nan``).
         """
-        batch = self._scored(rollouts, adjustment)
-        active = self.shape.active_methods()
-        credits = {name: METHODS[name].credit(batch) for name in active}
+        batch = score_batch(rollouts, self._reward_model, self._units, self.shape, self._generator, adjustment)
+        credits = find_credits(batch, self._methods.values())
         rewards = torch.zeros(rollouts.response_ids.shape, device=batch.scores.device)
-        for name, share in active.items():
+        for name, share in self.shape.active_methods().items():
             rewards = rewards + share * close(credits[name].values, batch.scores, rollouts, self.shape.closure)
         tokens = sum(credit.forwarded_tokens for credit in credits.values())
         return ShapedRewards(rewards, batch.scores, credits, tokens)
-
-    def _scored(self, rollouts: Rollouts, adjustment: Tensor | None) -> ScoredBatch:
-        prefixes = None
-        if "prefix" in self._reward_model.abilities:
-            prefixes = self._reward_model.prefix_scores(rollouts)
-        # The clone is an ordinary tensor, which may take part in anybody's backward pass.
-        scores = (score_responses(self._reward_model, rollouts) if prefixes is None else prefixes[:, -1]).clone()
-        if adjustment is not None:
-            if adjustment.shape != scores.shape:
-                raise ShapeError(f"adjustment must have one value a response, but got {tuple(adjustment.shape)}")
-            scores = scores + adjustment
-        shape = self.shape
-        return ScoredBatch(
-            rollouts=rollouts,
-            scores=scores,
-            prefix_scores=prefixes,
-            unit_index=self._splitter.split(rollouts, shape.unit, shape.max_span, shape.max_units),
-            unit=shape.unit,
-            budget=shape.budget,
-            reward_model=self._reward_model,
-            generator=self._generator,
-        )

@@ -11,6 +11,7 @@ import torch
 from pipeline.builtin_configs import builtin_folder
 from pipeline.cli import app
 from pipeline.tasks.sentiment import load_sentiment
+from shaping import METHODS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -51,7 +52,7 @@ def test_every_local_link_and_picture_exists() -> None:
         assert (ROOT / target).is_file(), target
 
 
-def test_the_example_runs(tiny_assets: Path) -> None:
+def test_the_shaper_example_runs(tiny_assets: Path) -> None:
     task = load_sentiment(tiny_assets)
     prompts = task.held_out_prompts.select(torch.arange(2))
     names = {
@@ -62,10 +63,36 @@ def test_the_example_runs(tiny_assets: Path) -> None:
         "response_ids": torch.randint(5, 300, (2, 7), generator=torch.Generator().manual_seed(0)),
         "response_mask": torch.ones(2, 7, dtype=torch.bool),
     }
-    exec("\n".join(fenced("python")), names)  # the example is the thing under test
+    exec(fenced("python")[0], names)  # the example is the thing under test
     rewards = names["token_rewards"]
     assert isinstance(rewards, torch.Tensor) and rewards.shape == (2, 7)
     whole = names["shaper"](
         names["Rollouts"](names["prompt_ids"], names["prompt_mask"], names["response_ids"], names["response_mask"])
     )
     assert rewards.sum(dim=1).tolist() == pytest.approx(whole.scores.tolist(), abs=1e-4)
+
+
+def test_the_example_of_every_method_runs(tiny_assets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = fenced("python")[1]
+    assert len(example.splitlines()) <= 15
+    exec(example, {"folder": tiny_assets / "reward_model"})
+    heading, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == list(METHODS)
+    tokens = load_sentiment(tiny_assets).tokenizer(" is moving, but its end is dull.", add_special_tokens=False)
+    assert all(len(row.split()) == 1 + len(tokens["input_ids"]) for row in rows)
+    score = float(heading.split()[1])
+    sums = {row.split()[0]: sum(map(float, row.split()[1:])) for row in rows}
+    for name in ("sparse", "uniform", "attention"):
+        assert sums[name] == pytest.approx(score, abs=0.1)
+
+
+def test_the_table_of_credit_methods_is_complete() -> None:
+    table = README.split("| Credit method |")[1].split("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) == set(METHODS)
+
+
+def test_the_measured_tables_are_the_benchmarks() -> None:
+    for name in re.findall(r"`benchmarks/results/(\w+)\.json`", README):
+        measured = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
+        for table in re.findall(r"(?:^\|.*\n)+", README.split("<!-- measured: credit -->")[1], flags=re.MULTILINE)[:3]:
+            assert table.strip() in measured, table

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from shaping import CausalRewardModel, Rollouts, ScoredBatch
-from shaping.units import UnitSplitter
+from shaping import CausalRewardModel, Rollouts, ScoredBatch, Shape, UnitSplitter, score_batch
+from shaping.reward_models import VariantScores
+from shaping.variants import Variants
 
 torch.set_num_threads(1)
 
@@ -129,19 +130,11 @@ def scored_batch(
     max_span: int = 4,
     max_units: int = 64,
     tokenizer: object | None = None,
+    **options: object,
 ) -> ScoredBatch:
-    splitter = UnitSplitter(tokenizer or tiny_tokenizer())
-    prefixes = reward_model.prefix_scores(rollouts)
-    return ScoredBatch(
-        rollouts=rollouts,
-        scores=prefixes[:, -1],
-        prefix_scores=prefixes,
-        unit_index=splitter.split(rollouts, unit, max_span, max_units),
-        unit=unit,
-        budget=budget,
-        reward_model=reward_model,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    shape = Shape(unit=unit, max_span=max_span, max_units=max_units, budget=budget, **options)
+    units = UnitSplitter(tokenizer or tiny_tokenizer())
+    return score_batch(rollouts, reward_model, units, shape, torch.Generator().manual_seed(seed))
 
 
 class ListTokenizer:
@@ -167,7 +160,8 @@ class GameRewardModel:
         values: The game: a ``2^N`` tensor, bit ``i`` of the index for player ``i``.
     """
 
-    abilities = frozenset({"prefix", "attention"})
+    name, abilities, layers = "game", frozenset({"prefix", "attention", "sharing"}), 1
+    added_tokens = 0
 
     def __init__(self, values: Tensor) -> None:
         self.values = values.float()
@@ -181,19 +175,19 @@ class GameRewardModel:
         response = [FIRST_PLAYER + player for player in range(self.players)]
         return make_rollouts([[BOS]] * rows, [response] * rows)
 
-    def batch(self, budget: int = 2**20, seed: int = 0, rows: int = 1) -> ScoredBatch:
-        return scored_batch(self, self.rollouts(rows), budget=budget, seed=seed, tokenizer=self.tokenizer())
+    def batch(self, budget: int = 2**20, seed: int = 0, rows: int = 1, **options: object) -> ScoredBatch:
+        tokenizer = self.tokenizer()
+        return scored_batch(self, self.rollouts(rows), budget=budget, seed=seed, tokenizer=tokenizer, **options)
 
-    def score_rows(self, ids: Tensor, lengths: Tensor) -> Tensor:
-        here = (torch.arange(ids.shape[1]) < lengths[:, None]) & (ids >= FIRST_PLAYER)
-        bits = torch.where(here, 2 ** (ids - FIRST_PLAYER).clamp(min=0), 0)
-        return self.values[bits.sum(dim=1)]
+    def score(self, variants: Variants) -> VariantScores:
+        words = variants.kept_ids()
+        bits = torch.where(words >= FIRST_PLAYER, 2 ** (words - FIRST_PLAYER).clamp(min=0), 0)
+        return VariantScores(self.values[bits.sum(dim=1)], int((words >= 0).sum()))
 
     def prefix_scores(self, rollouts: Rollouts) -> Tensor:
-        lengths = [rollouts.response_tokens.clamp(max=end) for end in range(rollouts.response_ids.shape[1] + 1)]
-        return torch.stack([self.score_rows(rollouts.response_ids, length) for length in lengths], dim=1)
+        return self.score(Variants.prefixes(rollouts)).values.view(len(rollouts), -1)
 
-    def response_attention(self, rollouts: Rollouts) -> Tensor:
+    def response_attention(self, rollouts: Rollouts, layer: int = -1, heads: str = "mean") -> Tensor:
         return rollouts.response_mask / rollouts.response_tokens.clamp(min=1)[:, None]
 
 

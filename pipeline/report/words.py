@@ -16,7 +16,9 @@ METHOD_WORDS = {
     "random": "random parts, a control",
     "prefix": "each token gets what the reward model's score changed by when it arrived",
     "attention": "parts in proportion to the reward model's attention",
+    "gradient": "what the score changes along the way from mean embeddings to the tokens themselves",
     "shapley": "each span gets its average contribution to the score, over which other spans are present",
+    "owen": "Shapley values of the tokens inside their spans",
     "kernel_shap": "Shapley values, estimated by a weighted regression",
     "lime": "coefficients of a local linear model of the score",
 }

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from shaping.reward_model import CausalRewardModel
+from shaping.reward_models import CausalRewardModel
 
 
 @dataclass(frozen=True)

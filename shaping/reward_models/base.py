@@ -1,0 +1,132 @@
+"""What the shaper and the credit methods ask of a reward model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from shaping.errors import ConfigError, ShapeError
+from shaping.rollouts import Rollouts
+from shaping.variants import Variants
+
+# Where a forward pass is fastest: on a CPU larger ones leave its caches, on a GPU smaller ones leave it idle.
+MAX_TOKENS_ON_CPU = 4_096
+MAX_TOKENS_ON_GPU = 32_768
+
+
+@dataclass(frozen=True)
+class VariantScores:
+    """Scores of variants, and what they cost.
+
+    Attributes:
+        values: ``R`` scores, reward-model units.
+        forwarded_tokens: Tokens forwarded, padding included; 0 where the reward model has no tokens.
+    """
+
+    values: Tensor
+    forwarded_tokens: int
+
+
+class RewardModel(Protocol):
+    """A reward model that sees responses as the policy's tokens.
+
+    Attributes:
+        name: What it is called in messages.
+        abilities: What it can do beyond scoring: ``prefix`` (a score at every token in one pass), ``attention``,
+            ``gradient``, ``sharing`` (prompts and prefixes of variants are forwarded once).
+        added_tokens: Tokens that it adds to every variant, such as end-of-sequence.
+        layers: Layers whose attention can be read.
+    """
+
+    name: str
+    abilities: frozenset[str]
+    added_tokens: int
+    layers: int
+
+    def score(self, variants: Variants) -> VariantScores:
+        """Return the score of every variant."""
+        ...
+
+    def prefix_scores(self, rollouts: Rollouts) -> Tensor:
+        """Return ``B x (T + 1)`` scores after the prompt and after each token; padding repeats the last one."""
+        ...
+
+    def response_attention(self, rollouts: Rollouts, layer: int = -1, heads: str = "mean") -> Tensor:
+        """Return ``B x T`` attention from where the score is read to the response, each row summing to 1."""
+        ...
+
+    def integrated_gradients(self, rollouts: Rollouts, absent: Tensor, steps: int) -> Tensor:
+        """Return ``B x T`` integrated gradients of the score on the embeddings of the tokens in ``absent``."""
+        ...
+
+
+def max_tokens(model: PreTrainedModel, wanted: int | None) -> int:
+    """Return the tokens of one forward pass.
+
+    Raises:
+        ConfigError: ``wanted`` is not at least 1.
+    """
+    if wanted is None:
+        return MAX_TOKENS_ON_GPU if model.device.type == "cuda" else MAX_TOKENS_ON_CPU
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
+        raise ConfigError(f"max_tokens_per_forward = {wanted!r} is not a whole number of at least 1")
+    return wanted
+
+
+def packs(lengths: Tensor, most_tokens: int) -> Iterator[tuple[Tensor, int]]:
+    """Yield rows and their width: rows of like length, at most ``most_tokens`` with padding, or one longer row."""
+    order = torch.argsort(lengths, descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        width = max(1, int(lengths[order[start]]))
+        chosen = order[start : start + max(1, most_tokens // width)]
+        yield chosen, width
+        start += len(chosen)
+
+
+def check_context(model: PreTrainedModel, longest: int, name: str) -> None:
+    """Refuse sequences that the model has no positions for.
+
+    Raises:
+        ShapeError: The longest sequence exceeds ``max_position_embeddings``.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    # RoBERTa and its kin count their positions from the padding id on.
+    first = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    usable = limit - first - 1 if limit and first is not None else limit
+    if usable is not None and longest > usable:
+        raise ShapeError(
+            f"prompt and response have {longest} tokens, but reward model {name} has a context of {usable}",
+            "shorten the prompts or the responses, or use a reward model with a longer context",
+        )
+
+
+def check_vocabulary(model: PreTrainedModel, rollouts: Rollouts, name: str) -> None:
+    """Refuse tokens that the model has no embeddings for.
+
+    Raises:
+        ShapeError: An id is as large as the model's vocabulary or larger.
+    """
+    size = model.get_input_embeddings().num_embeddings
+    ids, real = rollouts.sequences()
+    largest = int(torch.where(real, ids, 0).max()) if ids.numel() else 0
+    if largest >= size:
+        raise ShapeError(
+            f"token id {largest} is beyond the {size} tokens of reward model {name}",
+            "wrap a reward model whose tokenizer is not the policy's in RetokenizedRewardModel",
+        )
+
+
+def weights_identity(model: PreTrainedModel, *scale: float) -> str:
+    """Return a hash of the weights and of the scale: what an exported shape is bound to."""
+    digest = hashlib.sha256(" ".join(repr(value) for value in scale).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""Any function of texts as a reward model: verifiable rewards, a judge behind a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shaping.alignment import DecodedRollouts
+from shaping.errors import ConfigError, ShapeError
+from shaping.reward_models.base import VariantScores
+from shaping.rollouts import Rollouts
+from shaping.variants import Variants
+
+
+class TextRewardModel:
+    """A function ``texts -> scores``. Absent tokens' characters are left out of the text.
+
+    Args:
+        function: Takes a list of texts and returns as many numbers. With ``separate`` it takes two lists, prompts
+            and responses.
+        tokenizer: The policy's tokenizer: turns tokens into text.
+        separate: Give prompts and responses apart, not joined.
+        texts_per_call: Most texts of one call.
+        name: What the reward model is called in messages.
+
+    Raises:
+        ConfigError: ``function`` cannot be called.
+    """
+
+    abilities: frozenset[str] = frozenset()
+    added_tokens = layers = 0
+
+    def __init__(
+        self,
+        function: Callable[..., Sequence[float]],
+        tokenizer: Any,
+        separate: bool = False,
+        texts_per_call: int = 256,
+        name: str = "",
+    ) -> None:
+        if not callable(function):
+            raise ConfigError(
+                f"the reward function {function!r} cannot be called", "pass a function of a list of texts"
+            )
+        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self._function, self._tokenizer, self._separate = function, tokenizer, separate
+        self._texts_per_call = max(1, texts_per_call)
+        self._decoded: DecodedRollouts | None = None
+
+    def score(self, variants: Variants) -> VariantScores:
+        """Return the score of every variant; texts that are alike are scored once.
+
+        Raises:
+            ShapeError: The function returned another number of scores than it was given texts.
+        """
+        decoded = self._decode(variants.rollouts)
+        keeps = variants.keep.tolist()
+        owners = variants.owner.tolist()
+        texts = [
+            (decoded.prompts[owner], decoded.kept_text(owner, keep)) for owner, keep in zip(owners, keeps, strict=True)
+        ]
+        known: dict[tuple[str, str], float] = dict.fromkeys(texts, 0.0)
+        distinct = list(known)
+        for start in range(0, len(distinct), self._texts_per_call):
+            part = distinct[start : start + self._texts_per_call]
+            known.update(zip(part, self._call(part), strict=True))
+        scores = torch.tensor([known[text] for text in texts], device=variants.owner.device)
+        return VariantScores(scores, 0)
+
+    def prefix_scores(self, rollouts: Rollouts) -> Tensor:
+        """Return ``B x (T + 1)`` scores, one call for each distinct prefix of each response."""
+        scores = self.score(Variants.prefixes(rollouts)).values
+        return scores.view(len(rollouts), rollouts.response_ids.shape[1] + 1)
+
+    def response_attention(self, rollouts: Rollouts, layer: int = -1, heads: str = "mean") -> Tensor:
+        """Refuse: a function has no attention."""
+        raise ConfigError(f"the reward function {self.name} has no attention", "set attention's weight to 0")
+
+    def integrated_gradients(self, rollouts: Rollouts, absent: Tensor, steps: int) -> Tensor:
+        """Refuse: a function of texts has no gradient."""
+        raise ConfigError(f"the reward function {self.name} has no gradient", "set gradient's weight to 0")
+
+    def _decode(self, rollouts: Rollouts) -> DecodedRollouts:
+        if self._decoded is None or self._decoded.rollouts is not rollouts:
+            self._decoded = DecodedRollouts.of(rollouts, self._tokenizer)
+        return self._decoded
+
+    def _call(self, texts: list[tuple[str, str]]) -> list[float]:
+        prompts, responses = [prompt for prompt, _ in texts], [response for _, response in texts]
+        if self._separate:
+            found = self._function(prompts, responses)
+        else:
+            found = self._function([prompt + response for prompt, response in texts])
+        scores = [float(score) for score in found]
+        if len(scores) != len(texts):
+            raise ShapeError(
+                f"the reward function {self.name} returned {len(scores)} scores for {len(texts)} texts",
+                "return one number for each text, in order",
+            )
+        return scores
