@@ -111,6 +111,10 @@ class Rollouts:
         added = next_place & absent[:, None]
         return Rollouts(self.prompt_ids, self.prompt_mask, torch.where(added, token, ids), mask | added)
 
+    def first(self, width: int) -> Rollouts:
+        """Return the first ``width`` response positions."""
+        return Rollouts(self.prompt_ids, self.prompt_mask, self.response_ids[:, :width], self.response_mask[:, :width])
+
     def select(self, rows: Tensor) -> Rollouts:
         """Return the given rows as rollouts of their own."""
         return Rollouts(

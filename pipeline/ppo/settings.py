@@ -31,6 +31,16 @@ class PPOSettings(BaseModel):
     lr_scheduler_type: Literal["linear", "constant"] = Field(
         "linear", description="Linear falls to zero over the run, which keeps a fast learner from drifting at its end."
     )
+    warmup_steps: int = Field(0, ge=0, description="Training steps over which the learning rate rises.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Responses in one forward pass of the update; gradients add up over a minibatch."
+    )
+    adam_betas: tuple[float, float] = (0.9, 0.95)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    value_head_speedup: float = Field(
+        2.0, gt=0, description="Learning rate of a value head, which starts from nothing, over the policy's."
+    )
     cliprange: float = Field(0.2, gt=0, lt=1)
     cliprange_value: float = Field(0.5, gt=0)
     vf_coef: float = Field(0.5, ge=0)

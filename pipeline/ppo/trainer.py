@@ -10,22 +10,18 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from pipeline.ppo.actor import Actor, RewardCritic, TokenOutputs, ValueHead
+from pipeline.ppo.actor import Actor, RewardCritic, ValueHead
 from pipeline.ppo.advantages import generalized_advantages, whiten
-from pipeline.ppo.losses import kl_estimate, masked_mean, policy_loss, value_loss
+from pipeline.ppo.losses import kl_estimate, masked_mean
 from pipeline.ppo.rollout import sample_responses
 from pipeline.ppo.settings import PPOSettings, SamplingSettings
+from pipeline.ppo.update import Batch, PolicyUpdate
 from pipeline.tasks.base import Prompts, Task
 from shaping.certificate import Certificate
 from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
 from shaping.shaper import Shaper
-
-ADAM_BETAS = (0.9, 0.95)
-MAX_GRADIENT_NORM = 1.0
-# The value head starts from nothing, beside a trunk that is already trained.
-VALUE_HEAD_SPEEDUP = 2.0
 
 
 @dataclass(frozen=True)
@@ -59,16 +55,6 @@ class CurvePoint:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A shaped batch, ready for updates: ``B x T`` tensors beside the rollouts."""
-
-    rollouts: Rollouts
-    old: TokenOutputs
-    advantages: Tensor
-    returns: Tensor
-
-
 class PPOTrainer:
     """Trains a copy of the task's policy under one shape.
 
@@ -90,8 +76,7 @@ class PPOTrainer:
         torch.manual_seed(seed)
         self.actor = Actor(copy.deepcopy(task.policy), self._new_critic(), banned, sampling.temperature)
         self.reference = Actor(task.policy, None, banned, sampling.temperature)
-        self._optimizer = torch.optim.Adam(self._parameter_groups(), betas=ADAM_BETAS)
-        self._full_rates = [float(group["lr"]) for group in self._optimizer.param_groups]
+        self._update = PolicyUpdate(self.actor, settings)
         order = torch.Generator().manual_seed(seed)
         self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
 
@@ -122,7 +107,7 @@ class PPOTrainer:
         rewards = (shaped.token_rewards - self.settings.kl_coef * penalty) * mask
         advantages, returns = generalized_advantages(rewards, old.values, mask, self.shape.gamma, self.shape.gae_lambda)
         batch = Batch(rollouts, old, whiten(advantages, mask), returns)
-        losses = self._update(step, batch, generator)
+        losses = self._update(step, batch, self._update.orders(len(rollouts), generator))[-1]
         return CurvePoint(
             step=step,
             reward=reward,
@@ -130,8 +115,8 @@ class PPOTrainer:
             objective=reward - self.settings.kl_coef * kl_nats,
             response_tokens=float(rollouts.response_tokens.float().mean()),
             entropy_nats=float(masked_mean(old.entropy, mask)),
-            policy_loss=losses[0],
-            value_loss=losses[1],
+            policy_loss=losses.policy,
+            value_loss=losses.value,
             explained_variance=_explained_variance(old.values, returns, mask),
         )
 
@@ -161,31 +146,6 @@ class PPOTrainer:
         places = torch.arange(step * size, (step + 1) * size) % len(self._prompt_order)
         return self.task.train_prompts.select(self._prompt_order[places])
 
-    def _update(self, step: int, batch: Batch, generator: torch.Generator) -> tuple[float, float]:
-        settings, losses = self.settings, (math.nan, math.nan)
-        self._set_learning_rate(step)
-        for _ in range(settings.num_ppo_epochs):
-            rows = torch.arange(len(batch.rollouts))
-            if settings.num_mini_batches > 1:
-                rows = torch.randperm(len(batch.rollouts), generator=generator)
-            for part in rows.chunk(settings.num_mini_batches):
-                losses = self._optimizer_step(step, _rows_of(batch, part))
-        return losses
-
-    def _optimizer_step(self, step: int, batch: Batch) -> tuple[float, float]:
-        settings, mask = self.settings, batch.rollouts.response_mask
-        new = self.actor(batch.rollouts)
-        surrogate = policy_loss(new.log_probs, batch.old.log_probs, batch.advantages, mask, settings.cliprange)
-        error = value_loss(new.values, batch.old.values, batch.returns, mask, settings.cliprange_value)
-        loss = surrogate + settings.vf_coef * error
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.actor.parameters(), MAX_GRADIENT_NORM)
-        if not math.isfinite(float(loss.detach())) or not math.isfinite(float(norm)):
-            raise TrialFailed("nan", f"loss {float(loss.detach())}, gradient norm {float(norm)} at step {step}")
-        self._optimizer.step()
-        return float(surrogate.detach()), float(error.detach())
-
     def _check(self, step: int, token_rewards: Tensor, kl_nats: float) -> None:
         if not bool(torch.isfinite(token_rewards).all()) or not math.isfinite(kl_nats):
             raise TrialFailed("nan", f"a reward or the KL is not finite at step {step}")
@@ -199,25 +159,6 @@ class PPOTrainer:
         source = self.task.reward_model
         model = copy.deepcopy(source.model).requires_grad_(True)
         return RewardCritic(model, source.mean, source.deviation)
-
-    def _set_learning_rate(self, step: int) -> None:
-        remaining = 1 - step / self.settings.steps if self.settings.lr_scheduler_type == "linear" else 1.0
-        for group, full in zip(self._optimizer.param_groups, self._full_rates, strict=True):
-            group["lr"] = full * remaining
-
-    def _parameter_groups(self) -> list[dict[str, object]]:
-        rate, critic = self.settings.learning_rate, self.actor.critic
-        assert critic is not None
-        faster = VALUE_HEAD_SPEEDUP if isinstance(critic, ValueHead) else 1.0
-        return [
-            {"params": list(self.actor.policy.parameters()), "lr": rate},
-            {"params": list(critic.parameters()), "lr": rate * faster},
-        ]
-
-
-def _rows_of(batch: Batch, rows: Tensor) -> Batch:
-    old = TokenOutputs(batch.old.log_probs[rows], batch.old.values[rows], batch.old.entropy[rows])
-    return Batch(batch.rollouts.select(rows), old, batch.advantages[rows], batch.returns[rows])
 
 
 def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

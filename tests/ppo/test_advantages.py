@@ -63,7 +63,7 @@ def test_whitened_values_have_mean_zero_and_variance_one_over_real_tokens():
     white = whiten(values, MASK)
     real = white[MASK]
     assert float(real.mean()) == pytest.approx(0, abs=1e-6)
-    assert float(real.var(correction=0)) == pytest.approx(1, abs=1e-5)
+    assert float(real.var(correction=1)) == pytest.approx(1, abs=1e-5)
     assert not white[~MASK].any()
     expected = (values[MASK] - values[MASK].mean()) / values[MASK].std(correction=0)
     torch.testing.assert_close(real, expected)
