@@ -65,7 +65,7 @@ def test_whitened_values_have_mean_zero_and_variance_one_over_real_tokens():
     assert float(real.mean()) == pytest.approx(0, abs=1e-6)
     assert float(real.var(correction=1)) == pytest.approx(1, abs=1e-5)
     assert not white[~MASK].any()
-    expected = (values[MASK] - values[MASK].mean()) / values[MASK].std(correction=0)
+    expected = (values[MASK] - values[MASK].mean()) / values[MASK].std(correction=1)
     torch.testing.assert_close(real, expected)
 
 
