@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import torch
 from pipeline.allocator import keep_freed_memory
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig, parse_config
+from pipeline.ppo.checkpoint import read_checkpoint, write_checkpoint
 from pipeline.ppo.evaluation import evaluate
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.spread import mean_and_error
@@ -93,7 +95,8 @@ EVALUATED = ("objective", "reward", "kl_nats", "gold_reward", "response_tokens",
 def run_trial(job: Job) -> Iterator[Progress | Outcome]:
     """Yield progress at every training step, then the outcome.
 
-    A seed that an earlier attempt finished is read from the trial's folder, not trained again.
+    A seed that an earlier attempt finished is read from the trial's folder, not trained again; one that it began goes
+    on from its last checkpoint.
 
     Raises:
         TrialFailed: An inner run diverged; the reason is named.
@@ -112,10 +115,11 @@ def run_trial(job: Job) -> Iterator[Progress | Outcome]:
         for result in _run_seed(job, config, seed, curve):
             if isinstance(result, dict):
                 write_json(finished, result)
+                (folder / f"seed-{seed}.safetensors").unlink(missing_ok=True)
                 runs.append(result)
             else:
-                done += 1
-                yield Progress(done, seed, curve[-1])
+                yield Progress(done + len(curve), seed, curve[-1])
+        done += config.ppo.steps
     outcome = summarize(runs)
     write_json(folder / "result.json", {**outcome.to_dict(), "arm": job.arm, "seeds": list(job.seeds)})
     yield outcome
@@ -130,10 +134,16 @@ def _run_seed(
     settings = config.ppo if arm.critic is None else config.ppo.model_copy(update={"critic": arm.critic})
     started, cpu = time.perf_counter(), time.process_time()
     trainer = PPOTrainer(task, arm.shape, settings, config.sampling, seed)
-    for point in trainer.steps():
+    saved = Path(job.folder) / f"seed-{seed}.safetensors"
+    spent = _go_on(trainer, saved, _run_identity(job, seed), curve)
+    for point in trainer.steps(start=len(curve)):
         curve.append(point.to_dict())
+        if settings.save_steps and len(curve) % settings.save_steps == 0 and len(curve) < settings.steps:
+            used = spent + time.process_time() - cpu
+            values = {"run": _run_identity(job, seed), "curve": curve, "training_cpu_seconds": used}
+            write_checkpoint(saved, trainer.checkpoint(**values))
         yield None
-    training_cpu = time.process_time() - cpu
+    training_cpu = spent + time.process_time() - cpu
     evaluation = evaluate(trainer, config.evaluation)
     if not math.isfinite(evaluation.objective):
         raise TrialFailed("nan", f"J is {evaluation.objective} after training with seed {seed}")
@@ -146,6 +156,23 @@ def _run_seed(
         "training_cpu_seconds": training_cpu,
         "wall_seconds": time.perf_counter() - started,
     }
+
+
+def _go_on(trainer: PPOTrainer, saved: Path, identity: str, curve: list[dict[str, float]]) -> float:
+    """Take over a checkpoint of the same run, if there is one; return the processor seconds spent until it."""
+    checkpoint = read_checkpoint(saved)
+    if checkpoint is None or checkpoint.values.get("run") != identity:
+        return 0.0
+    trainer.restore(checkpoint)
+    curve.extend(checkpoint.values["curve"])
+    return float(checkpoint.values["training_cpu_seconds"])
+
+
+def _run_identity(job: Job, seed: int) -> str:
+    """Return a hash of everything that decides a seed's run: a checkpoint of another run is not gone on with."""
+    decides = {name: job.config[name] for name in ("task", "ppo", "sampling")}
+    decided = {**decides, "arm": job.arm, "assets": Path(job.assets).name, "seed": seed}
+    return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)

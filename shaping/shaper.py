@@ -53,6 +53,14 @@ class Shaper:
         self._units = UnitSplitter(tokenizer)
         self._generator = torch.Generator().manual_seed(seed)
 
+    def generator_state(self) -> Tensor:
+        """Return the state of the random choices of its methods, for a checkpoint."""
+        return self._generator.get_state()
+
+    def set_generator_state(self, state: Tensor) -> None:
+        """Go on with the random choices from a checkpoint."""
+        self._generator.set_state(state)
+
     def __call__(self, rollouts: Rollouts, adjustment: Tensor | None = None) -> ShapedRewards:
         """Return the token rewards of a batch.
 

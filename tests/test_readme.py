@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -91,8 +92,17 @@ def test_the_table_of_credit_methods_is_complete() -> None:
     assert set(re.findall(r"`(\w+)`", table)) == set(METHODS)
 
 
-def test_the_measured_tables_are_the_benchmarks() -> None:
-    for name in re.findall(r"`benchmarks/results/(\w+)\.json`", README):
-        measured = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text()
-        for table in re.findall(r"(?:^\|.*\n)+", README.split("<!-- measured: credit -->")[1], flags=re.MULTILINE)[:3]:
-            assert table.strip() in measured, table
+def test_every_measured_row_is_the_benchmarks_own() -> None:
+    blocks = re.findall(r"<!-- measured: (\w+) -->\n(.*?)<!-- end -->", README, flags=re.DOTALL)
+    assert blocks
+    for name, block in blocks:
+        results = ROOT / "benchmarks" / "results"
+        measured = (results / f"{name}.md").read_text().splitlines()
+        rows = [line for line in block.splitlines() if line.startswith("|")]
+        assert rows and all(row in measured for row in rows)
+        record = json.loads((results / f"{name}.json").read_text())
+        assert f"`{record['command']}`" in block and record["date"] in block
+        assert {"command", "commit", "date", "machine", "claims"} <= set(record)
+        for claim in record["claims"]:
+            assert set(claim) == {"name", "value", "low", "high", "n"}
+            assert claim["low"] <= claim["value"] <= claim["high"]

@@ -6,12 +6,14 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.ppo.actor import Actor, RewardCritic, ValueHead
 from pipeline.ppo.advantages import generalized_advantages, whiten
+from pipeline.ppo.checkpoint import Checkpoint
 from pipeline.ppo.losses import kl_estimate, masked_mean
 from pipeline.ppo.rollout import sample_responses
 from pipeline.ppo.settings import PPOSettings, SamplingSettings
@@ -80,15 +82,42 @@ class PPOTrainer:
         order = torch.Generator().manual_seed(seed)
         self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
 
-    def steps(self) -> Iterator[CurvePoint]:
-        """Yield one curve point a training step.
+    def steps(self, start: int = 0) -> Iterator[CurvePoint]:
+        """Yield one curve point a training step, from step ``start`` on.
 
         Raises:
             TrialFailed: A reward, loss or gradient is not finite (``nan``), or the policy left the reference's
                 neighbourhood (``kl_limit``).
         """
-        for step in range(self.settings.steps):
+        for step in range(start, self.settings.steps):
             yield self.step(step)
+
+    def checkpoint(self, **values: Any) -> Checkpoint:
+        """Return the run's state after a training step, with the caller's own ``values`` beside it."""
+        tensors = {f"actor.{name}": tensor for name, tensor in self.actor.state_dict().items()}
+        for place, moments in self._update.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{place}.{name}": tensor for name, tensor in moments.items()}
+        tensors |= {"generator.shaper": self._shaper.generator_state(), "generator.torch": torch.get_rng_state()}
+        own = {"certificate": self.certificate.to_dict(), "credit_tokens": self.credit_tokens}
+        return Checkpoint(tensors, {**own, **values})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of a checkpoint of a run with the same task, shape, settings and seed."""
+        tensors = checkpoint.tensors
+        start = "actor."
+        weights = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        self.actor.load_state_dict(weights)
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, place, moment = name.split(".")
+                moments.setdefault(int(place), {})[moment] = value
+        optimizer = self._update.optimizer
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        self._shaper.set_generator_state(tensors["generator.shaper"])
+        torch.set_rng_state(tensors["generator.torch"])
+        self.certificate = Certificate.from_dict(checkpoint.values["certificate"])
+        self.credit_tokens = int(checkpoint.values["credit_tokens"])
 
     def step(self, step: int) -> CurvePoint:
         """Return the curve point of one training step: sample, shape, update."""
