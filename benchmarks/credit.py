@@ -21,7 +21,7 @@ from benchmarks.credit_accuracy import Curve, Tables, curve, exact_tables, ours
 from benchmarks.credit_timing import Cost, engine_cost, peak_tokens_per_second, peer_cost
 from benchmarks.judge import Judge, load_judge
 from benchmarks.peers import PEERS, shapiq_paired
-from benchmarks.record import Claim, markdown, write
+from benchmarks.record import Claim, current_commit, markdown, write
 from shaping import CausalRewardModel
 
 PROMPTS = (5, 64, 256)
@@ -39,7 +39,7 @@ SHAPIQ_DEFAULT = "shapiq KernelSHAP, default"
 
 def main() -> None:
     """Measure everything and write ``results/credit.json``."""
-    options = _options()
+    options, commit = _options(), current_commit()
     torch.set_num_threads(options.threads)
     judge = load_judge(options.layers)
     dtype = getattr(torch, options.dtype)
@@ -63,7 +63,7 @@ def main() -> None:
         claims += claim
         parts.append(table)
     parts.append(markdown(("claim", "value", "95 % interval", "n"), [_row(claim) for claim in claims]))
-    write(options.name, claims, "\n\n".join(part for part in parts if part), details)
+    write(options.name, claims, "\n\n".join(part for part in parts if part), details, commit)
 
 
 def _say(text: str) -> None:
@@ -193,8 +193,12 @@ def _engine(judge: Judge, shared: CausalRewardModel, flat: CausalRewardModel) ->
 
 
 def _row(claim: Claim) -> list[str]:
-    interval = f"{claim.low:.3g} to {claim.high:.3g}" if claim.n > 1 else "-"
-    return [f"`{claim.name}`", f"{claim.value:.3g}", interval, str(claim.n)]
+    interval = f"{_short(claim.low)} to {_short(claim.high)}" if claim.n > 1 else "-"
+    return [f"`{claim.name}`", _short(claim.value), interval, str(claim.n)]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -45,12 +45,20 @@ class Claim:
         return cls(name, mean, mean - half, mean + half, count)
 
 
-def write(name: str, claims: Sequence[Claim], tables: str, details: dict[str, object]) -> None:
-    """Write ``results/NAME.json`` and ``results/NAME.md`` and print the tables."""
+def write(name: str, claims: Sequence[Claim], tables: str, details: dict[str, object], commit: str) -> None:
+    """Write ``results/NAME.json`` and ``results/NAME.md`` and print the tables.
+
+    Args:
+        name: Of the files.
+        claims: What was measured.
+        tables: Markdown.
+        details: Settings and whatever else explains the numbers.
+        commit: What ``current_commit`` returned before the measurement began.
+    """
     RESULTS.mkdir(exist_ok=True)
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
-        "commit": _commit(),
+        "commit": commit,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "claims": [asdict(claim) for claim in claims],
@@ -74,7 +82,7 @@ def machine() -> str:
     parts = [
         f"{cpus[0] if cpus else platform.machine()}, {psutil.cpu_count()} cores",
         f"{psutil.virtual_memory().total / 2**30:.0f} GiB",
-        f"{torch.get_num_threads()} thread(s)",
+        "one thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads",
         f"torch {torch.__version__}",
     ]
     if torch.cuda.is_available():
@@ -87,7 +95,8 @@ def _cpu_info() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def _commit() -> str:
+def current_commit() -> str:
+    """Return the commit of the code, with ``-dirty`` where files differ from it."""
     command = ["git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

@@ -50,6 +50,10 @@ class PPOSettings(BaseModel):
     kl_coef: float = Field(0.05, ge=0, description="Price of a nat of KL(policy || reference); part of J.")
     kl_estimator: Literal["k1", "k3"] = "k1"
     kl_limit_nats: float = Field(200.0, gt=0, description="A batch whose mean KL is further from 0 ends the trial.")
+    collapse_share: float = Field(
+        0.9, gt=0, le=1, description="One token's share of a batch beyond which the trial ends; 1 never ends it."
+    )
+    collapse_tokens: int = Field(64, ge=1, description="Smaller batches are not judged by their tokens.")
     critic: Literal["value_head", "reward_model"] = Field(
         "value_head", description="A head on the policy's trunk, or a network initialised from the reward model."
     )

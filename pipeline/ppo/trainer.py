@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,13 +13,13 @@ from torch import Tensor
 from pipeline.ppo.actor import Actor, RewardCritic, ValueHead
 from pipeline.ppo.advantages import generalized_advantages, whiten
 from pipeline.ppo.checkpoint import Checkpoint
+from pipeline.ppo.health import check_responses, check_rewards
 from pipeline.ppo.losses import kl_estimate, masked_mean
 from pipeline.ppo.rollout import sample_responses
 from pipeline.ppo.settings import PPOSettings, SamplingSettings
 from pipeline.ppo.update import Batch, PolicyUpdate
 from pipeline.tasks.base import Prompts, Task
 from shaping.certificate import Certificate
-from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
 from shaping.shaper import Shaper
@@ -86,8 +85,9 @@ class PPOTrainer:
         """Yield one curve point a training step, from step ``start`` on.
 
         Raises:
-            TrialFailed: A reward, loss or gradient is not finite (``nan``), or the policy left the reference's
-                neighbourhood (``kl_limit``).
+            TrialFailed: A reward, loss or gradient is not finite (``nan``), the policy left the reference's
+                neighbourhood (``kl_limit``), says one thing only (``collapse``) or nothing (``empty_responses``),
+                or memory did not suffice for half a micro-batch either (``out_of_memory``).
         """
         for step in range(start, self.settings.steps):
             yield self.step(step)
@@ -123,6 +123,7 @@ class PPOTrainer:
         """Return the curve point of one training step: sample, shape, update."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         rollouts = self.sample(self._prompts(step), generator)
+        check_responses(step, rollouts, int(self.task.tokenizer.eos_token_id), self.settings)
         with torch.no_grad():
             old, reference = self.actor(rollouts), self.reference(rollouts)
         shaped = self._shaper(rollouts, self.missing_eos_adjustment(rollouts))
@@ -131,7 +132,7 @@ class PPOTrainer:
         mask = rollouts.response_mask
         kl_nats = float((kl_estimate(old.log_probs, reference.log_probs, "k1") * mask).sum(dim=1).mean())
         reward = float(shaped.scores.mean())
-        self._check(step, shaped.token_rewards, kl_nats)
+        check_rewards(step, shaped.token_rewards, kl_nats, self.settings)
         penalty = kl_estimate(old.log_probs, reference.log_probs, self.settings.kl_estimator)
         rewards = (shaped.token_rewards - self.settings.kl_coef * penalty) * mask
         advantages, returns = generalized_advantages(rewards, old.values, mask, self.shape.gamma, self.shape.gae_lambda)
@@ -174,13 +175,6 @@ class PPOTrainer:
         size = self.settings.batch_size
         places = torch.arange(step * size, (step + 1) * size) % len(self._prompt_order)
         return self.task.train_prompts.select(self._prompt_order[places])
-
-    def _check(self, step: int, token_rewards: Tensor, kl_nats: float) -> None:
-        if not bool(torch.isfinite(token_rewards).all()) or not math.isfinite(kl_nats):
-            raise TrialFailed("nan", f"a reward or the KL is not finite at step {step}")
-        limit = self.settings.kl_limit_nats
-        if abs(kl_nats) > limit:
-            raise TrialFailed("kl_limit", f"KL {kl_nats:.1f} nats at step {step} is beyond kl_limit_nats = {limit:g}")
 
     def _new_critic(self) -> ValueHead | RewardCritic:
         if self.settings.critic == "value_head":

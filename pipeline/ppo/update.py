@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from pipeline.ppo.losses import policy_loss, value_loss
 from pipeline.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class PolicyUpdate:
 
     def __init__(self, actor: Actor, settings: PPOSettings) -> None:
         self.actor, self.settings = actor, settings
+        self._micro_batch_size = settings.micro_batch_size
         self.optimizer = torch.optim.Adam(
             self._parameter_groups(), betas=settings.adam_betas, eps=settings.adam_epsilon
         )
@@ -85,6 +89,38 @@ class PolicyUpdate:
             yield torch.randperm(rows, generator=generator) if shuffled else torch.arange(rows)
 
     def _optimizer_step(self, step: int, batch: Batch, rows: Tensor) -> Losses:
+        surrogate, error = self._gradients_that_fit(step, batch, rows)
+        limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
+        norm = float(torch.nn.utils.clip_grad_norm_(self.actor.parameters(), limit))
+        if not math.isfinite(surrogate + self.settings.vf_coef * error) or not math.isfinite(norm):
+            raise TrialFailed(
+                "nan", f"policy loss {surrogate}, value loss {error}, gradient norm {norm} at step {step}"
+            )
+        self.optimizer.step()
+        return Losses(surrogate, error, norm)
+
+    def _gradients_that_fit(self, step: int, batch: Batch, rows: Tensor) -> tuple[float, float]:
+        """Return a minibatch's losses; out of memory, try once more with half the micro-batch, and keep to it."""
+        try:
+            return self._gradients(batch, rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        self._micro_batch_size = max(1, min(len(rows), self._micro_batch_size or len(rows)) // 2)
+        logger.warning("out of memory at step %d: going on with micro_batch_size %d", step, self._micro_batch_size)
+        try:
+            return self._gradients(batch, rows)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrialFailed(
+                "out_of_memory",
+                f"step {step} does not fit into memory with micro_batch_size {self._micro_batch_size} either",
+                "lower ppo.batch_size or sampling.response_tokens",
+            ) from error
+
+    def _gradients(self, batch: Batch, rows: Tensor) -> tuple[float, float]:
+        """Add up a minibatch's gradients and return its policy and value loss."""
         settings = self.settings
         tokens = int(batch.rollouts.response_mask[rows].sum())
         self.optimizer.zero_grad(set_to_none=True)
@@ -99,18 +135,11 @@ class PolicyUpdate:
             value = value_loss(new.values, given.old.values, given.returns, mask, settings.cliprange_value)
             (share * (policy + settings.vf_coef * value)).backward()  # type: ignore[no-untyped-call]
             surrogate, error = surrogate + share * float(policy.detach()), error + share * float(value.detach())
-        limit = math.inf if settings.max_grad_norm is None else settings.max_grad_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(self.actor.parameters(), limit))
-        if not math.isfinite(surrogate + settings.vf_coef * error) or not math.isfinite(norm):
-            raise TrialFailed(
-                "nan", f"policy loss {surrogate}, value loss {error}, gradient norm {norm} at step {step}"
-            )
-        self.optimizer.step()
-        return Losses(surrogate, error, norm)
+        return surrogate, error
 
     def _micro_batches(self, batch: Batch, rows: Tensor) -> Iterable[Tensor]:
         """Return the rows in portions of one forward pass, responses of like length together."""
-        size = self.settings.micro_batch_size
+        size = self._micro_batch_size
         if size is None or size >= len(rows):
             return (rows,)
         order = torch.argsort(batch.rollouts.response_tokens[rows], stable=True)
@@ -124,6 +153,13 @@ class PolicyUpdate:
             {"params": list(self.actor.policy.parameters()), "lr": rate},
             {"params": list(critic.parameters()), "lr": rate * faster},
         ]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory did not suffice; on a CPU torch says so in words only."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
 
 
 def rate_factor(step: int, settings: PPOSettings) -> float:
