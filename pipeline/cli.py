@@ -1,4 +1,4 @@
-"""The command line: ``shapetune launch``, ``status``, ``report``, ``export``, ``doctor``."""
+"""The command line: ``shapetune launch``, ``train``, ``status``, ``report``, ``export``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -39,6 +39,30 @@ def launch(
         from pipeline.launch import launch_study
 
     launch_study(config, tuple(changes), studies, console)
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a built-in config's name.")],
+    changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
+    shape: Annotated[Path | None, typer.Option(help="An exported shape.json.")] = None,
+    weights: Annotated[list[str], typer.Option("--weight", help="METHOD=SHARE, again for each method.")] = [],  # noqa: B006
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("run"),
+) -> None:
+    """Train one policy with one shape, without a study."""
+    from pipeline.builtin_configs import find_config
+    from pipeline.config import load_config
+    from pipeline.task_models import build_assets
+    from pipeline.tasks.sentiment import load_sentiment
+    from pipeline.train import TrainingRun, chosen_shape, show_result
+    from pipeline.train import train as train_policy
+
+    settings = load_config(find_config(config), tuple(changes))
+    task = load_sentiment(build_assets(settings, console))
+    identity = None if shape is None else task.reward_model.identity()
+    run = TrainingRun(settings, chosen_shape(settings, shape, tuple(weights), identity), seed, output)
+    show_result(run, train_policy(run, task, console), console)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from pipeline.source import Executor
 from pipeline.study import Study, confirmation_runs
 from pipeline.study_folder import StudyFolder, read_json
 from pipeline.summary import show_summary
+from pipeline.task_models import build_assets
 from pipeline.token_rewards import token_rewards
 from pipeline.trial import write_json
 from shaping.errors import ShapetuneError
@@ -51,21 +52,6 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
         verdict = _run(config, folder, assets, console)
         _write_results(config, folder, assets)
     show_summary(config, folder, verdict, console, time.perf_counter() - started)
-
-
-def build_assets(config: StudyConfig, console: Console) -> Path:
-    """Return the folder of the task's models, saying so when they have to be built."""
-    from pipeline.assets import asset_key, cache_folder, is_complete
-    from pipeline.tasks.sentiment import build_sentiment, made_of
-
-    recipe, cache = config.task.recipe, cache_folder()
-    if is_complete(cache / "assets" / asset_key("sentiment", made_of(recipe))):
-        return build_sentiment(recipe, cache)
-    started = time.perf_counter()
-    with console.status("building tokenizer, policy and two reward models, once: up to three minutes on two cores"):
-        folder = build_sentiment(recipe, cache)
-    console.print(f"models built in {time.perf_counter() - started:.0f} s, kept in {folder}")
-    return folder
 
 
 def _run(config: StudyConfig, folder: StudyFolder, assets: Path, console: Console) -> Verdict | None:

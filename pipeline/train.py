@@ -1,0 +1,148 @@
+"""Trains one policy with one shape, without a study: also how an exported shape is used on one machine."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+from pipeline.config import StudyConfig
+from pipeline.export import load_shape
+from pipeline.ppo.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.ppo.evaluation import Evaluation, evaluate
+from pipeline.ppo.trainer import CurvePoint, PPOTrainer
+from pipeline.tasks.base import Task
+from pipeline.trial import write_json
+from shaping.errors import ConfigError
+from shaping.shape import Shape
+
+CHECKPOINT = "checkpoint.safetensors"
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What is trained, and where it goes.
+
+    Attributes:
+        config: Task, PPO's settings and evaluation; its search and space do not matter here.
+        shape: Where the reward falls.
+        seed: Decides prompts, sampling and minibatches.
+        folder: Gets the policy, TensorBoard logs, checkpoints and the result.
+    """
+
+    config: StudyConfig
+    shape: Shape
+    seed: int
+    folder: Path
+
+    def identity(self) -> dict[str, object]:
+        """Return what decides the run, as plain values."""
+        chosen = self.config.model_dump(mode="json")
+        parts = {name: chosen[name] for name in ("task", "ppo", "sampling")}
+        return {**parts, "shape": self.shape.to_dict(), "seed": self.seed}
+
+
+def chosen_shape(config: StudyConfig, file: Path | None, weights: tuple[str, ...], reward_model: str | None) -> Shape:
+    """Return the shape of a file, or of ``METHOD=SHARE`` weights over the config's own shape settings.
+
+    Raises:
+        ConfigError: Both or an unknown method are given, a weight is no number, or the file cannot be used.
+    """
+    if file is not None and weights:
+        raise ConfigError("--shape and --weight were both given", "give one of them")
+    if file is not None:
+        return load_shape(file, reward_model)
+    mixed = {}
+    for weight in weights or ("sparse=1",):
+        name, _, share = weight.partition("=")
+        try:
+            mixed[name] = float(share)
+        except ValueError as error:
+            raise ConfigError(f"--weight {weight!r} is not METHOD=NUMBER", "write --weight prefix=0.7") from error
+    return config.base_shape().with_changes(weights=mixed)
+
+
+def train(run: TrainingRun, task: Task, console: Console) -> Evaluation:
+    """Train to the end, go on where an earlier attempt stopped, and return the evaluation.
+
+    Raises:
+        ConfigError: The folder holds another run.
+        TrialFailed: The run came to nothing; the reason is named.
+    """
+    _claim(run)
+    trainer = PPOTrainer(task, run.shape, run.config.ppo, run.config.sampling, run.seed)
+    curve = _go_on(trainer, run.folder / CHECKPOINT)
+    if curve:
+        console.print(f"going on after step {len(curve)} of {run.config.ppo.steps}")
+    started = time.perf_counter()
+    with SummaryWriter(str(run.folder / "tensorboard")) as writer, _progress(console) as progress:
+        bar = progress.add_task("training", total=run.config.ppo.steps, completed=len(curve), shown="")
+        for point in trainer.steps(start=len(curve)):
+            curve.append(point.to_dict())
+            _note(writer, point)
+            shown = f"J {point.objective:6.3f}   reward {point.reward:6.3f}   KL {point.kl_nats:5.1f} nats"
+            progress.update(bar, advance=1, shown=shown)
+            every = run.config.ppo.save_steps
+            if every and len(curve) % every == 0 and len(curve) < run.config.ppo.steps:
+                write_checkpoint(run.folder / CHECKPOINT, trainer.checkpoint(curve=curve))
+        evaluation = evaluate(trainer, run.config.evaluation)
+    _write(run, trainer, evaluation, curve, time.perf_counter() - started)
+    return evaluation
+
+
+def show_result(run: TrainingRun, evaluation: Evaluation, console: Console) -> None:
+    """Print the evaluation on held-out prompts, and where the policy is."""
+    table = Table(title=f"{run.shape.describe()}, seed {run.seed}, on held-out prompts", title_justify="left")
+    for column in ("J", "reward", "KL, nats", "gold", "tokens", "entropy, nats"):
+        table.add_column(column, justify="right")
+    values = (evaluation.objective, evaluation.reward, evaluation.kl_nats, evaluation.gold_reward)
+    table.add_row(*(f"{value:.3f}" for value in (*values, evaluation.response_tokens, evaluation.entropy_nats)))
+    console.print(table)
+    console.print(f"policy       {run.folder / 'policy'}\ntensorboard  {run.folder / 'tensorboard'}")
+
+
+def _claim(run: TrainingRun) -> None:
+    """Write down what runs in the folder, or refuse a folder in which something else does."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    file = run.folder / "run.json"
+    if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(run.identity())):
+        raise ConfigError(f"the folder {run.folder} holds a run of another shape, seed or config", "choose another -o")
+    write_json(file, run.identity())
+
+
+def _go_on(trainer: PPOTrainer, path: Path) -> list[dict[str, float]]:
+    checkpoint = read_checkpoint(path)
+    if checkpoint is None:
+        return []
+    trainer.restore(checkpoint)
+    return list(checkpoint.values["curve"])
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[shown]}"), console=console)
+
+
+def _note(writer: SummaryWriter, point: CurvePoint) -> None:
+    for name, value in point.to_dict().items():
+        if name != "step":
+            writer.add_scalar(f"train/{name}", value, point.step)
+
+
+def _write(
+    run: TrainingRun, trainer: PPOTrainer, evaluation: Evaluation, curve: list[dict[str, float]], seconds: float
+) -> None:
+    policy = run.folder / "policy"
+    trainer.actor.policy.save_pretrained(policy)
+    trainer.task.tokenizer.save_pretrained(policy)
+    found = {"evaluation": evaluation.to_dict(), "certificate": trainer.certificate.to_dict(), "curve": curve}
+    write_json(run.folder / RESULT, {**run.identity(), **found, "wall_seconds": seconds, "torch": torch.__version__})
+    (run.folder / CHECKPOINT).unlink(missing_ok=True)
