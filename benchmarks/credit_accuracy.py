@@ -14,7 +14,7 @@ from benchmarks.judge import Judge
 from benchmarks.peers import Estimator, Values
 from shaping import CausalRewardModel, Rollouts, ScoredBatch, Shape, UnitSplitter, score_batch
 from shaping.credit.coalition_plan import all_coalitions, groups, shared
-from shaping.credit.kernel_shap import solve_group
+from shaping.credit.kernel_shap import paired_members, solve_group
 from shaping.credit.paired_sampling import sample_pairs
 from shaping.credit.shapley_exact import exact_values
 from shaping.scoring import Coalitions, CoalitionValues, score_coalitions
@@ -75,9 +75,7 @@ def exact_tables(judge: Judge, reward_model: CausalRewardModel, prompt_tokens: i
 def ours(game: object, units: int, budget: int, seed: int) -> Values:
     """Return this project's sampled values, for one response as the peers see it: nothing pooled over a batch."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = sample_pairs(units, (budget - 2) // 2, generator)
-    none = torch.zeros(1, units, dtype=torch.bool)
-    members = torch.cat([none, ~none, torch.stack([chosen, ~chosen], dim=1).flatten(0, 1)])
+    members = paired_members(sample_pairs(units, (budget - 2) // 2, generator))
     group = Coalitions(torch.zeros(1, dtype=torch.long), members[None], torch.zeros(1, 1))
     values = torch.as_tensor(game(members.numpy()))[None]  # type: ignore[operator]
     return solve_group(group, values, generator)[0][0].numpy()

@@ -90,8 +90,7 @@ def train(run: TrainingRun, task: Task, console: Console) -> Evaluation:
             _note(writer, point)
             shown = f"J {point.objective:6.3f}   reward {point.reward:6.3f}   KL {point.kl_nats:5.1f} nats"
             progress.update(bar, advance=1, shown=shown)
-            every = run.config.ppo.save_steps
-            if every and len(curve) % every == 0 and len(curve) < run.config.ppo.steps:
+            if run.config.ppo.saves_after(len(curve)):
                 write_checkpoint(run.folder / CHECKPOINT, trainer.checkpoint(curve=curve))
         evaluation = evaluate(trainer, run.config.evaluation)
     _write(run, trainer, evaluation, curve, time.perf_counter() - started)

@@ -135,12 +135,13 @@ def _run_seed(
     started, cpu = time.perf_counter(), time.process_time()
     trainer = PPOTrainer(task, arm.shape, settings, config.sampling, seed)
     saved = Path(job.folder) / f"seed-{seed}.safetensors"
-    spent = _go_on(trainer, saved, _run_identity(job, seed), curve)
+    identity = _run_identity(job, seed)
+    spent = _go_on(trainer, saved, identity, curve)
     for point in trainer.steps(start=len(curve)):
         curve.append(point.to_dict())
-        if settings.save_steps and len(curve) % settings.save_steps == 0 and len(curve) < settings.steps:
+        if settings.saves_after(len(curve)):
             used = spent + time.process_time() - cpu
-            values = {"run": _run_identity(job, seed), "curve": curve, "training_cpu_seconds": used}
+            values = {"run": identity, "curve": curve, "training_cpu_seconds": used}
             write_checkpoint(saved, trainer.checkpoint(**values))
         yield None
     training_cpu = spent + time.process_time() - cpu

@@ -58,6 +58,10 @@ class PPOSettings(BaseModel):
         "value_head", description="A head on the policy's trunk, or a network initialised from the reward model."
     )
 
+    def saves_after(self, done_steps: int) -> bool:
+        """Return whether a checkpoint is due after so many training steps; the last one needs none."""
+        return self.save_steps > 0 and done_steps % self.save_steps == 0 and done_steps < self.steps
+
 
 class EvaluationSettings(BaseModel):
     """How the trained policy is judged."""

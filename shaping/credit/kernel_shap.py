@@ -38,10 +38,14 @@ def plan_group(batch: ScoredBatch, units: int, rows: Tensor) -> Coalitions:
     pairs = max(1, (budget - 2) // 2)
     if budget == 0 or pairs >= total_pairs(units):
         return shared(all_coalitions(units), rows, batch.unit_index, complete=True)
-    chosen = sample_pairs(units, pairs, batch.generator)
-    none = torch.zeros(1, units, dtype=torch.bool)
-    members = torch.cat([none, ~none, torch.stack([chosen, ~chosen], dim=1).flatten(0, 1)])
+    members = paired_members(sample_pairs(units, pairs, batch.generator))
     return shared(members, rows, batch.unit_index)
+
+
+def paired_members(chosen: Tensor) -> Tensor:
+    """Return none, all, and each chosen coalition (``p x N``) beside its complement: what ``solve_group`` reads."""
+    none = torch.zeros_like(chosen[:1])
+    return torch.cat([none, ~none, torch.stack([chosen, ~chosen], dim=1).flatten(0, 1)])
 
 
 def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> Credit:

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from shaping.credit.base import Credit, CreditMethod, ScoredBatch
-from shaping.credit.coalition_plan import all_coalitions, groups, shared, to_credit
+from shaping.credit.coalition_plan import groups, to_credit
 from shaping.credit.estimator import budget_of, is_exact
 from shaping.credit.kernel_shap import plan_group, solve_group
 from shaping.credit.permutations import chains, marginals, with_reverses
-from shaping.credit.shapley_exact import exact_values
 from shaping.scoring import Coalitions
 
 
@@ -30,9 +29,7 @@ def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> C
 
 
 def _plan_group(batch: ScoredBatch, units: int, rows: Tensor) -> Coalitions:
-    if is_exact(batch, units, rows):
-        return shared(all_coalitions(units), rows, batch.unit_index, complete=True)
-    if batch.shape.estimator != "permutation":
+    if batch.shape.estimator != "permutation" or is_exact(batch, units, rows):
         return plan_group(batch, units, rows)
     pairs = max(1, budget_of(batch, units, rows) // (2 * (units + 1)))
     orders = torch.rand(len(rows), pairs, units, generator=batch.generator).argsort(dim=2)
@@ -41,9 +38,7 @@ def _plan_group(batch: ScoredBatch, units: int, rows: Tensor) -> Coalitions:
 
 
 def _solve_group(batch: ScoredBatch, group: Coalitions, values: Tensor) -> tuple[Tensor, Tensor | None]:
-    if group.complete:
-        return exact_values(values), None
-    if batch.shape.estimator != "permutation":
+    if batch.shape.estimator != "permutation" or group.complete:
         return solve_group(group, values, batch.generator)
     return marginals(group.members, values)
 

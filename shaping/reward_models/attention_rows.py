@@ -9,8 +9,6 @@ from transformers import PreTrainedModel
 from shaping.errors import ConfigError
 from shaping.tree_attention import attention_of
 
-HEADS = ("mean", "max")
-
 
 def attention_row(model: PreTrainedModel, inputs: dict[str, Tensor], read: Tensor, layer: int, heads: str) -> Tensor:
     """Return ``B x L`` attention of the positions ``read`` (``B``) in one layer, its heads reduced.

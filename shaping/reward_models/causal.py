@@ -187,8 +187,11 @@ class CausalRewardModel:
         tree = PrefixTree.of(prompts % size, mask, torch.tensor([0, 0, 0, 1, 1]), words)
         try:
             shared = torch.cat([self._leaves(part) for part in tree.passes(64)]).float()
-            plain = torch.cat([hidden for _, hidden, _ in self._rows(tree)]).float()
-            order = torch.cat([rows for rows, _, _ in self._rows(tree)])
+            found = list(self._rows(tree))
+            plain, order = (
+                torch.cat([hidden for _, hidden, _ in found]).float(),
+                torch.cat([rows for rows, _, _ in found]),
+            )
             difference = float((shared[order] - plain).norm() / plain.norm())
             allowed = SAME.get(self.model.dtype, SAME_IN_HALF_PRECISION)
             reason = "" if difference <= allowed else f"its results would differ by {difference:.1g}"
