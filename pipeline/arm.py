@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from pipeline.ppo.settings import Critic
 from shaping.shape import Shape
-
-Critic = Literal["value_head", "reward_model"]
 
 
 @dataclass(frozen=True)

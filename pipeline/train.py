@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -15,9 +16,9 @@ from tensorboardX import SummaryWriter
 
 from pipeline.config import StudyConfig
 from pipeline.export import load_shape
-from pipeline.ppo.checkpoint import read_checkpoint, write_checkpoint
-from pipeline.ppo.evaluation import Evaluation, evaluate
-from pipeline.ppo.trainer import CurvePoint, PPOTrainer
+from pipeline.inner_run import InnerRun
+from pipeline.ppo.evaluation import Evaluation
+from pipeline.ppo.trainer import PPOTrainer
 from pipeline.tasks.base import Task
 from pipeline.trial import write_json
 from shaping.errors import ConfigError
@@ -46,7 +47,7 @@ class TrainingRun:
     def identity(self) -> dict[str, object]:
         """Return what decides the run, as plain values."""
         chosen = self.config.model_dump(mode="json")
-        parts = {name: chosen[name] for name in ("task", "ppo", "sampling")}
+        parts = {name: chosen[name] for name in ("task", "ppo", "sampling", "evaluation")}
         return {**parts, "shape": self.shape.to_dict(), "seed": self.seed}
 
 
@@ -73,37 +74,51 @@ def chosen_shape(config: StudyConfig, file: Path | None, weights: tuple[str, ...
 def train(run: TrainingRun, task: Task, console: Console) -> Evaluation:
     """Train to the end, go on where an earlier attempt stopped, and return the evaluation.
 
+    Under several processes the first one writes; all return the same evaluation.
+
     Raises:
         ConfigError: The folder holds another run.
         TrialFailed: The run came to nothing; the reason is named.
     """
+    started = time.perf_counter()
     _claim(run)
     trainer = PPOTrainer(task, run.shape, run.config.ppo, run.config.sampling, run.seed)
-    curve = _go_on(trainer, run.folder / CHECKPOINT)
-    if curve:
-        console.print(f"going on after step {len(curve)} of {run.config.ppo.steps}")
-    started = time.perf_counter()
+    inner = InnerRun(trainer, run.config.evaluation, run.folder / CHECKPOINT, json.dumps(run.identity()))
+    if trainer.processes.rank > 0:
+        for _ in inner.steps():
+            pass
+        return inner.result()
+    done, total = len(inner.curve), run.config.ppo.steps
+    if done:
+        console.print(f"going on after step {done} of {total}")
     with SummaryWriter(str(run.folder / "tensorboard")) as writer, _progress(console) as progress:
-        bar = progress.add_task("training", total=run.config.ppo.steps, completed=len(curve), shown="")
-        for point in trainer.steps(start=len(curve)):
-            curve.append(point.to_dict())
-            _note(writer, point)
+        bar = progress.add_task("training", total=total, completed=done, shown="")
+        for point in inner.steps():
+            _note(writer, "train", point.step, point.to_dict())
             shown = f"J {point.objective:6.3f}   reward {point.reward:6.3f}   KL {point.kl_nats:5.1f} nats"
             progress.update(bar, advance=1, shown=shown)
-            if run.config.ppo.saves_after(len(curve)):
-                write_checkpoint(run.folder / CHECKPOINT, trainer.checkpoint(curve=curve))
-        evaluation = evaluate(trainer, run.config.evaluation)
-    _write(run, trainer, evaluation, curve, time.perf_counter() - started)
+        evaluation = inner.result()
+        for found in inner.held_out:
+            _note(writer, "held_out", found["done_steps"], found)
+    _write(run, inner, evaluation, time.perf_counter() - started)
     return evaluation
 
 
 def show_result(run: TrainingRun, evaluation: Evaluation, console: Console) -> None:
     """Print the evaluation on held-out prompts, and where the policy is."""
     table = Table(title=f"{run.shape.describe()}, seed {run.seed}, on held-out prompts", title_justify="left")
-    for column in ("J", "reward", "KL, nats", "gold", "tokens", "entropy, nats"):
+    values = {
+        "J": evaluation.objective,
+        "reward": evaluation.reward,
+        "KL, nats": evaluation.kl_nats,
+        "gold": evaluation.gold_reward,
+        "tokens": evaluation.response_tokens,
+        "entropy, nats": evaluation.entropy_nats,
+        "distinct pairs": evaluation.distinct_bigrams,
+    }
+    for column in values:
         table.add_column(column, justify="right")
-    values = (evaluation.objective, evaluation.reward, evaluation.kl_nats, evaluation.gold_reward)
-    table.add_row(*(f"{value:.3f}" for value in (*values, evaluation.response_tokens, evaluation.entropy_nats)))
+    table.add_row(*("-" if value is None else f"{value:.3f}" for value in values.values()))
     console.print(table)
     console.print(f"policy       {run.folder / 'policy'}\ntensorboard  {run.folder / 'tensorboard'}")
 
@@ -117,31 +132,23 @@ def _claim(run: TrainingRun) -> None:
     write_json(file, run.identity())
 
 
-def _go_on(trainer: PPOTrainer, path: Path) -> list[dict[str, float]]:
-    checkpoint = read_checkpoint(path)
-    if checkpoint is None:
-        return []
-    trainer.restore(checkpoint)
-    return list(checkpoint.values["curve"])
-
-
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, TextColumn("{task.fields[shown]}"), console=console)
 
 
-def _note(writer: SummaryWriter, point: CurvePoint) -> None:
-    for name, value in point.to_dict().items():
-        if name != "step":
-            writer.add_scalar(f"train/{name}", value, point.step)
+def _note(writer: SummaryWriter, group: str, step: int, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if name not in ("step", "done_steps") and value is not None:
+            writer.add_scalar(f"{group}/{name}", value, step)
 
 
-def _write(
-    run: TrainingRun, trainer: PPOTrainer, evaluation: Evaluation, curve: list[dict[str, float]], seconds: float
-) -> None:
-    policy = run.folder / "policy"
-    trainer.actor.policy.save_pretrained(policy)
+def _write(run: TrainingRun, inner: InnerRun, evaluation: Evaluation, seconds: float) -> None:
+    trainer, policy = inner.trainer, run.folder / "policy"
+    trainer.policy.save(policy)
     trainer.task.tokenizer.save_pretrained(policy)
-    found = {"evaluation": evaluation.to_dict(), "certificate": trainer.certificate.to_dict(), "curve": curve}
-    write_json(run.folder / RESULT, {**run.identity(), **found, "wall_seconds": seconds, "torch": torch.__version__})
+    found = {"evaluation": evaluation.to_dict(), "certificate": trainer.certificate.to_dict()}
+    curves = {"curve": inner.curve, "held_out": inner.held_out}
+    facts = {"wall_seconds": seconds, "torch": torch.__version__, "processes": trainer.processes.count}
+    write_json(run.folder / RESULT, {**run.identity(), **found, **curves, **facts})
     (run.folder / CHECKPOINT).unlink(missing_ok=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -19,14 +17,12 @@ import torch
 from pipeline.allocator import keep_freed_memory
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig, parse_config
-from pipeline.ppo.checkpoint import read_checkpoint, write_checkpoint
-from pipeline.ppo.evaluation import evaluate
+from pipeline.inner_run import InnerRun
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.spread import mean_and_error
 from pipeline.tasks.base import Task
-from pipeline.tasks.sentiment import load_sentiment
+from pipeline.tasks.registry import load_task
 from shaping.certificate import Certificate
-from shaping.errors import TrialFailed
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Job:
         arm: ``Arm.to_dict()``.
         seeds: One inner run each, in this order.
         config: ``StudyConfig.model_dump(mode="json")``.
-        assets: The folder of the task's models.
+        assets: The folder of what the task built once; empty where it built nothing.
     """
 
     index: int
@@ -89,7 +85,8 @@ class Outcome:
         return cls(metrics, values["certificate"], values["runs"])
 
 
-EVALUATED = ("objective", "reward", "kl_nats", "gold_reward", "response_tokens", "distinct_bigrams", "entropy_nats")
+EVALUATED = ("objective", "reward", "kl_nats", "response_tokens", "entropy_nats")
+DISTINCT = ("distinct_unigrams", "distinct_bigrams", "distinct_trigrams")
 
 
 def run_trial(job: Job) -> Iterator[Progress | Outcome]:
@@ -130,62 +127,45 @@ def _run_seed(
 ) -> Iterator[dict[str, Any] | None]:
     """Yield ``None`` after every training step, then the seed's result."""
     keep_freed_memory()
-    arm, task = Arm.from_dict(job.arm), _task(job.assets)
+    arm, task = Arm.from_dict(job.arm), _task(config, job.assets)
     settings = config.ppo if arm.critic is None else config.ppo.model_copy(update={"critic": arm.critic})
-    started, cpu = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
     trainer = PPOTrainer(task, arm.shape, settings, config.sampling, seed)
-    saved = Path(job.folder) / f"seed-{seed}.safetensors"
-    identity = _run_identity(job, seed)
-    spent = _go_on(trainer, saved, identity, curve)
-    for point in trainer.steps(start=len(curve)):
+    run = InnerRun(trainer, config.evaluation, Path(job.folder) / f"seed-{seed}.safetensors", _run_identity(job, seed))
+    curve.extend(run.curve)
+    for point in run.steps():
         curve.append(point.to_dict())
-        if settings.saves_after(len(curve)):
-            used = spent + time.process_time() - cpu
-            values = {"run": identity, "curve": curve, "training_cpu_seconds": used}
-            write_checkpoint(saved, trainer.checkpoint(**values))
         yield None
-    training_cpu = spent + time.process_time() - cpu
-    evaluation = evaluate(trainer, config.evaluation)
-    if not math.isfinite(evaluation.objective):
-        raise TrialFailed("nan", f"J is {evaluation.objective} after training with seed {seed}")
     yield {
         "seed": seed,
-        "curve": curve,
-        "evaluation": evaluation.to_dict(),
+        "curve": run.curve,
+        "held_out": run.held_out,
+        "evaluation": run.result().to_dict(),
         "certificate": trainer.certificate.to_dict(),
         "credit_tokens": trainer.credit_tokens,
-        "training_cpu_seconds": training_cpu,
+        "training_cpu_seconds": run.training_cpu_seconds,
         "wall_seconds": time.perf_counter() - started,
     }
 
 
-def _go_on(trainer: PPOTrainer, saved: Path, identity: str, curve: list[dict[str, float]]) -> float:
-    """Take over a checkpoint of the same run, if there is one; return the processor seconds spent until it."""
-    checkpoint = read_checkpoint(saved)
-    if checkpoint is None or checkpoint.values.get("run") != identity:
-        return 0.0
-    trainer.restore(checkpoint)
-    curve.extend(checkpoint.values["curve"])
-    return float(checkpoint.values["training_cpu_seconds"])
-
-
 def _run_identity(job: Job, seed: int) -> str:
     """Return a hash of everything that decides a seed's run: a checkpoint of another run is not gone on with."""
-    decides = {name: job.config[name] for name in ("task", "ppo", "sampling")}
+    decides = {name: job.config[name] for name in ("task", "ppo", "sampling", "evaluation")}
     decided = {**decides, "arm": job.arm, "assets": Path(job.assets).name, "seed": seed}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 
-@lru_cache(maxsize=1)
-def _task(folder: str) -> Task:
+def _task(config: StudyConfig, assets: str) -> Task:
     """Return the loaded task; a process that runs several trials loads its models once."""
     torch.set_num_threads(1)
-    return load_sentiment(Path(folder))
+    return load_task(config.task, assets)
 
 
 def summarize(runs: list[dict[str, Any]]) -> Outcome:
     """Return means and standard errors over seeds."""
-    series = {name: [float(run["evaluation"][name]) for run in runs] for name in EVALUATED}
+    series = {name: [float(run["evaluation"][name]) for run in runs] for name in (*EVALUATED, *DISTINCT)}
+    if all(run["evaluation"]["gold_reward"] is not None for run in runs):
+        series["gold_reward"] = [float(run["evaluation"]["gold_reward"]) for run in runs]
     series["curve_objective"] = [fmean(point["objective"] for point in run["curve"]) for run in runs]
     series["training_cpu_seconds"] = [float(run["training_cpu_seconds"]) for run in runs]
     certificate = Certificate.from_dict(runs[0]["certificate"])

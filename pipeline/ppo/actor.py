@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
+from pipeline.ppo.micro_batches import micro_batches
+from pipeline.ppo.token_head import TokenHead
 from shaping.rollouts import Rollouts, model_inputs
 
 
 @dataclass(frozen=True)
 class TokenOutputs:
-    """What the actor says of a batch: ``B x T`` each.
+    """What the actor says of a batch: ``B x T`` each, zero on padding.
 
     Attributes:
         log_probs: Log-probability, in nats, of each sampled token.
         values: Value of the state before each token; zeros from a reference policy.
-        entropy: Entropy of each token's distribution, in nats, without gradient.
+        entropy: Entropy of each token's distribution, in nats, without gradient; zeros where it was not asked for.
     """
 
     log_probs: Tensor
@@ -27,78 +33,75 @@ class TokenOutputs:
     entropy: Tensor
 
 
-class ValueHead(nn.Module):
-    """A linear value on the policy's hidden states; starts at zero, so that it starts unbiased."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(hidden_size, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return ``B x T`` values of ``B x T x H`` hidden states."""
-        value: Tensor = self.linear(hidden).squeeze(-1)
-        return value
-
-
-class RewardCritic(nn.Module):
-    """A critic that starts as the reward model: the value of a state is the score of its prefix."""
-
-    def __init__(self, model: PreTrainedModel, mean: float, deviation: float) -> None:
-        super().__init__()
-        self.model, self.mean, self.deviation = model, mean, deviation
-
-    def forward(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return values at every position of the inputs: ``B x (P + T)``."""
-        hidden = self.model.base_model(**inputs).last_hidden_state
-        head: Any = self.model.score
-        raw: Tensor = head(hidden).squeeze(-1)
-        return (raw - self.mean) / self.deviation
-
-
 class Actor(nn.Module):
     """A policy and, where it is trained, its critic.
 
     Args:
-        policy: A causal language model with ``lm_head``.
-        critic: A value head on the policy's trunk, a critic of its own, or nothing for a reference policy.
+        policy: A causal language model with output embeddings.
+        critic: A module that maps ``B x L x H`` states and the model's inputs to ``B x L`` values, or nothing for a
+            reference policy; see ``pipeline.ppo.critics``.
         banned_token: A token that is never sampled; its probability is zero.
         temperature: The sampling temperature.
+        autocast: Half-precision type of the matrix products; ``None`` computes in the weights' own type.
     """
 
     def __init__(
         self,
         policy: PreTrainedModel,
-        critic: ValueHead | RewardCritic | None,
+        critic: nn.Module | None,
         banned_token: int | None,
         temperature: float = 1.0,
+        autocast: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.policy, self.critic = policy, critic
-        self._banned, self._temperature = banned_token, temperature
+        self.policy, self.critic, self._autocast = policy, critic, autocast
+        self._head = TokenHead(policy, banned_token, temperature)
 
-    def forward(self, rollouts: Rollouts) -> TokenOutputs:
-        """Return log-probabilities, values and entropies of the sampled tokens; prompts get no logits."""
-        inputs = model_inputs(rollouts)
-        hidden = self.policy.base_model(**inputs).last_hidden_state
-        before = slice(rollouts.prompt_ids.shape[1] - 1, -1)
-        states = hidden[:, before]
-        lm_head: Any = self.policy.get_output_embeddings()
-        logits = lm_head(states).float() / self._temperature
-        if self._banned is not None:
-            logits[..., self._banned] = torch.finfo(logits.dtype).min
-        normalizer = logits.logsumexp(dim=-1)
-        log_probs = logits.gather(2, rollouts.response_ids[:, :, None]).squeeze(2) - normalizer
-        with torch.no_grad():
-            entropy = normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
-        return TokenOutputs(log_probs, self._values(states, inputs, before), entropy)
+    def forward(self, rollouts: Rollouts, with_entropy: bool = False) -> TokenOutputs:
+        """Return log-probabilities, values and entropies of the sampled tokens; prompts and padding get no logits."""
+        with self.half_precision():
+            inputs = model_inputs(rollouts)
+            hidden = self.policy.base_model(**inputs, use_cache=False).last_hidden_state
+            before = slice(rollouts.prompt_ids.shape[1] - 1, -1)
+            states, mask = hidden[:, before], rollouts.response_mask
+            found = self._head(states[mask], rollouts.response_ids[mask], with_entropy)
+            log_probs, entropy = (_spread(each, mask) for each in found)
+            if self.critic is None:
+                return TokenOutputs(log_probs, torch.zeros_like(log_probs), entropy)
+            values = self.critic(hidden, inputs)[:, before].float()
+        return TokenOutputs(log_probs, values * mask, entropy)
 
-    def _values(self, states: Tensor, inputs: dict[str, Tensor], before: slice) -> Tensor:
-        if self.critic is None:
-            return torch.zeros(states.shape[:2], device=states.device)
-        if isinstance(self.critic, ValueHead):
-            values: Tensor = self.critic(states)
-        else:
-            values = self.critic(inputs)[:, before]
-        return values.float()
+    @torch.no_grad()
+    def observe(self, rollouts: Rollouts, micro_batch_size: int | None, with_entropy: bool = False) -> TokenOutputs:
+        """Return the outputs without gradients, responses of like length together in each forward pass."""
+        whole = [torch.zeros(rollouts.response_ids.shape, device=rollouts.response_ids.device) for _ in range(3)]
+        for rows in micro_batches(rollouts.response_tokens, None, micro_batch_size):
+            given = rollouts.select(rows)
+            given = given.first(max(1, int(given.response_tokens.max())))
+            found = self(given, with_entropy)
+            for target, part in zip(whole, (found.log_probs, found.values, found.entropy), strict=True):
+                target[rows, : part.shape[1]] = part.float()
+        return TokenOutputs(*whole)
+
+    def recompute_layers(self) -> None:
+        """Keep no activations inside layers for the backward pass, but find them again: less memory, more time."""
+        for layer in self.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                # The library's own switch works in training mode only, which would switch dropout on as well.
+                layer.forward = partial(_recomputed, layer.forward)
+
+    def half_precision(self) -> Any:
+        """Return the context that the policy computes in."""
+        device = self.policy.device.type
+        return torch.autocast(device, dtype=self._autocast or torch.bfloat16, enabled=self._autocast is not None)
+
+
+def _recomputed(forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*arguments, **options)
+    return checkpoint(forward, *arguments, use_reentrant=False, **options)
+
+
+def _spread(values: Tensor, mask: Tensor) -> Tensor:
+    """Return ``n`` values of the real tokens as ``B x T``, zero on padding."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Critic = Literal["value_head", "network", "reward_model"]
+
 
 class SamplingSettings(BaseModel):
     """How responses are sampled."""
@@ -16,6 +18,18 @@ class SamplingSettings(BaseModel):
     stop_at_eos: bool = Field(False, description="End a response at end-of-sequence; otherwise it is never sampled.")
     missing_eos_penalty: float = Field(0.0, ge=0, description="Taken off the score of a response without its end.")
     temperature: float = Field(1.0, gt=0, le=10)
+
+
+class LoraSettings(BaseModel):
+    """A low-rank adapter in place of a copy of the policy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="Names of the modules that are adapted, or all-linear."
+    )
 
 
 class PPOSettings(BaseModel):
@@ -54,9 +68,16 @@ class PPOSettings(BaseModel):
         0.9, gt=0, le=1, description="One token's share of a batch beyond which the trial ends; 1 never ends it."
     )
     collapse_tokens: int = Field(64, ge=1, description="Smaller batches are not judged by their tokens.")
-    critic: Literal["value_head", "reward_model"] = Field(
-        "value_head", description="A head on the policy's trunk, or a network initialised from the reward model."
+    critic: Critic = Field(
+        "value_head",
+        description="A head on the policy's trunk, a network of its own, or one initialised from the reward model.",
     )
+    lora: LoraSettings | None = None
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where torch sees one.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Of the policy's matrix products; weights stay float32. auto: bfloat16 on a GPU."
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute layers in the update: less memory, more time.")
 
     def saves_after(self, done_steps: int) -> bool:
         """Return whether a checkpoint is due after so many training steps; the last one needs none."""
@@ -69,4 +90,6 @@ class EvaluationSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     prompts: int = Field(256, ge=2, description="Held-out prompts.")
+    every_steps: int = Field(0, ge=0, description="Training steps between evaluations during a run; 0 for none.")
+    curve_prompts: int = Field(64, ge=2, description="Held-out prompts of the evaluations during a run.")
     kept_texts: int = Field(3, ge=0, le=100, description="Responses kept word for word for the report.")

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pipeline.ppo.actor import Actor, RewardCritic, ValueHead
+from pipeline.ppo.actor import Actor, TokenOutputs
 from pipeline.ppo.advantages import generalized_advantages, whiten
 from pipeline.ppo.checkpoint import Checkpoint
+from pipeline.ppo.critics import NetworkCritic, RewardCritic, ValueHead
 from pipeline.ppo.health import check_responses, check_rewards
 from pipeline.ppo.losses import kl_estimate, masked_mean
+from pipeline.ppo.processes import Processes
 from pipeline.ppo.rollout import sample_responses
 from pipeline.ppo.settings import PPOSettings, SamplingSettings
+from pipeline.ppo.token_head import check_head
+from pipeline.ppo.trained_policy import TrainedPolicy
 from pipeline.ppo.update import Batch, PolicyUpdate
 from pipeline.tasks.base import Prompts, Task
 from shaping.certificate import Certificate
+from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
 from shaping.shaper import Shaper
@@ -56,28 +60,55 @@ class CurvePoint:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Observed:
+    """What policy and reference say of a batch."""
+
+    own: TokenOutputs
+    reference_log_probs: Tensor
+
+    def kl_nats(self, mask: Tensor) -> float:
+        """Return the mean over responses of the summed log ratio to the reference."""
+        ratio = kl_estimate(self.own.log_probs, self.reference_log_probs, "k1")
+        return float((ratio * mask).sum(dim=1).mean())
+
+
 class PPOTrainer:
     """Trains a copy of the task's policy under one shape.
 
     Args:
-        task: Models and prompts.
+        task: Models and prompts; its models are moved to the device.
         shape: Where the reward falls.
         settings: PPO's settings.
         sampling: How responses are sampled.
         seed: Decides prompts, sampling and minibatch order; two shapes with one seed see the same prompts and
             random numbers (common random numbers).
+
+    Raises:
+        ConfigError: The settings do not fit the machine or the task's models.
     """
 
     def __init__(self, task: Task, shape: Shape, settings: PPOSettings, sampling: SamplingSettings, seed: int) -> None:
         self.task, self.shape, self.settings, self.sampling, self.seed = task, shape, settings, sampling, seed
+        self.processes = Processes(settings.device)
+        self.processes.check_rows(settings.batch_size, "ppo.batch_size")
         self.certificate = Certificate.empty(shape)
         self.credit_tokens = 0
+        check_head(task.policy.to(self.processes.device))
+        for judge in (task.reward_model, task.gold_model):
+            if isinstance(model := getattr(judge, "model", None), nn.Module):
+                model.to(self.processes.device)
         self._shaper = Shaper(shape, task.reward_model, task.tokenizer, seed)
-        banned = None if sampling.stop_at_eos else int(task.tokenizer.eos_token_id)
+        banned = None if sampling.stop_at_eos else task.eos_token_id
         torch.manual_seed(seed)
-        self.actor = Actor(copy.deepcopy(task.policy), self._new_critic(), banned, sampling.temperature)
-        self.reference = Actor(task.policy, None, banned, sampling.temperature)
-        self._update = PolicyUpdate(self.actor, settings)
+        self.policy = TrainedPolicy.of(task.policy, settings.lora)
+        half = self._half_precision()
+        critic = self._new_critic().to(self.processes.device)
+        self.actor = Actor(self.policy.model, critic, banned, sampling.temperature, half)
+        self.reference = Actor(task.policy, None, banned, sampling.temperature, half)
+        if settings.gradient_checkpointing:
+            self.actor.recompute_layers()
+        self._update = PolicyUpdate(self.actor, settings, self.processes)
         order = torch.Generator().manual_seed(seed)
         self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
 
@@ -94,7 +125,7 @@ class PPOTrainer:
 
     def checkpoint(self, **values: Any) -> Checkpoint:
         """Return the run's state after a training step, with the caller's own ``values`` beside it."""
-        tensors = {f"actor.{name}": tensor for name, tensor in self.actor.state_dict().items()}
+        tensors: dict[str, Tensor] = {f"actor.{name}": tensor for name, tensor in self._trained().items()}
         for place, moments in self._update.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{place}.{name}": tensor for name, tensor in moments.items()}
         tensors |= {"generator.shaper": self._shaper.generator_state(), "generator.torch": torch.get_rng_state()}
@@ -104,9 +135,9 @@ class PPOTrainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint of a run with the same task, shape, settings and seed."""
         tensors = checkpoint.tensors
-        start = "actor."
-        weights = {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-        self.actor.load_state_dict(weights)
+        with torch.no_grad():
+            for name, parameter in self._trained().items():
+                parameter.copy_(tensors[f"actor.{name}"])
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
@@ -123,18 +154,14 @@ class PPOTrainer:
         """Return the curve point of one training step: sample, shape, update."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         rollouts = self.sample(self._prompts(step), generator)
-        check_responses(step, rollouts, int(self.task.tokenizer.eos_token_id), self.settings)
-        with torch.no_grad():
-            old, reference = self.actor(rollouts), self.reference(rollouts)
-        shaped = self._shaper(rollouts, self.missing_eos_adjustment(rollouts))
-        self.certificate = self.certificate.including(shaped.token_rewards, shaped.scores, rollouts)
-        self.credit_tokens += shaped.forwarded_tokens
-        mask = rollouts.response_mask
-        kl_nats = float((kl_estimate(old.log_probs, reference.log_probs, "k1") * mask).sum(dim=1).mean())
-        reward = float(shaped.scores.mean())
-        check_rewards(step, shaped.token_rewards, kl_nats, self.settings)
-        penalty = kl_estimate(old.log_probs, reference.log_probs, self.settings.kl_estimator)
-        rewards = (shaped.token_rewards - self.settings.kl_coef * penalty) * mask
+        check_responses(step, rollouts, self.task.eos_token_id, self.settings)
+        observed = self.observe(rollouts)
+        token_rewards, scores = self._shaped(rollouts)
+        mask, old = rollouts.response_mask, observed.own
+        kl_nats, reward = observed.kl_nats(mask), float(scores.mean())
+        check_rewards(step, token_rewards, kl_nats, self.settings)
+        penalty = kl_estimate(old.log_probs, observed.reference_log_probs, self.settings.kl_estimator)
+        rewards = (token_rewards - self.settings.kl_coef * penalty) * mask
         advantages, returns = generalized_advantages(rewards, old.values, mask, self.shape.gamma, self.shape.gae_lambda)
         batch = Batch(rollouts, old, whiten(advantages, mask), returns)
         losses = self._update(step, batch, self._update.orders(len(rollouts), generator))[-1]
@@ -151,37 +178,90 @@ class PPOTrainer:
         )
 
     def sample(self, prompts: Prompts, generator: torch.Generator) -> Rollouts:
-        """Return responses of the current policy."""
-        return sample_responses(
-            self.actor.policy,
-            prompts.ids,
-            prompts.mask,
-            self.sampling.response_tokens,
-            generator,
-            int(self.task.tokenizer.eos_token_id),
-            self.sampling.stop_at_eos,
-            self.sampling.temperature,
-        )
+        """Return responses of the current policy, each process having sampled its share."""
+        width, total, device = self.sampling.response_tokens, len(prompts), self.processes.device
+        uniforms = torch.rand(width, total, generator=generator)
+        rows = self.processes.rows(total)
+        ids, mask = prompts.ids.to(device), prompts.mask.to(device)
+        with self.actor.half_precision():
+            own = sample_responses(
+                self.actor.policy,
+                ids[rows],
+                mask[rows],
+                uniforms[:, rows],
+                self.task.eos_token_id,
+                self.sampling.stop_at_eos,
+                self.sampling.temperature,
+            )
+        if self.processes.count == 1:
+            return own
+        missing = width - own.response_ids.shape[1]
+        both = torch.stack([own.response_ids, own.response_mask.long()], dim=1)
+        found = self.processes.gather(nn.functional.pad(both, (0, missing)), total)
+        whole = Rollouts(ids, mask, found[:, 0], found[:, 1].bool())
+        return whole.first(int(whole.response_tokens.max()))
+
+    def observe(self, rollouts: Rollouts) -> Observed:
+        """Return what policy and reference say of the responses, each process having asked its share."""
+
+        def ask(given: Rollouts) -> Tensor:
+            size = self._update.micro_batch_size
+            own = self.actor.observe(given, size, with_entropy=True)
+            reference = self.reference.observe(given, size)
+            return torch.stack([own.log_probs, own.values, own.entropy, reference.log_probs], dim=1)
+
+        log_probs, values, entropy, reference = self.processes.each(rollouts, ask).unbind(dim=1)
+        return Observed(TokenOutputs(log_probs, values, entropy), reference)
 
     def missing_eos_adjustment(self, rollouts: Rollouts) -> Tensor | None:
         """Return what the missing end takes off each score (``B``): part of the total under every shape."""
         if not self.sampling.stop_at_eos or self.sampling.missing_eos_penalty == 0:
             return None
-        ended = (rollouts.response_ids == self.task.tokenizer.eos_token_id) & rollouts.response_mask
+        ended = (rollouts.response_ids == self.task.eos_token_id) & rollouts.response_mask
         missing: Tensor = ~ended.any(dim=1)
         return -self.sampling.missing_eos_penalty * missing.float()
+
+    def _shaped(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+        """Return token rewards (``B x T``) and scores (``B``), and note them in the certificate."""
+        forwarded = 0
+
+        def shape(given: Rollouts) -> Tensor:
+            nonlocal forwarded
+            shaped = self._shaper(given, self.missing_eos_adjustment(given))
+            forwarded = shaped.forwarded_tokens
+            return torch.cat([shaped.scores[:, None], shaped.token_rewards], dim=1).to(given.response_ids.device)
+
+        found = self.processes.each(rollouts, shape)
+        scores, token_rewards = found[:, 0], found[:, 1:]
+        self.certificate = self.certificate.including(token_rewards, scores, rollouts)
+        self.credit_tokens += int(self.processes.sum(forwarded))
+        return token_rewards, scores
 
     def _prompts(self, step: int) -> Prompts:
         size = self.settings.batch_size
         places = torch.arange(step * size, (step + 1) * size) % len(self._prompt_order)
         return self.task.train_prompts.select(self._prompt_order[places])
 
-    def _new_critic(self) -> ValueHead | RewardCritic:
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: each for name, each in self.actor.named_parameters() if each.requires_grad}
+
+    def _half_precision(self) -> torch.dtype | None:
+        chosen = self.settings.precision
+        chosen = ("bfloat16" if self.processes.device.type == "cuda" else "float32") if chosen == "auto" else chosen
+        return torch.bfloat16 if chosen == "bfloat16" else None
+
+    def _new_critic(self) -> nn.Module:
         if self.settings.critic == "value_head":
-            return ValueHead(self.task.policy.config.hidden_size)
-        source = self.task.reward_model
-        model = copy.deepcopy(source.model).requires_grad_(True)
-        return RewardCritic(model, source.mean, source.deviation)
+            return ValueHead(self.task.policy.config.get_text_config().hidden_size)
+        if self.settings.critic == "network":
+            return NetworkCritic(self.task.policy)
+        source = self.task.critic_source
+        if source is None:
+            raise ConfigError(
+                "ppo.critic = reward_model, but the reward model does not score prefixes in the policy's tokens",
+                "set ppo.critic to value_head or network",
+            )
+        return RewardCritic.of(source)
 
 
 def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

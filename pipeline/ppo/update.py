@@ -11,8 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.ppo.actor import Actor, TokenOutputs, ValueHead
+from pipeline.ppo.actor import Actor, TokenOutputs
+from pipeline.ppo.critics import ValueHead
 from pipeline.ppo.losses import policy_loss, value_loss
+from pipeline.ppo.micro_batches import micro_batches
+from pipeline.ppo.processes import Processes
 from pipeline.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
@@ -52,11 +55,16 @@ class PolicyUpdate:
     Args:
         actor: The policy with its critic.
         settings: PPO's settings.
+        processes: Those that train together; by default this one alone.
+
+    Attributes:
+        micro_batch_size: Responses in one forward pass; falls when memory does not suffice.
     """
 
-    def __init__(self, actor: Actor, settings: PPOSettings) -> None:
+    def __init__(self, actor: Actor, settings: PPOSettings, processes: Processes | None = None) -> None:
         self.actor, self.settings = actor, settings
-        self._micro_batch_size = settings.micro_batch_size
+        self._processes = processes or Processes("cpu")
+        self.micro_batch_size = settings.micro_batch_size
         self.optimizer = torch.optim.Adam(
             self._parameter_groups(), betas=settings.adam_betas, eps=settings.adam_epsilon
         )
@@ -76,10 +84,11 @@ class PolicyUpdate:
         factor = rate_factor(step, self.settings)
         for group, full in zip(self.optimizer.param_groups, self._full_rates, strict=True):
             group["lr"] = full * factor
+        device = batch.advantages.device
         return [
             self._optimizer_step(step, batch, rows)
             for order in orders
-            for rows in order.chunk(self.settings.num_mini_batches)
+            for rows in order.to(device).chunk(self.settings.num_mini_batches)
         ]
 
     def orders(self, rows: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -106,8 +115,8 @@ class PolicyUpdate:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-        self._micro_batch_size = max(1, min(len(rows), self._micro_batch_size or len(rows)) // 2)
-        logger.warning("out of memory at step %d: going on with micro_batch_size %d", step, self._micro_batch_size)
+        self.micro_batch_size = max(1, min(len(rows), self.micro_batch_size or len(rows)) // 2)
+        logger.warning("out of memory at step %d: going on with micro_batch_size %d", step, self.micro_batch_size)
         try:
             return self._gradients(batch, rows)
         except (MemoryError, RuntimeError) as error:
@@ -115,17 +124,18 @@ class PolicyUpdate:
                 raise
             raise TrialFailed(
                 "out_of_memory",
-                f"step {step} does not fit into memory with micro_batch_size {self._micro_batch_size} either",
+                f"step {step} does not fit into memory with micro_batch_size {self.micro_batch_size} either",
                 "lower ppo.batch_size or sampling.response_tokens",
             ) from error
 
     def _gradients(self, batch: Batch, rows: Tensor) -> tuple[float, float]:
-        """Add up a minibatch's gradients and return its policy and value loss."""
+        """Add up a minibatch's gradients over all processes and return its policy and value loss."""
         settings = self.settings
         tokens = int(batch.rollouts.response_mask[rows].sum())
         self.optimizer.zero_grad(set_to_none=True)
         surrogate = error = 0.0
-        for part in self._micro_batches(batch, rows):
+        own = rows[self._processes.rows(len(rows))]
+        for part in micro_batches(batch.rollouts.response_tokens, own, self.micro_batch_size) if len(own) else ():
             given = batch.select(part)
             mask = given.rollouts.response_mask
             new = self.actor(given.rollouts)
@@ -135,22 +145,15 @@ class PolicyUpdate:
             value = value_loss(new.values, given.old.values, given.returns, mask, settings.cliprange_value)
             (share * (policy + settings.vf_coef * value)).backward()  # type: ignore[no-untyped-call]
             surrogate, error = surrogate + share * float(policy.detach()), error + share * float(value.detach())
-        return surrogate, error
-
-    def _micro_batches(self, batch: Batch, rows: Tensor) -> Iterable[Tensor]:
-        """Return the rows in portions of one forward pass, responses of like length together."""
-        size = self._micro_batch_size
-        if size is None or size >= len(rows):
-            return (rows,)
-        order = torch.argsort(batch.rollouts.response_tokens[rows], stable=True)
-        return torch.split(rows[order], size)
+        self._processes.sum_gradients(self.actor.parameters())
+        return self._processes.sum(surrogate), self._processes.sum(error)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         rate, critic = self.settings.learning_rate, self.actor.critic
         assert critic is not None
         faster = self.settings.value_head_speedup if isinstance(critic, ValueHead) else 1.0
         return [
-            {"params": list(self.actor.policy.parameters()), "lr": rate},
+            {"params": [each for each in self.actor.policy.parameters() if each.requires_grad], "lr": rate},
             {"params": list(critic.parameters()), "lr": rate * faster},
         ]
 

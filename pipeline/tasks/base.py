@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
-from shaping.reward_models import CausalRewardModel
+from shaping.reward_models import CausalRewardModel, RewardModel
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,10 @@ class Prompts:
         return self.ids.shape[0]
 
     def select(self, rows: Tensor) -> Prompts:
-        """Return the given rows."""
-        return Prompts(self.ids[rows], self.mask[rows])
+        """Return the given rows, no wider than the longest of them."""
+        ids, mask = self.ids[rows], self.mask[rows]
+        first = int(mask.any(dim=0).int().argmax())
+        return Prompts(ids[:, first:], mask[:, first:])
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,46 @@ class Task:
 
     Attributes:
         name: Its name.
-        policy: The fine-tuned policy, which every run copies and none changes.
-        tokenizer: The policy's tokenizer.
+        policy: The policy before training, which every run copies and none changes.
+        tokenizer: The policy's tokenizer; its end-of-sequence is the token that ends a response.
         reward_model: What the policy is trained on.
-        gold_model: A second reward model, of other data, that no run is trained on.
+        gold_model: A second reward model that no run is trained on; ``None`` where there is none.
         train_prompts: Prompts of the training batches.
         held_out_prompts: Prompts of the evaluation.
-        quality: Measured quality of the models, by name.
+        quality: Measured quality of the models, by name; may be empty.
+        notes: What a user should know of the prompts, such as how many were left out.
     """
 
     name: str
     policy: PreTrainedModel
     tokenizer: Any
-    reward_model: CausalRewardModel
-    gold_model: CausalRewardModel
+    reward_model: RewardModel
+    gold_model: RewardModel | None
     train_prompts: Prompts
     held_out_prompts: Prompts
-    quality: dict[str, float]
+    quality: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def eos_token_id(self) -> int:
+        """Return the one token that ends a response; a chat model's is the end of its turn."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def critic_source(self) -> CausalRewardModel | None:
+        """Return the reward model where a critic can start from it: it scores every prefix, in the policy's tokens."""
+        model = self.reward_model
+        return model if isinstance(model, CausalRewardModel) and "prefix" in model.abilities else None
+
+    @property
+    def reward_identity(self) -> str:
+        """Return what an exported shape is bound to: a hash of the reward model."""
+        model: Any = self.reward_model
+        # A reward model seen through another tokenizer is known by its own weights.
+        return str(getattr(model, "inner", model).identity())
+
+
+def quiet_transformers() -> None:
+    """Silence the loading bars and warnings of transformers, which would tear the study's own progress display."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()

@@ -10,22 +10,40 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from pipeline.allocator import keep_freed_memory
-from pipeline.assets import build_once, cache_folder, read_manifest
+from pipeline.assets import asset_key, build_once, cache_folder, is_complete, read_manifest
 from pipeline.ppo.rollout import sample_responses
-from pipeline.tasks.base import Prompts, Task
+from pipeline.tasks.base import Prompts, Task, quiet_transformers
 from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
 from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.reviews import CORPUS, SHARES, Review, fetch_reviews, read_reviews
 from pipeline.tasks.reward_training import reward_quality, train_reward_model
+from pipeline.tasks.settings import SentimentSettings
 from pipeline.tasks.soft_labels import soft_labels
 from shaping.reward_models import CausalRewardModel
 
 PROMPT_TOKENS = 6  # <s> and five tokens of a review
 NORMALIZATION_PROMPTS = 512
 NORMALIZATION_TOKENS = 24
+
+
+def unbuilt(settings: SentimentSettings, cache: Path) -> str:
+    """Return what has to be built, in words; empty where the cache has it."""
+    if is_complete(cache / "assets" / asset_key("sentiment", made_of(settings.recipe))):
+        return ""
+    return "building tokenizer, policy and two reward models, once: up to three minutes on two cores"
+
+
+def prepare(settings: SentimentSettings, cache: Path) -> Path:
+    """Return the folder of the task's models, building them when they are not in the cache."""
+    return build_sentiment(settings.recipe, cache)
+
+
+def load(settings: SentimentSettings, folder: Path | None) -> Task:
+    """Return the task from the folder that ``prepare`` returned."""
+    assert folder is not None
+    return load_sentiment(folder)
 
 
 def build_sentiment(recipe: Recipe, cache: Path | None = None) -> Path:
@@ -53,12 +71,6 @@ def load_sentiment(folder: Path) -> Task:
         held_out_prompts=_prompts(prompts["test"]),
         quality=read_manifest(folder)["facts"],
     )
-
-
-def quiet_transformers() -> None:
-    """Silence the loading bars of tiny models, which would tear the study's own progress display."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
 
 
 def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
@@ -119,6 +131,7 @@ def _score_scale(
     chosen = _prompts(prompts[:NORMALIZATION_PROMPTS])
     generator = torch.Generator().manual_seed(seed)
     eos = int(policy.config.eos_token_id)
-    rollouts = sample_responses(policy, chosen.ids, chosen.mask, NORMALIZATION_TOKENS, generator, eos, False)
+    uniforms = torch.rand(NORMALIZATION_TOKENS, len(chosen), generator=generator)
+    rollouts = sample_responses(policy, chosen.ids, chosen.mask, uniforms, eos, False)
     scores: Tensor = reward_model.prefix_scores(rollouts)[:, -1]
     return float(scores.mean()), float(scores.std())

@@ -11,13 +11,16 @@ PROMPTS = make_rollouts([[BOS], [BOS, 3, 4, 5, 6], [BOS, 7, 3], [BOS, 4, 4, 4, 4
 EVEN = make_rollouts([[BOS, 3, 4], [BOS, 5, 5]] * 6, [[3]] * 12)
 
 
+def uniforms(tokens, rows, seed):
+    return torch.rand(tokens, rows, generator=torch.Generator().manual_seed(seed))
+
+
 def sample(given=PROMPTS, tokens=12, seed=0, stop_at_eos=True, temperature=1.0, policy=None):
     return sample_responses(
         policy or tiny_policy(vocabulary=VOCABULARY),
         given.prompt_ids,
         given.prompt_mask,
-        tokens,
-        torch.Generator().manual_seed(seed),
+        uniforms(tokens, len(given), seed),
         EOS,
         stop_at_eos,
         temperature,
@@ -38,8 +41,7 @@ def next_distribution(policy, ids, banned, temperature):
 def test_every_token_is_the_one_that_its_random_number_picks_without_a_cache(given, stop_at_eos, temperature):
     policy = tiny_policy(vocabulary=VOCABULARY)
     sampled = sample(given, stop_at_eos=stop_at_eos, temperature=temperature)
-    generator = torch.Generator().manual_seed(0)
-    draws = [torch.rand(len(given), 1, generator=generator) for _ in range(sampled.response_ids.shape[1])]
+    draws = uniforms(12, len(given), 0)
     for row in range(len(given)):
         prompt, response = real_ids(sampled, row)
         for position, token in enumerate(response):
@@ -73,8 +75,7 @@ def test_banned_token_is_never_sampled_and_responses_have_full_length(eos):
         tiny_policy(vocabulary=VOCABULARY),
         PROMPTS.prompt_ids,
         PROMPTS.prompt_mask,
-        10,
-        torch.Generator().manual_seed(1),
+        uniforms(10, 16, 1),
         eos,
         stop_at_eos=False,
     )
@@ -127,8 +128,7 @@ def test_sampled_responses_can_be_trained_on():
 
 
 @pytest.mark.parametrize(("banned", "draw"), [(0, 0.0), (7, 1 - 2**-24), (3, 0.5)])
-def test_random_number_at_the_edge_does_not_pick_a_banned_token(banned, draw, monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.full(size, draw))
-    tokens = _draw(torch.zeros(2, VOCABULARY), torch.Generator(), banned)
+def test_random_number_at_the_edge_does_not_pick_a_banned_token(banned, draw):
+    tokens = _draw(torch.zeros(2, VOCABULARY), torch.full((2,), draw), banned)
     expected = {0: 1, 7: 6, 3: 4}[banned]
     assert tokens.tolist() == [expected, expected]

@@ -8,8 +8,9 @@ import torch
 from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
-from pipeline.ppo.actor import Actor, RewardCritic
+from pipeline.ppo.actor import Actor
 from pipeline.ppo.advantages import generalized_advantages, whiten
+from pipeline.ppo.critics import RewardCritic
 from pipeline.ppo.losses import kl_estimate
 from pipeline.ppo.settings import PPOSettings
 from pipeline.ppo.update import Batch, PolicyUpdate

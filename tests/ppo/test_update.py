@@ -3,7 +3,8 @@ import logging
 import pytest
 import torch
 
-from pipeline.ppo.actor import Actor, ValueHead
+from pipeline.ppo.actor import Actor
+from pipeline.ppo.critics import ValueHead
 from pipeline.ppo.settings import PPOSettings
 from pipeline.ppo.update import Batch, PolicyUpdate, is_out_of_memory, rate_factor
 from shaping.errors import TrialFailed

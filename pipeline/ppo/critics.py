@@ -1,0 +1,60 @@
+"""Critics: what estimates the value of the state before each token."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from shaping.reward_models import CausalRewardModel
+
+
+class ValueHead(nn.Module):
+    """A linear value on the policy's hidden states; starts at zero, so that it starts unbiased."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Return ``B x L`` values of ``B x L x H`` hidden states."""
+        value: Tensor = self.linear(hidden).squeeze(-1)
+        return value
+
+
+class NetworkCritic(nn.Module):
+    """A network of its own, which starts as the policy's trunk with a value head of zeros."""
+
+    def __init__(self, policy: PreTrainedModel) -> None:
+        super().__init__()
+        self.trunk = copy.deepcopy(policy.base_model).requires_grad_(True)
+        self.head = ValueHead(policy.config.get_text_config().hidden_size)
+
+    def forward(self, hidden: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Return ``B x L`` values at every position of the inputs."""
+        value: Tensor = self.head(self.trunk(**inputs, use_cache=False).last_hidden_state, inputs)
+        return value
+
+
+class RewardCritic(nn.Module):
+    """A critic that starts as the reward model: the value of a state is the score of its prefix."""
+
+    def __init__(self, model: PreTrainedModel, mean: float, deviation: float) -> None:
+        super().__init__()
+        self.model, self.mean, self.deviation = model, mean, deviation
+
+    @classmethod
+    def of(cls, source: CausalRewardModel) -> RewardCritic:
+        """Return a critic that starts as a copy of ``source``."""
+        return cls(copy.deepcopy(source.model).requires_grad_(True), source.mean, source.deviation)
+
+    def forward(self, hidden: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Return ``B x L`` values at every position of the inputs, in reward-model units."""
+        states = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+        head: Any = self.model.score
+        raw: Tensor = head(states).squeeze(-1)
+        return (raw - self.mean) / self.deviation

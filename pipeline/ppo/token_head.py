@@ -1,0 +1,109 @@
+"""Log-probabilities of sampled tokens from hidden states; never the logits of a whole batch in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from shaping.errors import ConfigError
+
+# Logits of one portion, in float32. Below it they are kept for the backward pass, beyond it they are found again.
+PORTION_BYTES = 32 * 2**20
+AGREES = 1e-3
+
+
+class TokenHead:
+    """From a policy's hidden states to what it gave the tokens that were sampled.
+
+    Args:
+        policy: A causal language model with output embeddings.
+        banned_token: A token that is never sampled; its probability is zero.
+        temperature: The sampling temperature.
+        portion_bytes: Bound of the logits that stand in memory at once.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        banned_token: int | None,
+        temperature: float,
+        portion_bytes: int = PORTION_BYTES,
+    ) -> None:
+        self._policy, self._banned, self._temperature = policy, banned_token, temperature
+        config = policy.config.get_text_config()
+        # Three families change their logits after the embeddings, under these names.
+        self._soft_cap = getattr(config, "final_logit_softcapping", None)
+        self._factor = float(getattr(config, "logit_scale", None) or 1.0)
+        self._factor /= float(getattr(config, "logits_scaling", None) or 1.0)
+        self._portion = max(1, portion_bytes // (4 * int(config.vocab_size)))
+
+    def __call__(self, states: Tensor, tokens: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
+        """Return log-probability and entropy, in nats, of ``n`` tokens: ``n`` each.
+
+        The entropy has no gradient and is zero where it is not asked for.
+
+        Args:
+            states: ``n x H`` hidden states before the tokens.
+            tokens: ``n`` sampled tokens.
+            with_entropy: Whether the entropies are wanted.
+        """
+        if len(tokens) <= self._portion:
+            return self._portion_of(states, tokens, with_entropy)
+        found = []
+        for part, given in zip(*(torch.split(each, self._portion) for each in (states, tokens)), strict=True):
+            if torch.is_grad_enabled():
+                found.append(checkpoint(self._portion_of, part, given, with_entropy, use_reentrant=False))
+            else:
+                found.append(self._portion_of(part, given, with_entropy))
+        log_probs, entropy = zip(*found, strict=True)
+        return torch.cat(log_probs), torch.cat(entropy)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return the model's own logits of ``n x H`` states: ``n x V``, float32."""
+        head: Any = self._policy.get_output_embeddings()
+        logits: Tensor = head(states).float()
+        if self._factor != 1.0:
+            logits = logits * self._factor
+        if self._soft_cap is not None:
+            logits = self._soft_cap * torch.tanh(logits / self._soft_cap)
+        return logits
+
+    def _portion_of(self, states: Tensor, tokens: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
+        logits = self.logits(states)
+        if self._temperature != 1.0:
+            logits = logits / self._temperature
+        if self._banned is not None:
+            logits[:, self._banned] = torch.finfo(logits.dtype).min
+        normalizer = logits.logsumexp(dim=-1)
+        log_probs = logits.gather(1, tokens[:, None]).squeeze(1) - normalizer
+        if not with_entropy:
+            return log_probs, torch.zeros_like(normalizer)
+        with torch.no_grad():
+            entropy = normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
+        return log_probs, entropy
+
+
+@torch.no_grad()
+def check_head(policy: PreTrainedModel) -> None:
+    """Refuse a model whose logits are not its output embeddings of the last hidden state.
+
+    Raises:
+        ConfigError: The model has no output embeddings, or does something of its own to its logits.
+    """
+    name = type(policy).__name__
+    if policy.get_output_embeddings() is None:
+        raise ConfigError(f"policy {name} has no language-model head", "use a causal language model")
+    ids = torch.arange(4, device=policy.device)[None] % int(policy.config.get_text_config().vocab_size)
+    expected = policy(input_ids=ids, use_cache=False).logits[0].float()
+    hidden = policy.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    found = TokenHead(policy, None, 1.0).logits(hidden)
+    # In half precision both sides round alike; only a step that is missing shows.
+    if not torch.allclose(found, expected, atol=AGREES * float(expected.abs().max()), rtol=0):
+        raise ConfigError(
+            f"policy {name} changes its logits in a way that is not known here",
+            "use a model whose logits are its output embeddings of the last hidden state",
+        )
