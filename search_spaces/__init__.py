@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Any
 
 from search_spaces.balance import balance
 from search_spaces.base import BaselineArm, Point, SearchSpace
 from search_spaces.credit_mix import CreditMix
+from search_spaces.full import Full
 from shaping.errors import ConfigError
 
-SPACES: dict[str, Callable[..., SearchSpace]] = {"balance": balance, "credit_mix": CreditMix}
+SPACES: dict[str, Callable[..., SearchSpace]] = {"balance": balance, "credit_mix": CreditMix, "full": Full}
+# Options that a space may do without.
+OPTIONAL = frozenset({"units", "budget"})
+
+
+def find_space(name: str) -> Callable[..., SearchSpace]:
+    """Return what makes the space of that name, or the one that ``package.module:factory`` names.
+
+    A factory of one's own takes the keyword arguments of ``CreditMix``, and those of ``Full`` that it names.
+
+    Raises:
+        ConfigError: No space has that name, or the factory cannot be imported.
+    """
+    if name in SPACES:
+        return SPACES[name]
+    if ":" not in name:
+        raise ConfigError(
+            f"space.name: {name!r} is unknown",
+            f"choose one of {', '.join(sorted(SPACES))}, or write package.module:factory",
+        )
+    try:
+        found = resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"space.name = {name}: {error}", "install its package, or correct the path") from error
+    if not callable(found):
+        raise ConfigError(f"space.name = {name} is a {type(found).__name__}, no factory", "name a function or a class")
+    return found  # type: ignore[no-any-return]
 
 
 def make_space(name: str, **options: Any) -> SearchSpace:
@@ -19,9 +48,9 @@ def make_space(name: str, **options: Any) -> SearchSpace:
     Raises:
         ConfigError: No space has that name, or an option cannot be used.
     """
-    if name not in SPACES:
-        raise ConfigError(f"space.name: {name!r} is unknown", f"choose one of {', '.join(sorted(SPACES))}")
-    return SPACES[name](**options)
+    factory = find_space(name)
+    taken = inspect.signature(factory).parameters
+    return factory(**{key: value for key, value in options.items() if key in taken or key not in OPTIONAL})
 
 
-__all__ = ["SPACES", "BaselineArm", "CreditMix", "Point", "SearchSpace", "make_space"]
+__all__ = ["SPACES", "BaselineArm", "CreditMix", "Full", "Point", "SearchSpace", "find_space", "make_space"]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from shaping.shape import Shape
 
 if TYPE_CHECKING:
     # Ax takes seconds to import; a trial's worker decodes no points and never needs it.
-    from ax.api.configs import RangeParameterConfig
+    from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
 
-Point = Mapping[str, float]
+    Parameter: TypeAlias = RangeParameterConfig | ChoiceParameterConfig
+
+Value = float | int | str
+Point = Mapping[str, Value]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class BaselineArm:
     """An arm that every study of a space runs first, so that proposals have something to beat."""
 
     name: str
-    point: dict[str, float]
+    point: Mapping[str, Value]
 
 
 class SearchSpace(Protocol):
@@ -31,7 +34,7 @@ class SearchSpace(Protocol):
         """Name in configs."""
         ...
 
-    def parameters(self) -> list[RangeParameterConfig]:
+    def parameters(self) -> Sequence[Parameter]:
         """Return the parameters, in the order of the point's keys."""
         ...
 
@@ -43,7 +46,7 @@ class SearchSpace(Protocol):
         """Return the shape of a point."""
         ...
 
-    def encode(self, shape: Shape) -> dict[str, float]:
+    def encode(self, shape: Shape) -> Mapping[str, Value]:
         """Return the point of a shape; ``decode(encode(shape)) == shape`` for every shape of the space."""
         ...
 

@@ -85,9 +85,10 @@ class CreditMix:
         Raises:
             ConfigError: A value is not finite.
         """
-        if not all(math.isfinite(value) for value in point.values()):
+        values = {name: float(value) for name, value in point.items()}
+        if not all(math.isfinite(value) for value in values.values()):
             raise ConfigError(f"point {dict(point)} holds a value that is not finite")
-        free = [_snapped(float(point[f"weight_{method}"])) for method in self._free]
+        free = [_snapped(values[f"weight_{method}"]) for method in self._free]
         total = math.fsum(free)
         # On the face up to rounding, or beyond it: put the sum back on 1, once, so that decoding again changes nothing.
         if total > 1 - ROUNDING and abs(total - 1) > EXACT:
@@ -96,19 +97,25 @@ class CreditMix:
         weights[self.methods[-1]] = _snapped(1 - math.fsum(free))
         return self.base.with_changes(
             weights=weights,
-            balance=_inside(point.get("balance", self.balance[0]), self.balance),
-            gae_lambda=_inside(point.get("gae_lambda", self.gae_lambda[0]), self.gae_lambda),
+            balance=_inside(values.get("balance", self.balance[0]), self.balance),
+            gae_lambda=_inside(values.get("gae_lambda", self.gae_lambda[0]), self.gae_lambda),
         )
 
     def encode(self, shape: Shape) -> dict[str, float]:
         """Return the point of a shape of this space.
 
         Raises:
-            ConfigError: The shape gives weight to a method that the space does not mix.
+            ConfigError: The shape gives weight to a method that the space does not mix, or is out of its bounds.
         """
         foreign = {name for name, weight in shape.weights.items() if weight > 0} - set(self.methods)
         if foreign:
             raise ConfigError(f"weights: {', '.join(sorted(foreign))} is not mixed by this space")
+        for label, value, (low, high) in (
+            ("balance", shape.balance, self.balance),
+            ("gae_lambda", shape.gae_lambda, self.gae_lambda),
+        ):
+            if not low <= value <= high:
+                raise ConfigError(f"{label} = {value:g} is outside space.{label} = [{low:g}, {high:g}]", "widen it")
         values = {f"weight_{method}": shape.weights.get(method, 0.0) for method in self._free}
         values |= {"balance": shape.balance, "gae_lambda": shape.gae_lambda}
         names = {parameter.name for parameter in self.parameters()}

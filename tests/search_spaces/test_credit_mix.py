@@ -179,5 +179,5 @@ def test_balance_space_takes_one_method(methods):
 
 
 def test_unknown_space_is_refused():
-    with pytest.raises(ConfigError, match=r"space\.name: 'full'"):
-        make_space("full")
+    with pytest.raises(ConfigError, match=r"space\.name: 'fuller'"):
+        make_space("fuller")

@@ -12,6 +12,7 @@ MIXABLE = tuple(sorted(set(METHODS) - {"sparse"}))
 RANGES = {"gae_lambda": (0.6, 1.0), "balance": (0.0, 1.0)}
 SPACES = {
     "credit_mix": make_space("credit_mix", base=Shape(budget=32), methods=MIXABLE, **RANGES),
+    "full": make_space("full", base=Shape(max_units=12), methods=("prefix", "shapley"), budget=(16, 64), **RANGES),
     "balance": make_space("balance", base=Shape(budget=32), methods=("prefix",), **RANGES),
 }
 MOVED = [(name, parameter.name) for name, space in SPACES.items() for parameter in space.parameters()]
@@ -19,8 +20,12 @@ MOVED = [(name, parameter.name) for name, space in SPACES.items() for parameter 
 
 def inside(space):
     """Return a point from which every parameter can move up by 0.1."""
-    point = {parameter.name: 0.1 for parameter in space.parameters()}
-    return {**point, "balance": 0.6, "gae_lambda": 0.8}
+    chosen = {"balance": 0.6, "gae_lambda": 0.8, "unit": "token", "budget": 16}
+    return {parameter.name: chosen.get(parameter.name, 0.1) for parameter in space.parameters()}
+
+
+def moved_up(value):
+    return {"token": "span", 16: 48}.get(value) or value + 0.1
 
 
 def token_rewards(shape):
@@ -37,7 +42,7 @@ def advantages(shape):
 def test_parameter_moved_alone_changes_the_inner_run(name, parameter):
     space = SPACES[name]
     start = inside(space)
-    before, after = space.decode(start), space.decode({**start, parameter: start[parameter] + 0.1})
+    before, after = space.decode(start), space.decode({**start, parameter: moved_up(start[parameter])})
     moved = float((token_rewards(after) - token_rewards(before)).abs().max())
     if parameter == "gae_lambda":
         assert moved == 0
