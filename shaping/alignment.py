@@ -45,11 +45,11 @@ class DecodedRollouts:
         finished = [response[-1:] == [tokenizer.eos_token_id] for _, response in rows]
         return cls(rollouts, prompts, responses, ends, finished)
 
-    def kept_text(self, row: int, keep: list[bool]) -> str:
-        """Return the characters of the kept tokens of a response, in order."""
+    def kept_text(self, row: int, keep: list[bool], blank: str = "") -> str:
+        """Return the characters of the kept tokens of a response, in order, and ``blank`` for each of the others."""
         ends, text = self.ends[row], self.responses[row]
         starts = [0, *ends[:-1]]
-        return "".join(text[a:b] for a, b, kept in zip(starts, ends, keep, strict=False) if kept)
+        return "".join(text[a:b] if kept else blank for a, b, kept in zip(starts, ends, keep, strict=False))
 
 
 def _row(rollouts: Rollouts, row: int) -> tuple[list[int], list[int]]:

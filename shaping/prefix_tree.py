@@ -6,6 +6,8 @@ says what a token may attend to, prompts included:
 
     node i attends to node j   when   j <= i < ends[j]
 
+Where tokens are hidden and all others stay in their places, a node is one token in one place after one prefix.
+
 A long layout is cut between rows into passes of a bounded number of tokens; a pass that starts inside a tree
 repeats that tree's prompt and the path to its first row.
 
@@ -29,7 +31,8 @@ class TreePass:
 
     Attributes:
         ids: Token of each node: ``L``.
-        positions: Its place in its row, prompt included: ``L``.
+        depths: How many nodes it follows, its prompt's included: ``L``.
+        positions: Its position to the model, the same unless tokens before it are hidden: ``L``.
         ends: One past its last descendant: ``L``.
         opens: First node of each tree: one for each prompt of the pass.
         paths: ``R x W`` node of each row at each depth, meaningless beyond the row's end.
@@ -40,6 +43,7 @@ class TreePass:
     """
 
     ids: Tensor
+    depths: Tensor
     positions: Tensor
     ends: Tensor
     opens: Tensor
@@ -62,6 +66,7 @@ class PrefixTree:
         lengths: Their lengths: ``R``.
         shared: How many of its first tokens a row shares with the row before it: ``R``.
         inverse: The distinct row of each given row.
+        places: Where behind its prompt each word stands, not only how deep, if rows have gaps: ``R x W``.
     """
 
     prompts: Tensor
@@ -71,9 +76,18 @@ class PrefixTree:
     lengths: Tensor
     shared: Tensor
     inverse: Tensor
+    places: Tensor | None = None
 
     @classmethod
-    def of(cls, prompts: Tensor, prompt_mask: Tensor, owner: Tensor, words: Tensor, share: bool = True) -> PrefixTree:
+    def of(
+        cls,
+        prompts: Tensor,
+        prompt_mask: Tensor,
+        owner: Tensor,
+        words: Tensor,
+        share: bool = True,
+        places: Tensor | None = None,
+    ) -> PrefixTree:
         """Return the tree of rows ``words`` (``n x W``) below the prompts (``B x P``, masked) of their owners.
 
         Args:
@@ -82,8 +96,13 @@ class PrefixTree:
             owner: The prompt of each row: ``n``.
             words: Rows.
             share: False gives every row tokens of its own: packed, but not shared.
+            places: Where each word stands, rising along a row: tokens are alike only where these are too.
         """
         prompts, prompt_tokens, group = _distinct_prompts(prompts, prompt_mask)
+        if places is not None:
+            # Token and place as one number, so that all below compares both.
+            tokens = max(1, int(words.max()) + 1) if words.numel() else 1
+            words = torch.where(words == NO_TOKEN, NO_TOKEN, places.long() * tokens + words)
         key = torch.cat([group[owner][:, None], words], dim=1)
         distinct, inverse = torch.unique(key, dim=0, return_inverse=True)
         prompt, words = distinct[:, 0], distinct[:, 1:]
@@ -92,8 +111,10 @@ class PrefixTree:
             # Padding is smaller than every id: a row stands before the rows that go on from it.
             alike = (words[1:] == words[:-1]) & (prompt[1:] == prompt[:-1])[:, None]
             shared[1:] = alike.long().cumprod(dim=1).sum(dim=1)
-        lengths = (words != NO_TOKEN).sum(dim=1)
-        return cls(prompts, prompt_tokens, prompt, words, lengths, shared, inverse)
+        real = words != NO_TOKEN
+        if places is not None:
+            words, places = torch.where(real, words % tokens, NO_TOKEN), torch.where(real, words // tokens, NO_TOKEN)
+        return cls(prompts, prompt_tokens, prompt, words, real.sum(dim=1), shared, inverse, places)
 
     def passes(self, max_tokens: int) -> Iterator[TreePass]:
         """Yield passes of at most ``max_tokens`` nodes, or of one row and its prompt where that is longer."""
@@ -113,11 +134,21 @@ class PrefixTree:
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Return every distinct row after its prompt, padded on the right with id 0, and its length."""
-        ids = torch.cat([self.prompts[self.prompt], self.words], dim=1)
+        return self._joined(self.prompts, self.words), self.prompt_tokens[self.prompt] + self.lengths
+
+    def row_positions(self) -> Tensor | None:
+        """Return the position of every token of ``rows``, 0 on padding; ``None`` where they only count."""
+        if self.places is None:
+            return None
+        of_prompts = torch.arange(self.prompts.shape[1]).expand_as(self.prompts)
+        return self._joined(of_prompts, self.prompt_tokens[self.prompt][:, None] + self.places)
+
+    def _joined(self, of_prompts: Tensor, of_words: Tensor) -> Tensor:
+        """Return values of the prompts' tokens (``G x P``) and of the words (``R x W``) as rows, padded with 0."""
         prompt_real = torch.arange(self.prompts.shape[1]) < self.prompt_tokens[self.prompt][:, None]
         real = torch.cat([prompt_real, self.words != NO_TOKEN], dim=1)
         left = torch.argsort((~real).to(torch.int8), dim=1, stable=True)
-        return torch.where(real, ids, 0).gather(1, left), real.sum(dim=1)
+        return torch.where(real, torch.cat([of_prompts[self.prompt], of_words], dim=1), 0).gather(1, left)
 
     def _one_pass(self, rows: slice) -> TreePass:
         prompt, words, lengths = self.prompt[rows], self.words[rows], self.lengths[rows]
@@ -132,30 +163,34 @@ class PrefixTree:
         node = first[:, None] + depth - shared[:, None]
         # The node of a row at a depth was made by the last row that had a token of its own there.
         paths = torch.where(is_new, node, 0).cummax(dim=0).values
-        ids, ends, positions, row_of = (torch.empty(size, dtype=torch.long) for _ in range(4))
+        ids, ends, depths, row_of = (torch.empty(size, dtype=torch.long) for _ in range(4))
         made = node[is_new]
         ids[made] = words[is_new]
         ends[made] = _ends(first - ahead, shared, size, words.shape[1])[is_new]
-        positions[made] = (prompt_tokens[:, None] + depth)[is_new]
+        depths[made] = (prompt_tokens[:, None] + depth)[is_new]
         row_of[made] = torch.arange(len(words))[:, None].expand_as(words)[is_new]
         tree_rows = torch.nonzero(opens).squeeze(1)
         starts = (first - ahead)[tree_rows]
-        self._lay_prompts(prompt[tree_rows], starts, tree_rows, ids, ends, positions, row_of)
+        self._lay_prompts(prompt[tree_rows], starts, tree_rows, ids, ends, depths, row_of)
+        positions = depths
+        if self.places is not None:
+            positions = depths.clone()
+            positions[made] = (prompt_tokens[:, None] + self.places[rows])[is_new]
         deepest = (lengths - 1).clamp(min=0)[:, None]
         leaves = paths.gather(1, deepest).squeeze(1) if words.shape[1] else first - 1
         # A row without tokens is read at the end of its prompt, and stands first in its tree.
         leaves = torch.where(lengths > 0, leaves, first - 1)
-        return TreePass(ids, positions, ends, starts, paths, rows, row_of, prompt_tokens[tree_rows], leaves)
+        return TreePass(ids, depths, positions, ends, starts, paths, rows, row_of, prompt_tokens[tree_rows], leaves)
 
     def _lay_prompts(
-        self, prompt: Tensor, starts: Tensor, rows: Tensor, ids: Tensor, ends: Tensor, positions: Tensor, row_of: Tensor
+        self, prompt: Tensor, starts: Tensor, rows: Tensor, ids: Tensor, ends: Tensor, depths: Tensor, row_of: Tensor
     ) -> None:
         """Write the nodes of the prompts into the pass's own tensors."""
         column = torch.arange(self.prompts.shape[1])
         real = column < self.prompt_tokens[prompt][:, None]
         place = (starts[:, None] + column)[real]
         ids[place] = self.prompts[prompt][real]
-        positions[place] = column.expand_as(real)[real]
+        depths[place] = column.expand_as(real)[real]
         ends[place] = torch.cat([starts[1:], starts.new_full((1,), len(ids))])[:, None].expand_as(real)[real]
         row_of[place] = rows[:, None].expand_as(real)[real]
 

@@ -52,11 +52,19 @@ class CoalitionValues:
     forwarded_tokens: int
 
 
-def score_coalitions(reward_model: RewardModel, rollouts: Rollouts, plan: list[Coalitions]) -> CoalitionValues:
+def score_coalitions(
+    reward_model: RewardModel, rollouts: Rollouts, plan: list[Coalitions], absent: str = "delete"
+) -> CoalitionValues:
     """Return ``v(S)`` of every planned coalition.
 
     Each distinct variant of a response is scored once, whoever planned it. A token without a unit, such as
     end-of-sequence, is present in every coalition.
+
+    Args:
+        reward_model: Scores the variants.
+        rollouts: The batch.
+        plan: What to score.
+        absent: What becomes of the tokens of absent units, as in ``Shape``.
 
     Raises:
         TrialFailed: The reward model gave a score that is not finite (``nan``).
@@ -72,7 +80,7 @@ def score_coalitions(reward_model: RewardModel, rollouts: Rollouts, plan: list[C
             [plan[number].rows[place].repeat_interleave(plan[number].members.shape[1]) for number, place in portion]
         )
         key, inverse = torch.unique(torch.cat([owner[:, None], keep.long()], dim=1), dim=0, return_inverse=True)
-        scored = reward_model.score(Variants(rollouts, key[:, 0], key[:, 1:].bool()))
+        scored = reward_model.score(Variants(rollouts, key[:, 0], key[:, 1:].bool(), absent))
         check_finite(scored.values, key[:, 0], reward_model.name)
         flat = scored.values.to(device)[inverse]
         sizes = [len(place) * plan[number].members.shape[1] for number, place in portion]

@@ -18,6 +18,7 @@ from shaping.errors import ConfigError
 
 CLOSURES = ("last", "spread")
 UNITS = ("token", "span", "sentence")
+ABSENT = ("delete", "mask", "attention")
 ESTIMATORS = ("auto", "exact", "kernel", "permutation")
 HEADS = ("mean", "max")
 # Up to the first all coalitions are always scored, up to the second where asked for or affordable.
@@ -36,6 +37,9 @@ class Shape:
         unit: What the coalition methods treat as one player: ``token``, ``span`` or ``sentence``.
         max_span: Longest span in tokens; longer pieces are cut.
         max_units: Most units of a response; neighbours are merged beyond it.
+        absent: How the coalition methods take a unit away: ``delete`` its tokens, and those behind them move up;
+            ``mask`` them with the reward model's mask token; or hide them from its ``attention``, so that all
+            others keep their positions. Prefixes of a response are what they are, whatever this says.
         estimator: How Shapley values of more than 8 units are found: ``auto`` enumerates all coalitions of up to 12
             units where the budget allows it and otherwise samples pairs for a regression, ``exact`` enumerates
             always, ``kernel`` always samples for the regression, ``permutation`` samples orders.
@@ -59,6 +63,7 @@ class Shape:
     unit: str = "span"
     max_span: int = 4
     max_units: int = 12
+    absent: str = "delete"
     estimator: str = "auto"
     budget: int = 64
     budget_tokens: int | None = None
@@ -97,7 +102,13 @@ class Shape:
         layer = self.attention_layer
         if isinstance(layer, bool) or not isinstance(layer, int):
             raise ConfigError(f"attention_layer = {layer!r} is not a whole number", "-1 is the last layer")
-        choices = {"unit": UNITS, "closure": CLOSURES, "estimator": ESTIMATORS, "attention_heads": HEADS}
+        choices = {
+            "unit": UNITS,
+            "absent": ABSENT,
+            "closure": CLOSURES,
+            "estimator": ESTIMATORS,
+            "attention_heads": HEADS,
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ConfigError(f"{name} = {getattr(self, name)!r} is unknown", f"choose one of {', '.join(allowed)}")

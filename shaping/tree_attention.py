@@ -46,7 +46,7 @@ class TreeAttention:
     Attributes:
         slices: Blocks in order, in portions whose gathered keys are no more than the pass has nodes.
         place: Where each node's result stands among all queries of all blocks: ``L``.
-        longest: Tokens of the longest path.
+        longest: One more than the last position of any node: tokens of the longest path, hidden ones included.
     """
 
     slices: tuple[BlockSlice, ...]
@@ -83,7 +83,7 @@ def _keys(tree: TreePass, owner: Tensor, start: Tensor, queries: Tensor, real: T
     column = torch.arange(int(prompt_tokens.max()))
     prompt = tree.opens[owner][:, None] + column
     in_prompt = (column < prompt_tokens[:, None]) & (prompt < start[:, None])
-    depth = tree.positions[start] - prompt_tokens
+    depth = tree.depths[start] - prompt_tokens
     path = tree.paths[tree.row_of[start], : max(0, int(depth.max()))]
     on_path = torch.arange(path.shape[1]) < depth[:, None]
     there = torch.cat([in_prompt, on_path, real], dim=1)
@@ -160,8 +160,9 @@ def check_window(model: PreTrainedModel, longest: int) -> None:
     """
     config = model.config.get_text_config()
     windowed = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ["unknown"])
-    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")] if windowed else []
-    window = min((size for size in sizes if size), default=longest)
+    names = ("sliding_window", "attention_chunk_size", "window_size") if windowed else ()
+    sizes = [getattr(config, name, None) for name in names]
+    window = min((size for size in sizes if isinstance(size, int) and size), default=longest)
     if window < longest:
         raise UnsupportedAttention(f"a row of {longest} tokens is longer than its attention window of {window}")
 

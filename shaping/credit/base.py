@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shaping.errors import ConfigError, ShapeError
-from shaping.reward_models.base import RewardModel
+from shaping.reward_models.base import RewardModel, check_absent, check_layer
 from shaping.rollouts import Rollouts
 from shaping.scoring import Coalitions, check_finite, score_coalitions, score_responses
 from shaping.shape import Shape
@@ -103,7 +103,8 @@ def find_credits(batch: ScoredBatch, methods: Iterable[CreditMethod]) -> dict[st
     """
     chosen = list(methods)
     plans = [[] if method.plan is None else method.plan(batch) for method in chosen]
-    played = score_coalitions(batch.reward_model, batch.rollouts, [group for plan in plans for group in plan])
+    wishes = [group for plan in plans for group in plan]
+    played = score_coalitions(batch.reward_model, batch.rollouts, wishes, batch.shape.absent)
     values, wanted = iter(played.values), [sum(len(group) for group in plan) for plan in plans]
     found = {}
     for method, plan, count in zip(chosen, plans, wanted, strict=True):
@@ -162,7 +163,7 @@ def check_served(methods: Iterable[CreditMethod], reward_model: RewardModel, sha
     """Refuse methods that a reward model cannot serve with the shape's options.
 
     Raises:
-        ConfigError: A method needs what the reward model has not.
+        ConfigError: A method needs what the reward model has not, or units cannot be taken away as the shape says.
     """
     for method in methods:
         missing = method.needs - reward_model.abilities
@@ -173,16 +174,5 @@ def check_served(methods: Iterable[CreditMethod], reward_model: RewardModel, sha
             )
         if "attention" in method.needs:
             check_layer(shape.attention_layer, reward_model.layers, reward_model.name)
-
-
-def check_layer(layer: int, layers: int, name: str) -> None:
-    """Refuse an attention layer that a reward model does not have.
-
-    Raises:
-        ConfigError: ``layer`` is not among the ``layers``, counted from either end.
-    """
-    if not -layers <= layer < layers:
-        raise ConfigError(
-            f"attention_layer = {layer} does not exist in reward model {name} of {layers} layers",
-            f"choose from 0 to {layers - 1}, or -1 for the last",
-        )
+        if method.plan is not None:
+            check_absent(shape.absent, reward_model.abilities, reward_model.name)

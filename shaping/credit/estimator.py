@@ -36,14 +36,16 @@ def budget_of(batch: ScoredBatch, units: int, rows: Tensor, in_pairs: bool = Tru
     """Return how many coalitions a sample may have, so that none of the given responses exceeds the budget.
 
     Of two complementary coalitions each token is in one, so a pair forwards every token once and what every
-    coalition has twice; that prefixes are shared only makes it less. Coalitions that are no pairs may be whole.
+    coalition has twice; that prefixes are shared only makes it less. Coalitions that are no pairs may be whole, and
+    those whose absent tokens are forwarded are.
     """
     shape = batch.shape
     if shape.budget_tokens is None:
         budget = shape.budget
     else:
         in_units, always = _tokens(batch, rows)
-        of_two = in_units + 2 * always if in_pairs else 2 * (in_units + always)
+        once = in_pairs and not forwards_absent(batch)
+        of_two = in_units + 2 * always if once else 2 * (in_units + always)
         budget = max(2, 2 * (shape.budget_tokens // max(1, int(of_two.max()))))
     if budget < 2 * units:
         _warn(budget, units)
@@ -55,7 +57,8 @@ def exact_tokens(batch: ScoredBatch, rows: Tensor) -> Tensor:
 
     Where prefixes are shared, a token of unit ``u`` follows each of the ``2^u`` choices among earlier units once,
     otherwise it is in half of all coalitions; what every coalition has may follow all ``2^N``. A layout that is cut
-    into several passes repeats a path at each cut, which is not counted.
+    into several passes repeats a path at each cut, which is not counted. Where absent tokens are forwarded too,
+    every token is there twice as often: present and absent.
     """
     index = batch.unit_index[rows]
     units = unit_counts(index)
@@ -64,7 +67,13 @@ def exact_tokens(batch: ScoredBatch, rows: Tensor) -> Tensor:
         of_units = ((index >= 0) * 2.0 ** index.clamp(min=0)).sum(dim=1)
     else:
         of_units = in_units * 2.0 ** (units - 1)
-    return of_units + always * 2.0**units
+    return of_units * (2.0 if forwards_absent(batch) else 1.0) + always * 2.0**units
+
+
+def forwards_absent(batch: ScoredBatch) -> bool:
+    """Return whether absent tokens may be forwarded all the same: masked, or hidden where nothing is shared."""
+    absent = batch.shape.absent
+    return absent == "mask" or (absent == "attention" and "sharing" not in batch.reward_model.abilities)
 
 
 def _tokens(batch: ScoredBatch, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from shaping.errors import ConfigError
+from shaping.reward_models.base import check_layer
 from shaping.tree_attention import attention_of
 
 
@@ -32,11 +33,7 @@ def attention_row(model: PreTrainedModel, inputs: dict[str, Tensor], read: Tenso
         layers = model.base_model(**inputs, output_attentions=True).attentions
     if not layers or layers[0] is None:
         raise ConfigError(f"the reward model {type(model).__name__} gives no attention", "set attention's weight to 0")
-    if not -len(layers) <= layer < len(layers):
-        raise ConfigError(
-            f"attention_layer = {layer} does not exist in a reward model of {len(layers)} layers",
-            f"choose from 0 to {len(layers) - 1}, or -1 for the last",
-        )
+    check_layer(layer, len(layers), type(model).__name__)
     weights = layers[layer].float()
     reduced = weights.mean(dim=1) if heads == "mean" else weights.amax(dim=1)
     row: Tensor = reduced[torch.arange(len(read), device=read.device), read]

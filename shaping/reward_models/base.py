@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,7 +39,8 @@ class RewardModel(Protocol):
     Attributes:
         name: What it is called in messages.
         abilities: What it can do beyond scoring: ``prefix`` (a score at every token in one pass), ``attention``,
-            ``gradient``, ``sharing`` (prompts and prefixes of variants are forwarded once).
+            ``gradient``, ``sharing`` (prompts and prefixes of variants are forwarded once), ``absent_mask`` and
+            ``absent_attention`` (absent tokens can be masked, or hidden with all others where they are).
         added_tokens: Tokens that it adds to every variant, such as end-of-sequence.
         layers: Layers whose attention can be read.
     """
@@ -90,6 +91,61 @@ def packs(lengths: Tensor, most_tokens: int) -> Iterator[tuple[Tensor, int]]:
         start += len(chosen)
 
 
+def portions(rollouts: Rollouts, added_tokens: int, most_tokens: int) -> Iterable[Tensor]:
+    """Return the rows of a batch in portions of at most ``most_tokens``, with what is added to each, or of one row."""
+    width = rollouts.prompt_ids.shape[1] + rollouts.response_ids.shape[1] + added_tokens
+    rows = torch.arange(len(rollouts), device=rollouts.response_ids.device)
+    return torch.split(rows, max(1, most_tokens // max(1, width)))
+
+
+def find_mask_token(model: PreTrainedModel, wanted: int | None, usual: Iterable[int | None], name: str) -> int | None:
+    """Return the token that stands for masked ones: what is wanted, else the first usual one that can, if any.
+
+    Raises:
+        ConfigError: ``wanted`` is not an id of the model's vocabulary.
+    """
+    size = model.get_input_embeddings().num_embeddings
+    if wanted is None:
+        return next((token for token in usual if token is not None and 0 <= token < size), None)
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < size:
+        raise ConfigError(
+            f"mask_token_id = {wanted!r} is not a token of reward model {name}", f"choose an id from 0 to {size - 1}"
+        )
+    return wanted
+
+
+def check_absent(absent: str, abilities: frozenset[str], name: str) -> None:
+    """Refuse to take tokens away in a way that a reward model does not know.
+
+    Raises:
+        ConfigError: The ability that ``absent`` asks for is not among its ``abilities``.
+    """
+    if absent == "delete" or f"absent_{absent}" in abilities:
+        return
+    if absent == "mask":
+        raise ConfigError(
+            f"absent = mask: the reward model {name} has no mask token",
+            "give it one with mask_token_id (a function of texts: mask_text), or set absent to delete",
+        )
+    raise ConfigError(
+        f"absent = {absent}: the reward model {name} cannot hide tokens and leave all others where they are",
+        "set absent to delete or mask",
+    )
+
+
+def check_layer(layer: int, layers: int, name: str) -> None:
+    """Refuse an attention layer that a reward model does not have.
+
+    Raises:
+        ConfigError: ``layer`` is not among the ``layers``, counted from either end.
+    """
+    if not -layers <= layer < layers:
+        raise ConfigError(
+            f"attention_layer = {layer} does not exist in reward model {name} of {layers} layers",
+            f"choose from 0 to {layers - 1}, or -1 for the last",
+        )
+
+
 def check_context(model: PreTrainedModel, longest: int, name: str) -> None:
     """Refuse sequences that the model has no positions for.
 
@@ -97,14 +153,19 @@ def check_context(model: PreTrainedModel, longest: int, name: str) -> None:
         ShapeError: The longest sequence exceeds ``max_position_embeddings``.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
-    # RoBERTa and its kin count their positions from the padding id on.
-    first = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    first = uncounted_token(model)
     usable = limit - first - 1 if limit and first is not None else limit
     if usable is not None and longest > usable:
         raise ShapeError(
             f"prompt and response have {longest} tokens, but reward model {name} has a context of {usable}",
             "shorten the prompts or the responses, or use a reward model with a longer context",
         )
+
+
+def uncounted_token(model: PreTrainedModel) -> int | None:
+    """Return the padding id of RoBERTa and its kin: it has no position, and all others count from it on."""
+    found: int | None = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
+    return found
 
 
 def check_vocabulary(model: PreTrainedModel, rollouts: Rollouts, name: str) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from shaping.prefix_tree import PrefixTree, TreePass
 from shaping.reward_models.attention_rows import attention_row, share_of_response
 from shaping.reward_models.base import (
     VariantScores,
+    check_absent,
     check_context,
     check_vocabulary,
+    find_mask_token,
     max_tokens,
     packs,
+    portions,
     weights_identity,
 )
 from shaping.rollouts import Rollouts, model_inputs
@@ -47,9 +51,12 @@ class CausalRewardModel:
         max_tokens_per_forward: Bound of one forward pass; by default chosen for the device. A single row that is
             longer is forwarded alone.
         share_prefixes: Whether coalitions of a response share the tokens that they begin with.
+        mask_token_id: What stands for absent tokens under ``absent: mask``; by default the mask or padding token of
+            the model's config, unless padding is end-of-sequence: that would end the text.
 
     Raises:
-        ConfigError: The model has more than one label, its head cannot be found, or a bound is not positive.
+        ConfigError: The model has more than one label, its head cannot be found, a bound is not positive, or the
+            mask token is beyond the vocabulary.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class CausalRewardModel:
         eos_token_id: int | None = None,
         max_tokens_per_forward: int | None = None,
         share_prefixes: bool = True,
+        mask_token_id: int | None = None,
     ) -> None:
         head = getattr(model, "score", None)
         self.name = name or type(model).__name__
@@ -74,11 +82,15 @@ class CausalRewardModel:
         self.mean, self.deviation, self.eos_token_id = mean, deviation, eos_token_id
         self.max_tokens_per_forward = max_tokens(model, max_tokens_per_forward)
         self._head, self.share_prefixes = head, share_prefixes
+        self._mask_token = find_mask_token(model, mask_token_id, _usual_mask_tokens(model, eos_token_id), self.name)
         self._tree_works: bool | None = None
+        self._places_work: bool | None = None
         # Read at end-of-sequence, a score along the response is not a score of its prefix.
         prefix = set() if eos_token_id is not None else {"prefix"}
         sharing = {"sharing"} if share_prefixes else set()
-        self.abilities = frozenset({"attention", "gradient"} | prefix | sharing)
+        absent = {"absent_mask"} if self._mask_token is not None else set()
+        absent |= {"absent_attention"} if _takes_positions(model) else set()
+        self.abilities = frozenset({"attention", "gradient"} | prefix | sharing | absent)
         self.added_tokens = 0 if eos_token_id is None else 1
 
     @classmethod
@@ -101,17 +113,23 @@ class CausalRewardModel:
     def score(self, variants: Variants) -> VariantScores:
         """Return the score of every variant; prompts and shared prefixes are forwarded once.
 
+        Without end-of-sequence it is read at the last token that is not deleted or hidden.
+
         Raises:
+            ConfigError: The model cannot take tokens away as the variants ask for.
             ShapeError: A variant has no token to read the score at, or is longer than the model's context.
         """
         rollouts = variants.rollouts
+        check_absent(variants.absent, self.abilities, self.name)
         check_vocabulary(self.model, rollouts, self.name)
-        words = variants.kept_ids().cpu()
-        if self.eos_token_id is not None:
-            words = with_last_token(words, self.eos_token_id)
+        words, places = self._words(variants)
         owner, mask = variants.owner.cpu(), rollouts.prompt_mask.cpu()
-        self._check(mask.sum(dim=1)[owner], (words != NO_TOKEN).sum(dim=1))
-        tree = PrefixTree.of(rollouts.prompt_ids.cpu(), mask, owner, words, self.share_prefixes)
+        prompt_tokens, tokens = mask.sum(dim=1)[owner], (words != NO_TOKEN).sum(dim=1)
+        if places is not None:
+            tokens = torch.cat([tokens[:, None], places + 1], dim=1).amax(dim=1)
+            self._check_places(int((prompt_tokens + tokens).max()))
+        self._check(prompt_tokens, tokens)
+        tree = PrefixTree.of(rollouts.prompt_ids.cpu(), mask, owner, words, self.share_prefixes, places)
         raw, forwarded = self._raw_scores(tree)
         return VariantScores(self._scale(raw)[tree.inverse.to(raw.device)], forwarded)
 
@@ -125,7 +143,7 @@ class CausalRewardModel:
         self._check(rollouts.prompt_tokens, torch.zeros_like(rollouts.prompt_tokens))
         prompt_width, width = rollouts.prompt_ids.shape[1], rollouts.response_ids.shape[1]
         found = []
-        for rows in self._portions(rollouts):
+        for rows in portions(rollouts, 0, self.max_tokens_per_forward):
             given = rollouts.select(rows)
             hidden = self.model.base_model(**model_inputs(given)).last_hidden_state
             scores = self._scale(self._head(hidden[:, prompt_width - 1 :]).squeeze(-1))
@@ -140,7 +158,7 @@ class CausalRewardModel:
         read = self._as_read(rollouts)
         prompt_width = read.prompt_ids.shape[1]
         found = []
-        for rows in self._portions(read):
+        for rows in portions(read, 0, self.max_tokens_per_forward):
             given = read.select(rows)
             found.append(attention_row(self.model, model_inputs(given), prompt_width + given.last_token, layer, heads))
         return share_of_response(torch.cat(found)[:, prompt_width:], rollouts.response_mask)
@@ -156,7 +174,7 @@ class CausalRewardModel:
         absent = absent.to(self.model.device)
         prompt_width = read.prompt_ids.shape[1]
         found = []
-        for rows in self._portions(read):
+        for rows in portions(read, 0, self.max_tokens_per_forward):
             given = read.select(rows)
             inputs, last = model_inputs(given), prompt_width + given.last_token
             replaced = torch.zeros_like(given.sequences()[1])
@@ -186,20 +204,60 @@ class CausalRewardModel:
         words = torch.where(words == NO_TOKEN, words, words % size)
         tree = PrefixTree.of(prompts % size, mask, torch.tensor([0, 0, 0, 1, 1]), words)
         try:
-            shared = torch.cat([self._leaves(part) for part in tree.passes(64)]).float()
+            shared = torch.cat([self._leaves(part) for part in tree.passes(64)])
             found = list(self._rows(tree))
-            plain, order = (
-                torch.cat([hidden for _, hidden, _ in found]).float(),
-                torch.cat([rows for rows, _, _ in found]),
-            )
-            difference = float((shared[order] - plain).norm() / plain.norm())
-            allowed = SAME.get(self.model.dtype, SAME_IN_HALF_PRECISION)
-            reason = "" if difference <= allowed else f"its results would differ by {difference:.1g}"
+            plain, order = torch.cat([hidden for _, hidden, _ in found]), torch.cat([rows for rows, _, _ in found])
+            reason = self._mismatch(shared[order], plain)
         except (UnsupportedAttention, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = str(error) or type(error).__name__
         if reason:
             self._say_unshared(reason)
         return not reason
+
+    def _mismatch(self, found: Tensor, plain: Tensor) -> str:
+        """Return in words by how much hidden states differ that should be alike; nothing where they do not."""
+        found, plain = found.float(), plain.float()
+        difference = float((found - plain).norm() / plain.norm())
+        allowed = SAME.get(self.model.dtype, SAME_IN_HALF_PRECISION)
+        return "" if difference <= allowed else f"its results would differ by {difference:.1g}"
+
+    def _check_places(self, longest: int) -> None:
+        """Refuse to hide tokens where leaving them out, all others in their places, is not what masking them is.
+
+        Raises:
+            ConfigError: Hidden tokens leave a trace, as in a recurrent state: tried once, on the model itself.
+            ShapeError: A window of attention ends within the ``longest`` row: hidden tokens take room in it.
+        """
+        if self._places_work is None:
+            ids = (torch.arange(1, 9) % self.model.config.get_text_config().vocab_size)[None]
+            seen = torch.tensor([[True, True, True, False, True, False, False, True]])
+            words, places = ids[seen][None, 2:], torch.nonzero(seen[0, 2:]).T
+            tree = PrefixTree.of(ids[:, :2], seen[:, :2], torch.tensor([0]), words, places=places)
+            ((_, found, _),) = self._rows(tree)
+            inputs = {"input_ids": ids, "attention_mask": seen.long(), "position_ids": torch.arange(8)[None]}
+            on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
+            plain = self.model.base_model(**on_device, use_cache=False).last_hidden_state[:, -1]
+            self._places_work = not self._mismatch(found, plain)
+        if not self._places_work:
+            check_absent("attention", frozenset(), self.name)
+        try:
+            check_window(self.model, longest)
+        except UnsupportedAttention as error:
+            raise ShapeError(
+                f"absent = attention in reward model {self.name}: {error}",
+                "set absent to delete or mask, or shorten the prompts or the responses",
+            ) from error
+
+    def _words(self, variants: Variants) -> tuple[Tensor, Tensor | None]:
+        """Return the rows to read (``R x W``), and where their tokens stand if not one behind the other."""
+        if variants.absent == "delete":
+            words = variants.kept_ids().cpu()
+            return words if self.eos_token_id is None else with_last_token(words, self.eos_token_id), None
+        if self.eos_token_id is not None:
+            variants = variants.ending_with(self.eos_token_id)
+        if variants.absent == "attention":
+            return variants.kept_ids().cpu(), variants.kept_places().cpu()
+        return variants.all_ids(self._mask_token).cpu(), None
 
     def _say_unshared(self, reason: str) -> None:
         logger.warning(
@@ -251,13 +309,18 @@ class CausalRewardModel:
 
     def _rows(self, tree: PrefixTree) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Yield rows, the hidden states at their ends, and the tokens forwarded, padding included."""
-        ids, lengths = tree.rows()
+        (ids, lengths), positions = tree.rows(), tree.row_positions()
         for rows, width in packs(lengths, self.max_tokens_per_forward):
-            part = ids[rows, :width].to(self.model.device)
             # Under causal attention padding on the right needs no mask.
-            hidden = self.model.base_model(input_ids=part, use_cache=False).last_hidden_state
+            inputs = {"input_ids": ids[rows, :width]}
+            if positions is not None:
+                # Without a mask the library would take a gap in the positions for the start of another text.
+                mask = torch.arange(width) < lengths[rows][:, None]
+                inputs["position_ids"], inputs["attention_mask"] = positions[rows, :width], mask.long()
+            inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
+            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
             last = lengths[rows].to(hidden.device) - 1
-            yield rows, hidden[torch.arange(len(rows)), last], part.numel()
+            yield rows, hidden[torch.arange(len(rows)), last], len(rows) * width
 
     def _as_read(self, rollouts: Rollouts) -> Rollouts:
         """Return the rollouts as the head reads them: with end-of-sequence where it is read there."""
@@ -265,11 +328,6 @@ class CausalRewardModel:
         read = rollouts if self.eos_token_id is None else rollouts.ending_with(self.eos_token_id)
         self._check(read.prompt_tokens, read.response_tokens)
         return read
-
-    def _portions(self, rollouts: Rollouts) -> Iterable[Tensor]:
-        width = rollouts.prompt_ids.shape[1] + rollouts.response_ids.shape[1]
-        rows = torch.arange(len(rollouts), device=rollouts.response_ids.device)
-        return torch.split(rows, max(1, self.max_tokens_per_forward // max(1, width)))
 
     def _check(self, prompt_tokens: Tensor, response_tokens: Tensor) -> None:
         lengths = prompt_tokens + response_tokens
@@ -282,3 +340,16 @@ class CausalRewardModel:
 
     def _scale(self, raw: Tensor) -> Tensor:
         return (raw.float() - self.mean) / self.deviation
+
+
+def _usual_mask_tokens(model: PreTrainedModel, eos_token_id: int | None) -> list[int | None]:
+    config = model.config
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    padding = None if config.pad_token_id in [*ends, eos_token_id] else config.pad_token_id
+    return [getattr(config, "mask_token_id", None), padding]
+
+
+def _takes_positions(model: PreTrainedModel) -> bool:
+    """Return whether a model can be told its positions; ALiBi counts them itself, hidden tokens left out."""
+    told = "position_ids" in inspect.signature(model.base_model.forward).parameters
+    return told and not getattr(model.config.get_text_config(), "alibi", False)

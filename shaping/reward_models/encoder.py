@@ -6,12 +6,12 @@ Attention runs both ways, so nothing of a row can be shared with another; rows a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from shaping.errors import ConfigError
@@ -19,10 +19,14 @@ from shaping.gradients import integrated_gradients
 from shaping.reward_models.attention_rows import attention_row, share_of_response
 from shaping.reward_models.base import (
     VariantScores,
+    check_absent,
     check_context,
     check_vocabulary,
+    find_mask_token,
     max_tokens,
     packs,
+    portions,
+    uncounted_token,
     weights_identity,
 )
 from shaping.rollouts import Rollouts
@@ -66,12 +70,13 @@ class EncoderRewardModel:
         deviation: The raw difference that becomes 1.
         name: What the reward model is called in files and messages.
         max_tokens_per_forward: Bound of one forward pass; a single row that is longer is forwarded alone.
+        mask_token_id: What stands for absent tokens under ``absent: mask``; by default the tokenizer's mask token, or
+            else the model's padding.
 
     Raises:
-        ConfigError: The model has several labels and none was chosen, or the chosen one does not exist.
+        ConfigError: The model has several labels and none was chosen, the chosen one does not exist, or the mask
+            token cannot be used.
     """
-
-    abilities = frozenset({"attention", "gradient"})
 
     def __init__(
         self,
@@ -83,6 +88,7 @@ class EncoderRewardModel:
         deviation: float = 1.0,
         name: str = "",
         max_tokens_per_forward: int | None = None,
+        mask_token_id: int | None = None,
     ) -> None:
         self.name, labels = name or type(model).__name__, model.config.num_labels
         if label is None and labels != 1:
@@ -99,6 +105,9 @@ class EncoderRewardModel:
         self._label, self._frame, self._pair = label or 0, Frame.of(tokenizer, pair), pair
         self.added_tokens = self._frame.tokens
         self.layers = int(model.config.num_hidden_layers)
+        self._mask_token = self._find_mask_token(tokenizer, mask_token_id)
+        masking = {"absent_mask"} if self._mask_token is not None else set()
+        self.abilities = frozenset({"attention", "gradient", "absent_attention"} | masking)
 
     def identity(self) -> str:
         """Return a hash of the weights and of the scale: what an exported shape is bound to."""
@@ -109,17 +118,22 @@ class EncoderRewardModel:
         """Return the score of every variant.
 
         Raises:
+            ConfigError: The model cannot take tokens away as the variants ask for.
             ShapeError: A variant is longer than the model's context.
         """
+        check_absent(variants.absent, self.abilities, self.name)
         check_vocabulary(self.model, variants.rollouts, self.name)
-        words = variants.kept_ids()
+        hides = variants.absent == "attention"
+        hidden, mask_token = (~variants.keep, None) if hides else (None, self._mask_token)
+        words = variants.kept_ids() if variants.absent == "delete" else variants.all_ids(mask_token)
         prompts, mask = variants.rollouts.prompt_ids, variants.rollouts.prompt_mask
         lengths = mask.sum(dim=1)[variants.owner] + (words != NO_TOKEN).sum(dim=1) + self._frame.tokens
         scores, forwarded = torch.zeros(len(variants), device=self.model.device), 0
         for rows, width in packs(lengths.cpu(), self.max_tokens_per_forward):
             chosen = rows.to(words.device)
             owner = variants.owner[chosen]
-            framed = self._framed(prompts[owner], mask[owner], words[chosen])
+            unseen = None if hidden is None else hidden[chosen]
+            framed = self._framed(prompts[owner], mask[owner], words[chosen], unseen)
             inputs = {name: value[:, :width].to(self.model.device) for name, value in framed.items()}
             scores[rows] = self._scale(self.model(**self._accepted(inputs)).logits)
             forwarded += width * len(rows)
@@ -134,7 +148,7 @@ class EncoderRewardModel:
     def response_attention(self, rollouts: Rollouts, layer: int = -1, heads: str = "mean") -> Tensor:
         """Return ``B x T`` attention from the first token, where an encoder is read, to the response."""
         rollouts, found = rollouts.to(self.model.device), []
-        for rows in self._portions(rollouts):
+        for rows in portions(rollouts, self._frame.tokens, self.max_tokens_per_forward):
             given = rollouts.select(rows)
             inputs, place = self._whole(given)
             read = torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
@@ -146,7 +160,7 @@ class EncoderRewardModel:
     def integrated_gradients(self, rollouts: Rollouts, absent: Tensor, steps: int) -> Tensor:
         """Return ``B x T`` integrated gradients of the score on the embeddings of the tokens in ``absent``."""
         rollouts, absent, found = rollouts.to(self.model.device), absent.to(self.model.device), []
-        for rows in self._portions(rollouts):
+        for rows in portions(rollouts, self._frame.tokens, self.max_tokens_per_forward):
             inputs, place = self._whole(rollouts.select(rows))
             ids = inputs.pop("input_ids")
             replaced = torch.zeros_like(ids).scatter_add_(1, place, absent[rows].long()) > 0
@@ -158,6 +172,16 @@ class EncoderRewardModel:
             found.append(path.gather(1, place) * absent[rows])
         return torch.cat(found)
 
+    def _find_mask_token(self, tokenizer: Any, wanted: int | None) -> int | None:
+        padding, uncounted = self.model.config.pad_token_id, uncounted_token(self.model)
+        if wanted is not None and wanted == uncounted:
+            raise ConfigError(
+                f"mask_token_id = {wanted} is the padding of reward model {self.name}, which has no positions",
+                "choose another token",
+            )
+        usual = [getattr(tokenizer, "mask_token_id", None), None if padding == uncounted else padding]
+        return find_mask_token(self.model, wanted, usual, self.name)
+
     def _whole(self, rollouts: Rollouts) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of whole responses and where each response token stands in its row: ``B x T``."""
         check_vocabulary(self.model, rollouts, self.name)
@@ -168,8 +192,8 @@ class EncoderRewardModel:
         accepted = self._accepted({name: value.to(self.model.device) for name, value in inputs.items()})
         return accepted, place.clamp(max=inputs["input_ids"].shape[1] - 1).to(self.model.device)
 
-    def _framed(self, prompts: Tensor, mask: Tensor, words: Tensor) -> dict[str, Tensor]:
-        """Return rows of framed tokens, padded on the right, with their masks and text numbers."""
+    def _framed(self, prompts: Tensor, mask: Tensor, words: Tensor, hidden: Tensor | None = None) -> dict[str, Tensor]:
+        """Return rows of framed tokens, padded on the right, with masks that leave ``hidden`` words out, and texts."""
         parts = [self._special(self._frame.before, words), torch.where(mask, prompts, NO_TOKEN)]
         first_text = sum(part.shape[1] for part in parts)
         parts += [self._special(self._frame.between, words), words, self._special(self._frame.after, words)]
@@ -180,10 +204,13 @@ class EncoderRewardModel:
         ids, second = ids.gather(1, left), second.gather(1, left)
         real = ids != NO_TOKEN
         check_context(self.model, int(real.sum(dim=1).max()), self.name)
-        pad = self.model.config.pad_token_id or 0
+        seen = real
+        if hidden is not None:
+            around = (first_text + len(self._frame.between), len(self._frame.after))
+            seen = real & ~pad(hidden, around).gather(1, left)
         return {
-            "input_ids": torch.where(real, ids, pad),
-            "attention_mask": real.long(),
+            "input_ids": torch.where(real, ids, self.model.config.pad_token_id or 0),
+            "attention_mask": seen.long(),
             "token_type_ids": second * real,
         }
 
@@ -196,11 +223,6 @@ class EncoderRewardModel:
         if getattr(self.model.config, "type_vocab_size", 0) < 2:
             inputs.pop("token_type_ids")
         return inputs
-
-    def _portions(self, rollouts: Rollouts) -> Iterable[Tensor]:
-        width = rollouts.prompt_ids.shape[1] + rollouts.response_ids.shape[1] + self._frame.tokens
-        rows = torch.arange(len(rollouts), device=rollouts.response_ids.device)
-        return torch.split(rows, max(1, self.max_tokens_per_forward // width))
 
     def _scale(self, logits: Tensor) -> Tensor:
         return (logits[:, self._label].float() - self.mean) / self.deviation

@@ -19,7 +19,7 @@ class RetokenizedRewardModel:
     """Another reward model, seen in the policy's tokens.
 
     Each token of the reward model belongs to the one policy token that completes it: its credit goes there, and it
-    is absent when that token is. A response is tokenized once; coalitions delete tokens and never tokenize anew.
+    is absent when that token is. A response is tokenized once; coalitions take tokens away and never tokenize anew.
 
     Args:
         inner: The reward model, over its own tokens.
@@ -50,7 +50,7 @@ class RetokenizedRewardModel:
         """Return the score of every variant."""
         aligned = self.align(variants.rollouts)
         keep = aligned.keep(variants.owner, variants.keep)
-        return self.inner.score(Variants(aligned.rollouts, variants.owner, keep))
+        return self.inner.score(Variants(aligned.rollouts, variants.owner, keep, variants.absent))
 
     def prefix_scores(self, rollouts: Rollouts) -> Tensor:
         """Return ``B x (T + 1)`` scores after the tokens that each policy token completes."""

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from shaping.alignment import DecodedRollouts
 from shaping.errors import ConfigError, ShapeError
-from shaping.reward_models.base import VariantScores
+from shaping.reward_models.base import VariantScores, check_absent
 from shaping.rollouts import Rollouts
 from shaping.variants import Variants
 
 
 class TextRewardModel:
-    """A function ``texts -> scores``. Absent tokens' characters are left out of the text.
+    """A function ``texts -> scores``. Absent tokens' characters are left out of the text, or replaced.
 
     Args:
         function: Takes a list of texts and returns as many numbers. With ``separate`` it takes two lists, prompts
@@ -25,12 +25,12 @@ class TextRewardModel:
         separate: Give prompts and responses apart, not joined.
         texts_per_call: Most texts of one call.
         name: What the reward model is called in messages.
+        mask_text: What stands for each absent token under ``absent: mask``, such as ``" _"``.
 
     Raises:
         ConfigError: ``function`` cannot be called.
     """
 
-    abilities: frozenset[str] = frozenset()
     added_tokens = layers = 0
 
     def __init__(
@@ -40,6 +40,7 @@ class TextRewardModel:
         separate: bool = False,
         texts_per_call: int = 256,
         name: str = "",
+        mask_text: str | None = None,
     ) -> None:
         if not callable(function):
             raise ConfigError(
@@ -47,20 +48,25 @@ class TextRewardModel:
             )
         self.name = name or getattr(function, "__name__", type(function).__name__)
         self._function, self._tokenizer, self._separate = function, tokenizer, separate
-        self._texts_per_call = max(1, texts_per_call)
+        self._texts_per_call, self._mask_text = max(1, texts_per_call), mask_text
+        self.abilities = frozenset() if mask_text is None else frozenset({"absent_mask"})
         self._decoded: DecodedRollouts | None = None
 
     def score(self, variants: Variants) -> VariantScores:
         """Return the score of every variant; texts that are alike are scored once.
 
         Raises:
+            ConfigError: Absent tokens are to be hidden, or masked without a text for them.
             ShapeError: The function returned another number of scores than it was given texts.
         """
+        check_absent(variants.absent, self.abilities, self.name)
+        blank = self._mask_text or "" if variants.absent == "mask" else ""
         decoded = self._decode(variants.rollouts)
         keeps = variants.keep.tolist()
         owners = variants.owner.tolist()
         texts = [
-            (decoded.prompts[owner], decoded.kept_text(owner, keep)) for owner, keep in zip(owners, keeps, strict=True)
+            (decoded.prompts[owner], decoded.kept_text(owner, keep, blank))
+            for owner, keep in zip(owners, keeps, strict=True)
         ]
         known: dict[tuple[str, str], float] = dict.fromkeys(texts, 0.0)
         distinct = list(known)

@@ -194,7 +194,7 @@ def test_a_row_beyond_the_context_is_refused_and_one_that_fills_it_is_not(family
 
 
 def test_an_encoder_can_do_all_but_give_prefix_scores_in_one_pass():
-    assert reward_model("Bert").abilities == {"attention", "gradient"}
+    assert reward_model("Bert").abilities == {"attention", "gradient", "absent_mask", "absent_attention"}
 
 
 def test_identity_changes_with_weights_and_scale():

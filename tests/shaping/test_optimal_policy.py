@@ -1,12 +1,24 @@
 """Enumerates a language of 27 responses: where the reward falls does not change the best policy, its total does."""
 
-from itertools import product
+from functools import cache
+from itertools import combinations, product
 
 import pytest
 import torch
 
-from shaping import METHODS, Certificate, Shape, Shaper
-from tests.tiny_models import BOS, encode, make_rollouts, tiny_reward_model, tiny_tokenizer
+from shaping import METHODS, CausalRewardModel, Certificate, Shape, Shaper
+from shaping.credit import estimator, owen
+from shaping.shape import ABSENT, CLOSURES, ESTIMATORS, UNITS
+from tests.tiny_models import (
+    BOS,
+    PAD,
+    SCORE_DEVIATION,
+    SCORE_MEAN,
+    encode,
+    make_rollouts,
+    tiny_classifier,
+    tiny_tokenizer,
+)
 
 KL_COEF = 0.5
 LENGTH = 3
@@ -17,6 +29,7 @@ MIXES = [
     *({name: 1.0} for name in METHODS),
     {name: 1 / len(METHODS) for name in METHODS},
 ]
+BY_UNITS = sorted(name for name, method in METHODS.items() if method.by_units)
 
 
 def every_response():
@@ -50,19 +63,29 @@ def optimal_policy_by_induction(token_rewards):
     return policy.exp()
 
 
-def shaped(weights, **changes):
+@cache
+def judge(eos=None):
+    return CausalRewardModel(tiny_classifier(), SCORE_MEAN, SCORE_DEVIATION, eos_token_id=eos, mask_token_id=PAD)
+
+
+def shaped(weights, rollouts=None, eos=None, **changes):
     shape = Shape(weights=weights, **{"budget": 6, "max_units": 4, **changes})
-    rollouts = every_response()
-    result = Shaper(shape, tiny_reward_model(), tiny_tokenizer(), seed=3)(rollouts)
+    rollouts = every_response() if rollouts is None else rollouts
+    result = Shaper(shape, judge(eos), tiny_tokenizer(), seed=3)(rollouts)
     certificate = Certificate.empty(shape).including(result.token_rewards, result.scores, rollouts)
     return result.token_rewards, certificate
+
+
+@cache
+def sparse_rewards():
+    return shaped({"sparse": 1.0})[0]
 
 
 @pytest.mark.parametrize("balance", [1.0, 0.4])
 @pytest.mark.parametrize("closure", ["last", "spread"])
 @pytest.mark.parametrize("weights", MIXES, ids=lambda weights: "+".join(weights))
 def test_optimal_policy_is_that_of_the_sparse_reward(weights, closure, balance):
-    sparse, _ = shaped({"sparse": 1.0})
+    sparse = sparse_rewards()
     rewards, certificate = shaped(weights, closure=closure, balance=balance)
     torch.testing.assert_close(optimal_policy(rewards), optimal_policy(sparse), atol=1e-5, rtol=0)
     assert certificate.return_preserving
@@ -72,9 +95,46 @@ def test_optimal_policy_is_that_of_the_sparse_reward(weights, closure, balance):
         assert float((rewards - sparse).abs().max()) > 1e-2
 
 
+@pytest.fixture
+def _no_game_is_too_small_to_sample(monkeypatch):
+    """Let three units be sampled, as nine are otherwise: all of the language's games are small."""
+    for module in (estimator, owen):
+        monkeypatch.setattr(module, "ALWAYS_EXACT_UNITS", 0)
+
+
+@pytest.mark.usefixtures("_no_game_is_too_small_to_sample")
+@pytest.mark.parametrize("closure", CLOSURES)
+@pytest.mark.parametrize("how", ESTIMATORS)
+@pytest.mark.parametrize("absent", ABSENT)
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("method", BY_UNITS)
+def test_optimal_policy_is_the_same_for_every_unit_operator_and_estimator(method, unit, absent, how, closure):
+    options = {"unit": unit, "max_span": 2, "absent": absent, "estimator": how, "closure": closure, "budget": 4}
+    rewards, certificate = shaped({method: 1.0}, **options)
+    torch.testing.assert_close(optimal_policy(rewards), optimal_policy(sparse_rewards()), atol=1e-5, rtol=0)
+    assert certificate.return_preserving
+    assert float((rewards - sparse_rewards()).abs().max()) > 1e-2
+
+
+@pytest.mark.usefixtures("_no_game_is_too_small_to_sample")
+@pytest.mark.parametrize("method", BY_UNITS)
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [("unit", UNITS), ("absent", ABSENT), ("estimator", ("exact", "kernel", "permutation")), ("closure", CLOSURES)],
+)
+def test_every_option_moves_the_reward_that_leaves_the_optimum_where_it_is(method, option, values):
+    usual = {"unit": "token", "max_span": 2, "budget": 4}
+    found = {value: shaped({method: 1.0}, **{**usual, option: value})[0] for value in values}
+    # Only Shapley values are found in several ways; Owen values by fewer, local fits in one and a sample of its own.
+    alike = option == "estimator" and method != "shapley"
+    differences = [float((found[one] - found[other]).abs().max()) for one, other in combinations(values, 2)]
+    assert max(differences) > 1e-2
+    assert alike or min(differences) > 1e-2
+
+
 @pytest.mark.parametrize("weights", [{"prefix": 1.0}, {"prefix": 0.3, "sparse": 0.7}])
 def test_token_by_token_optimum_of_causal_rewards_is_that_of_the_sparse_reward(weights):
-    sparse, _ = shaped({"sparse": 1.0})
+    sparse = sparse_rewards()
     rewards, certificate = shaped(weights)
     assert certificate.is_causal
     expected = optimal_policy(sparse)
@@ -82,28 +142,31 @@ def test_token_by_token_optimum_of_causal_rewards_is_that_of_the_sparse_reward(w
     torch.testing.assert_close(optimal_policy_by_induction(rewards), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("absent", ABSENT)
 @pytest.mark.parametrize("method", ["lime", "shapley", "prefix"])
-def test_reward_without_closure_is_detected(method, monkeypatch):
+def test_reward_without_closure_is_detected(method, absent, monkeypatch):
     monkeypatch.setattr("shaping.shaper.close", lambda credit, scores, rollouts, closure: credit)
-    _, certificate = shaped({method: 1.0}, unit="token", budget=64)
+    _, certificate = shaped({method: 1.0}, unit="token", absent=absent, budget=64)
     assert not certificate.return_preserving
     assert certificate.largest_error > 1e-2
 
 
-def test_reward_without_closure_changes_the_optimal_policy(monkeypatch):
-    sparse, _ = shaped({"sparse": 1.0})
+@pytest.mark.parametrize("absent", ABSENT)
+@pytest.mark.parametrize("unit", UNITS)
+def test_reward_without_closure_changes_the_optimal_policy(unit, absent, monkeypatch):
+    sparse = sparse_rewards()
     monkeypatch.setattr("shaping.shaper.close", lambda credit, scores, rollouts, closure: credit)
-    rewards, _ = shaped({"lime": 1.0}, unit="token", budget=64)
+    rewards, _ = shaped({"lime": 1.0}, unit=unit, absent=absent, budget=64)
     assert float((optimal_policy(rewards) - optimal_policy(sparse)).abs().max()) > 0.05
 
 
 def test_dense_credit_on_top_of_the_full_score_changes_the_optimal_policy():
     # SCAR's public code adds both: a return of 2R, which halves the price of KL.
-    sparse, _ = shaped({"sparse": 1.0})
+    sparse = sparse_rewards()
     attention, certificate = shaped({"attention": 1.0})
     assert certificate.return_preserving
     doubled = sparse + attention
     assert float((optimal_policy(doubled) - optimal_policy(sparse)).abs().max()) > 0.05
     game = every_response()
-    scores = tiny_reward_model().prefix_scores(game)[:, -1]
+    scores = judge().prefix_scores(game)[:, -1]
     assert not Certificate.empty(Shape()).including(doubled, scores, game).return_preserving

@@ -4,16 +4,32 @@ from itertools import product
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
-from shaping import METHODS
-from tests.shaping.test_optimal_policy import LANGUAGE, LENGTH, reference_log_probs, shaped
+from shaping import METHODS, Certificate, Shape
+from shaping.shape import CLOSURES
+from tests.shaping.test_optimal_policy import ALPHABET, LANGUAGE, LENGTH, reference_log_probs, shaped
+from tests.tiny_models import BOS, EOS, encode, make_rollouts
 
 PREFIXES = {
     prefix: row for row, prefix in enumerate(p for size in range(LENGTH) for p in product(range(3), repeat=size))
 }
-STATES = torch.tensor([[PREFIXES[response[:place]] for place in range(LENGTH)] for response in LANGUAGE])
-TOKENS = torch.tensor(LANGUAGE)
-CAUSAL = [{"prefix": 1.0}, {"prefix": 0.3, "sparse": 0.7}]
+# A language whose responses end at different places: its third token ends them, and so does the last place.
+ENDING = [
+    y
+    for size in range(1, LENGTH + 1)
+    for y in product(range(3), repeat=size)
+    if 2 not in y[:-1] and (y[-1] == 2 or size == LENGTH)
+]
+CAUSAL_METHODS = sorted(name for name, method in METHODS.items() if method.causal)
+MIXES = [*({name: 1.0} for name in CAUSAL_METHODS), {name: 1 / len(CAUSAL_METHODS) for name in CAUSAL_METHODS}]
+SHAPES = [
+    (weights, closure)
+    for weights in MIXES
+    for closure in CLOSURES
+    if Certificate.empty(Shape(weights=weights, closure=closure)).is_causal
+]
+every_reading = pytest.mark.parametrize("eos", [None, EOS])
 # In this one language: |g - g_sparse| / |g_sparse| and the cosine between them. Rewards that a token has already
 # received drop out of its reward-to-go, and under these methods they still depend on what it does next.
 MEASURED = {
@@ -28,13 +44,20 @@ MEASURED = {
 }
 
 
-def gradient(rewards, discard_past=True):
-    """Return the exact gradient in the logits of every state, ``13 x 3``, of a policy that is not the reference.
+def chosen_log_probs(language):
+    """Return logits of every state, ``13 x 3``, of a policy that is not the reference, and what it gives each token."""
+    logits = torch.randn(len(PREFIXES), 3, generator=torch.Generator().manual_seed(7)).double().requires_grad_(True)
+    table = logits.log_softmax(dim=1)
+    rows = [torch.stack([table[PREFIXES[y[:place]], y[place]] for place in range(len(y))]) for y in language]
+    return logits, torch.stack([pad(row, (0, LENGTH - len(row))) for row in rows])
+
+
+def gradient(rewards, discard_past=True, language=LANGUAGE):
+    """Return the exact policy gradient in the logits of every state, ``13 x 3``.
 
     ``sum_y pi(y) sum_t grad log pi(y_t | y_<t) G_t`` with ``G_t`` the reward from token ``t`` on, or all of it.
     """
-    logits = torch.randn(len(PREFIXES), 3, generator=torch.Generator().manual_seed(7)).double().requires_grad_(True)
-    chosen = logits.log_softmax(dim=1)[STATES, TOKENS]
+    logits, chosen = chosen_log_probs(language)
     chance = chosen.detach().sum(dim=1).exp()
     assert float(chance.sum()) == pytest.approx(1)
     rewards = rewards.double()
@@ -43,26 +66,53 @@ def gradient(rewards, discard_past=True):
     return logits.grad
 
 
-def true_gradient():
+def true_gradient(eos=None, language=LANGUAGE):
     """Return the gradient of the expected score by automatic differentiation alone: no estimator at all."""
-    logits = torch.randn(len(PREFIXES), 3, generator=torch.Generator().manual_seed(7)).double().requires_grad_(True)
-    chance = logits.log_softmax(dim=1)[STATES, TOKENS].sum(dim=1).exp()
-    (chance * shaped({"sparse": 1.0})[0].double().sum(dim=1)).sum().backward()
+    logits, chosen = chosen_log_probs(language)
+    scores = rewards_of({"sparse": 1.0}, eos, language)[0].double().sum(dim=1)
+    (chosen.sum(dim=1).exp() * scores).sum().backward()
     return logits.grad
 
 
-def test_reward_to_go_of_the_sparse_reward_is_the_gradient_of_the_expected_score():
-    torch.testing.assert_close(gradient(shaped({"sparse": 1.0})[0]), true_gradient(), atol=1e-9, rtol=0)
-    assert float(true_gradient().norm()) > 0.05
+def rewards_of(weights, eos=None, language=LANGUAGE, **changes):
+    """Return token rewards of every response of a language, and the certificate."""
+    if language is LANGUAGE:
+        return shaped(weights, eos=eos, **changes)
+    tokens = [*ALPHABET[:2], EOS]
+    responses = [[tokens[token] for token in response] for response in language]
+    return shaped(weights, make_rollouts([[BOS, *encode("a")]] * len(language), responses), eos, **changes)
 
 
+def bias(found, expected):
+    """Return ``|g - g'| / |g'|``."""
+    return float((found - expected).norm() / expected.norm())
+
+
+@every_reading
+@pytest.mark.parametrize("language", [LANGUAGE, ENDING], ids=["one length", "ending"])
+def test_reward_to_go_of_the_sparse_reward_is_the_gradient_of_the_expected_score(language, eos):
+    found = gradient(rewards_of({"sparse": 1.0}, eos, language)[0], language=language)
+    torch.testing.assert_close(found, true_gradient(eos, language), atol=1e-9, rtol=0)
+    assert float(found.norm()) > 0.05
+
+
+def test_every_causal_method_is_causal_and_only_a_residual_that_is_spread_is_not():
+    assert CAUSAL_METHODS == ["prefix", "sparse"]
+    spread = [weights for weights, closure in SHAPES if closure == "spread"]
+    assert spread == [{"sparse": 1.0}]
+    assert len(SHAPES) == len(MIXES) + len(spread)
+
+
+@every_reading
+@pytest.mark.parametrize("language", [LANGUAGE, ENDING], ids=["one length", "ending"])
 @pytest.mark.parametrize("balance", [1.0, 0.4])
-@pytest.mark.parametrize("weights", CAUSAL, ids=str)
-def test_gradient_under_a_causal_shape_is_the_sparse_ones(weights, balance):
-    rewards, certificate = shaped(weights, balance=balance)
+@pytest.mark.parametrize(("weights", "closure"), SHAPES, ids=str)
+def test_gradient_under_a_causal_shape_is_the_sparse_ones(weights, closure, balance, language, eos):
+    rewards, certificate = rewards_of(weights, eos, language, balance=balance, closure=closure)
     assert certificate.is_causal and certificate.return_preserving
-    assert float((rewards - shaped({"sparse": 1.0})[0]).abs().max()) > 0.05
-    torch.testing.assert_close(gradient(rewards), true_gradient(), atol=1e-6, rtol=0)
+    moved = float((rewards - rewards_of({"sparse": 1.0}, eos, language)[0]).abs().max())
+    assert moved > 0.05 or set(weights) == {"sparse"}
+    torch.testing.assert_close(gradient(rewards, language=language), true_gradient(eos, language), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -81,19 +131,22 @@ def test_reward_to_go_under_a_shape_that_is_not_causal_is_biased_by_as_much_as_w
     rewards, certificate = shaped({method: 1.0}, unit="token")
     assert not certificate.is_causal
     found, expected = gradient(rewards), true_gradient()
-    bias = float((found - expected).norm() / expected.norm())
     cosine = float((found * expected).sum() / found.norm() / expected.norm())
-    assert (bias, cosine) == (
+    assert (bias(found, expected), cosine) == (
         pytest.approx(MEASURED[method][0], abs=5e-3),
         pytest.approx(MEASURED[method][1], abs=5e-3),
     )
 
 
-def test_causal_credit_that_is_spread_is_no_longer_causal():
-    rewards, certificate = shaped({"prefix": 1.0}, closure="spread")
+@pytest.mark.parametrize(("eos", "measured"), [(None, 0.0156), (EOS, 0.0665)])
+def test_causal_credit_that_is_spread_is_biased_where_responses_end_at_different_places(eos, measured):
+    rewards, certificate = rewards_of({"prefix": 1.0}, eos, closure="spread")
     assert not certificate.is_causal
-    # All responses have the same length and prompt here: the residual is one constant, and the gradient survives.
-    torch.testing.assert_close(gradient(rewards), true_gradient(), atol=1e-6, rtol=0)
+    # Of one length and one prompt the residual is one constant, and the gradient survives.
+    torch.testing.assert_close(gradient(rewards), true_gradient(eos), atol=1e-6, rtol=0)
+    rewards, _ = rewards_of({"prefix": 1.0}, eos, ENDING, closure="spread")
+    found, expected = gradient(rewards, language=ENDING), true_gradient(eos, ENDING)
+    assert bias(found, expected) == pytest.approx(measured, abs=2e-3)
 
 
 def test_reference_of_the_language_is_a_policy():

@@ -20,7 +20,7 @@ class Forest:
     prompts: list[list[int]]
     rows: list[tuple[int, list[int]]]
 
-    def tree(self, share: bool = True) -> PrefixTree:
+    def tree(self, share: bool = True, places: torch.Tensor | None = None) -> PrefixTree:
         width = max(len(prompt) for prompt in self.prompts)
         longest = max(len(row) for _, row in self.rows)
         # 9 on padding: a token that would show.
@@ -30,7 +30,7 @@ class Forest:
             len(self.rows), longest
         )
         owner = torch.tensor([owner for owner, _ in self.rows])
-        return PrefixTree.of(prompts.long(), mask.bool(), owner, words.long(), share)
+        return PrefixTree.of(prompts.long(), mask.bool(), owner, words.long(), share, places)
 
     def texts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         return [(tuple(self.prompts[owner]), tuple(row)) for owner, row in self.rows]
@@ -170,6 +170,48 @@ def test_rows_are_prompt_and_words_padded_on_the_right(forest):
     assert sorted(found) == sorted(expected)
 
 
+def with_gaps(forest, seed, share=True):
+    """Return the tree of rows some of whose tokens are hidden, and the rows as ``(token, place)``."""
+    generator, rows = torch.Generator().manual_seed(seed), []
+    for owner, row in forest.rows:
+        hidden = torch.randint(0, 2, (len(row),), generator=generator).cumsum(0).tolist()
+        placed = [(token, depth + before) for depth, (token, before) in enumerate(zip(row, hidden, strict=True))]
+        rows.append((tuple(forest.prompts[owner]), tuple(placed)))
+    longest = max(len(row) for _, row in rows)
+    places = [[place for _, place in row] + [NO_TOKEN] * (longest - len(row)) for _, row in rows]
+    return forest.tree(share, torch.tensor(places).view(len(rows), longest).long()), rows
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(forest=forests(), seed=st.integers(0, 2**20), max_tokens=st.integers(1, 60), share=st.booleans())
+def test_with_gaps_a_row_is_its_tokens_in_their_places(forest, seed, max_tokens, share):
+    tree, expected = with_gaps(forest, seed, share)
+    found = []
+    for part in tree.passes(max_tokens):
+        ids, positions, ends = part.ids.tolist(), part.positions.tolist(), part.ends.tolist()
+        prompts = prompts_of_pass(tree, part)
+        for leaf in part.leaves.tolist():
+            prompt, seen = prompts[tree_of(part.opens.tolist(), leaf)], visible(ends, leaf)
+            assert [positions[node] for node in seen[: len(prompt)]] == list(range(len(prompt)))
+            row = [(ids[node], positions[node] - len(prompt)) for node in seen[len(prompt) :]]
+            found.append((prompt, tuple(row)))
+        assert_blocks_show_the_tree(part, 3)
+    assert [found[row] for row in tree.inverse.tolist()] == expected
+    (ids, lengths), positions = tree.rows(), tree.row_positions()
+    for (prompt, row), number in zip(expected, tree.inverse.tolist(), strict=True):
+        length = int(lengths[number])
+        assert ids[number, :length].tolist() == [*prompt, *(token for token, _ in row)]
+        assert positions[number, :length].tolist() == [*range(len(prompt)), *(len(prompt) + place for _, place in row)]
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(forest=forests(), seed=st.integers(0, 2**20))
+def test_with_gaps_only_tokens_in_the_same_place_are_shared(forest, seed):
+    tree, rows = with_gaps(forest, seed)
+    (part,) = tree.passes(10_000)
+    assert len(part.ids) == len(expected_nodes(rows))
+
+
 def assert_blocks_show_the_tree(part, block):
     attention = TreeAttention.of(part, torch.device("cpu"), block)
     ends, seen = part.ends.tolist(), {}
@@ -185,7 +227,7 @@ def assert_blocks_show_the_tree(part, block):
                 seen[query] = keys_seen
     assert len(seen) == len(part.ids)
     assert [order[place] for place in attention.place.tolist()] == list(range(len(part.ids)))
-    assert attention.longest == 1 + max(len(keys) - 1 for keys in seen.values())
+    assert attention.longest == 1 + max(part.positions.tolist())
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -211,8 +211,8 @@ def test_a_window_that_hides_nothing_of_the_longest_row_stays_shared(family, win
 def test_read_at_end_of_sequence_prefixes_are_closed_by_it_and_given_up_as_an_ability():
     rollouts, classifier = mixed_rollouts(), tiny_classifier()
     model = CausalRewardModel(classifier, SCORE_MEAN, SCORE_DEVIATION, eos_token_id=EOS)
-    assert model.abilities == {"attention", "gradient", "sharing"}
-    assert tiny_reward_model().abilities == {"prefix", "attention", "gradient", "sharing"}
+    assert model.abilities == {"attention", "gradient", "sharing", "absent_attention"}
+    assert tiny_reward_model().abilities == model.abilities | {"prefix"}
     assert "sharing" not in CausalRewardModel(tiny_classifier(), share_prefixes=False).abilities
     expected = (plain_prefix_values(classifier, rollouts, EOS) - SCORE_MEAN) / SCORE_DEVIATION
     torch.testing.assert_close(prefix_values(model, rollouts), expected, atol=1e-4, rtol=0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shaping import METHODS, ConfigError, Shape
 from shaping.closure import close
-from shaping.shape import CLOSURES, UNITS
+from shaping.shape import ABSENT, CLOSURES, UNITS
 from tests.tiny_models import make_rollouts
 
 modest = settings(derandomize=True, deadline=None, max_examples=50)
@@ -23,6 +23,7 @@ def shapes(draw):
         weights={name: part / sum(parts) for name, part in zip(names, parts, strict=True)},
         balance=draw(st.floats(0, 1)),
         unit=draw(st.sampled_from(UNITS)),
+        absent=draw(st.sampled_from(ABSENT)),
         max_span=draw(st.integers(1, 9)),
         max_units=draw(st.integers(1, 40)),
         budget=draw(st.integers(1, 999)),
@@ -62,6 +63,8 @@ def shapes(draw):
         ("budget", 0, "budget = 0"),
         ("budget", "64", "budget = '64'"),
         ("unit", "word", "unit = 'word'"),
+        ("absent", "blank", "absent = 'blank' is unknown\nchoose one of delete, mask, attention"),
+        ("absent", None, "absent = None is unknown"),
         ("closure", "first", "closure = 'first'"),
         ("policy_preserving", "no", "policy_preserving"),
     ],
