@@ -6,6 +6,9 @@ from pathlib import Path
 
 from shaping.errors import ConfigError
 
+# Found by name like the others, but of no use before its paths are filled in.
+TEMPLATE = "own_models"
+
 
 def builtin_folder() -> Path:
     """Return where the built-in configs are: inside an installed package, or at the top of a checkout."""
@@ -27,5 +30,8 @@ def find_config(name: str) -> Path:
         builtin = builtin_folder() / f"{path.name.removesuffix('.yaml')}.yaml"
         if builtin.is_file():
             return builtin
-    known = ", ".join(sorted(file.stem for file in builtin_folder().glob("*.yaml")))
-    raise ConfigError(f"config {name} does not exist", f"give a YAML file, or one of the built-in configs: {known}")
+    known = ", ".join(sorted(file.stem for file in builtin_folder().glob("*.yaml") if file.stem != TEMPLATE))
+    raise ConfigError(
+        f"config {name} does not exist",
+        f"give a YAML file (a copy of {builtin_folder() / f'{TEMPLATE}.yaml'}), or a built-in config: {known}",
+    )

@@ -22,7 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Finds where a response's reward should fall, and proves that its total never changes.",
 )
-console = Console(highlight=False)
+# Of several processes that train one policy, the first one speaks.
+console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
 
 
@@ -51,16 +52,18 @@ def train(
     output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("run"),
 ) -> None:
     """Train one policy with one shape, without a study."""
-    from pipeline.builtin_configs import find_config
-    from pipeline.config import load_config
-    from pipeline.task_models import build_assets
-    from pipeline.tasks.sentiment import load_sentiment
-    from pipeline.train import TrainingRun, chosen_shape, show_result
-    from pipeline.train import train as train_policy
+    from pipeline.quiet import quiet_libraries
 
-    settings = load_config(find_config(config), tuple(changes))
-    task = load_sentiment(build_assets(settings, console))
-    identity = None if shape is None else task.reward_model.identity()
+    with quiet_libraries():  # Ax announces its database when a config is checked against its search space
+        from pipeline.builtin_configs import find_config
+        from pipeline.config import load_config
+        from pipeline.task_models import build_assets, open_task
+        from pipeline.train import TrainingRun, chosen_shape, show_result
+        from pipeline.train import train as train_policy
+
+        settings = load_config(find_config(config), tuple(changes))
+    task = open_task(settings, build_assets(settings, console), console)
+    identity = None if shape is None else task.reward_identity
     run = TrainingRun(settings, chosen_shape(settings, shape, tuple(weights), identity), seed, output)
     show_result(run, train_policy(run, task, console), console)
 
@@ -87,11 +90,14 @@ def report(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file to write.")] = None,
 ) -> None:
     """Write the HTML report of a study."""
+    from pipeline.quiet import quiet_libraries
     from pipeline.report import load_report_data, write_report
     from pipeline.study_folder import StudyFolder
 
     folder = StudyFolder.existing(study)
-    console.print(f"report  {write_report(load_report_data(folder), output or folder.report_file)}")
+    with quiet_libraries():  # reading a study's config imports Ax
+        written = write_report(load_report_data(folder), output or folder.report_file)
+    console.print(f"report  {written}")
 
 
 @app.command()
@@ -102,13 +108,16 @@ def export(
 ) -> None:
     """Write the best shape for a production trainer."""
     from pipeline.export import export_winner
+    from pipeline.quiet import quiet_libraries
     from pipeline.study_folder import StudyFolder
     from shaping.errors import ConfigError
 
     if form != "shape":
         raise ConfigError(f"--format {form} is not known", "choose shape")
     folder = StudyFolder.existing(study)
-    console.print(f"shape   {export_winner(folder, output or folder.export)}")
+    with quiet_libraries():  # reading a study's config imports Ax
+        written = export_winner(folder, output or folder.export)
+    console.print(f"shape   {written}")
 
 
 @app.command()

@@ -9,22 +9,16 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
-from pipeline.tasks.recipe import Recipe
+from pipeline.tasks.paths import absolute_paths
+from pipeline.tasks.settings import TASK_NAMES, SentimentSettings, TaskSettings
 from search_spaces import SPACES, SearchSpace, make_space
-from shaping.credit.base import check_layer
 from shaping.errors import ConfigError
+from shaping.reward_models.base import check_layer
 from shaping.shape import Shape
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class TaskSettings(_Section):
-    """What the policy learns."""
-
-    name: Literal["sentiment"] = "sentiment"
-    recipe: Recipe = Field(default_factory=Recipe)
 
 
 class SpaceSettings(_Section):
@@ -49,6 +43,7 @@ class ShapeSettings(_Section):
     unit: Literal["token", "span", "sentence"] = "span"
     max_span: int = Field(4, ge=1)
     max_units: int = Field(6, ge=1)
+    absent: Literal["delete", "mask", "attention"] = Field("delete", description="How a unit is taken away.")
     estimator: Literal["auto", "exact", "kernel", "permutation"] = "auto"
     budget: int = Field(16, ge=4)
     budget_tokens: int | None = Field(None, ge=1, description="Forwarded response tokens, in place of budget.")
@@ -101,7 +96,7 @@ class StudyConfig(_Section):
     """A study: task, space, inner loop, outer loop, confirmation, executor."""
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    task: TaskSettings = Field(default_factory=TaskSettings)
+    task: TaskSettings = Field(default_factory=SentimentSettings)
     space: SpaceSettings = Field(default_factory=SpaceSettings)
     shape: ShapeSettings = Field(default_factory=ShapeSettings)
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
@@ -111,6 +106,11 @@ class StudyConfig(_Section):
     confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
 
+    @field_validator("task", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": "sentiment", **value} if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
         space = self.make_space()
@@ -119,7 +119,8 @@ class StudyConfig(_Section):
             raise ValueError(
                 f"confirm.seeds: {sorted(shared)} are also in search.seeds; confirm on seeds the search never saw"
             )
-        if "attention" in self.space.methods:
+        # The layers of other tasks' reward models are known when they are loaded.
+        if "attention" in self.space.methods and isinstance(self.task, SentimentSettings):
             check_layer(self.shape.attention_layer, self.task.recipe.layers, self.task.name)
         baselines = len(space.baselines())
         if self.search.trials < baselines:
@@ -157,12 +158,17 @@ def _distinct_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     """Return the checked config of a YAML file with ``key=value`` overrides applied.
 
+    Relative paths of the file are looked for in its folder, then in the working directory; those of overrides in the
+    working directory. All are absolute in what is returned.
+
     Raises:
         ConfigError: The file cannot be read, or a value cannot be used; names field, value and remedy.
     """
     values = _read_yaml(path)
+    values["task"] = absolute_paths(values.get("task", {}), path.parent, every=False)
     for override in overrides:
         _apply(values, override)
+    values["task"] = absolute_paths(values["task"], Path.cwd(), every=True)
     return parse_config(values, str(path))
 
 
@@ -219,7 +225,13 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _problem(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"]) or "config"
+    place = [str(part) for part in problem["loc"]]
+    # The kind of task is no key of the file, but pydantic names it among the keys.
+    if place[:1] == ["task"] and place[1:2] in [[name] for name in TASK_NAMES]:
+        del place[1]
+    field = ".".join(place) or "config"
+    if problem["type"] == "union_tag_invalid":
+        return f"{field}.name = {problem['ctx']['tag']!r} is unknown; choose {problem['ctx']['expected_tags']}"
     if problem["type"] == "extra_forbidden":
         return f"{field} is not a known key"
     if problem["type"] == "missing":

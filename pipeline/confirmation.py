@@ -69,21 +69,23 @@ class Verdict:
         return asdict(self)
 
 
-def confirmation_arms(winner: Arm, base: Shape) -> list[Arm]:
+def confirmation_arms(winner: Arm, base: Shape, reward_critic: bool = True) -> list[Arm]:
     """Return what is run on fresh seeds.
 
     Args:
         winner: The search's winner.
         base: The sparse shape at the study's settings.
+        reward_critic: Whether a critic can start as the reward model; without it that baseline is left out.
     """
     dense = {"weights": {UNIFORM: 1.0}, "balance": 1.0, "gae_lambda": winner.shape.gae_lambda}
-    return [
+    arms = [
         Arm(WINNER, winner.shape, winner.critic),
         Arm(SPARSE, base),
         Arm(TUNED[0], base.with_changes(gae_lambda=1.0)),
         Arm(TUNED[1], base, critic="reward_model"),
         Arm(UNIFORM, base.with_changes(**dense)),
     ]
+    return [arm for arm in arms if reward_critic or arm.critic != "reward_model"]
 
 
 def paired_difference(rival: str, ours: Sequence[float], theirs: Sequence[float]) -> Difference:

@@ -23,11 +23,12 @@ class StudyDisplay:
     Args:
         config: The study's config, for the totals.
         console: Where to print.
+        reward_critic: Whether a critic can start as the task's reward model, which makes one arm more to confirm.
     """
 
-    def __init__(self, config: StudyConfig, console: Console) -> None:
+    def __init__(self, config: StudyConfig, console: Console, reward_critic: bool = True) -> None:
         self._console, self._steps = console, config.ppo.steps
-        arms = len(confirmation_arms(Arm("any", config.base_shape()), config.base_shape()))
+        arms = len(confirmation_arms(Arm("any", config.base_shape()), config.base_shape(), reward_critic))
         self._totals = {
             "search": config.search.trials * len(config.search.seeds) * config.ppo.steps,
             "confirm": arms * len(config.confirm.seeds) * config.ppo.steps,

@@ -8,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.assets import cache_folder
 from pipeline.config import StudyConfig
 from pipeline.study_folder import StudyFolder, read_json
-from pipeline.tasks.sentiment import build_sentiment
+from pipeline.tasks.registry import load_task, task_kind
 from pipeline.trial import write_json
 from shaping.errors import ConfigError
-from shaping.reward_models import CausalRewardModel
 from shaping.shape import Shape
 
 SCHEMA = "shapetune/shape/1"
@@ -54,12 +54,12 @@ def export_winner(folder: StudyFolder, target: Path) -> Path:
     """Write ``shape.json`` of a study's winner, bound to the reward model of its task, and return its path.
 
     Raises:
-        ConfigError: The study has no winner yet.
+        ConfigError: The study has no winner yet, or its reward model is not there any more.
     """
     config = folder.config()
-    assets = build_sentiment(config.task.recipe)
-    identity = CausalRewardModel.from_pretrained(assets / "reward_model").identity()
-    return export_shape(folder, config, identity, target)
+    assets = task_kind(config.task).prepare(config.task, cache_folder())
+    task = load_task(config.task, "" if assets is None else str(assets))
+    return export_shape(folder, config, task.reward_identity, target)
 
 
 def load_shape(path: Path, reward_model: str | None = None) -> Shape:

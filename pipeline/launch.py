@@ -21,7 +21,8 @@ from pipeline.source import Executor
 from pipeline.study import Study, confirmation_runs
 from pipeline.study_folder import StudyFolder, read_json
 from pipeline.summary import show_summary
-from pipeline.task_models import build_assets
+from pipeline.task_models import build_assets, check_methods, open_task
+from pipeline.tasks.registry import load_task
 from pipeline.token_rewards import token_rewards
 from pipeline.trial import write_json
 from shaping.errors import ShapetuneError
@@ -45,20 +46,29 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
     folder.check(config)
     started = time.perf_counter()
     assets = build_assets(config, console)
+    task = open_task(config, assets, console)
+    check_methods(config, task)
+    reward_critic = task.critic_source is not None
+    if config.executor.name != "local":
+        # The workers load models of their own; this process needs the memory no more than the time.
+        del task
+        load_task.cache_clear()
     # From here on the cores belong to the trials; the Gaussian process is small.
     torch.set_num_threads(1)
     folder.create(config)
     with folder.locked():
-        verdict = _run(config, folder, assets, console)
+        verdict = _run(config, folder, assets, reward_critic, console)
         _write_results(config, folder, assets)
     show_summary(config, folder, verdict, console, time.perf_counter() - started)
 
 
-def _run(config: StudyConfig, folder: StudyFolder, assets: Path, console: Console) -> Verdict | None:
-    with StudyDisplay(config, console) as display:
+def _run(
+    config: StudyConfig, folder: StudyFolder, assets: Path | None, reward_critic: bool, console: Console
+) -> Verdict | None:
+    with StudyDisplay(config, console, reward_critic) as display:
         display.already("search", _finished_runs(folder.trials) * config.ppo.steps)
         display.already("confirm", _finished_runs(folder.confirm) * config.ppo.steps)
-        study = Study(config, folder, assets, display)
+        study = Study(config, folder, assets, display, reward_critic)
         if not study.finished():
             make_executor(config).run(study)
         if not study.finished():
@@ -83,22 +93,20 @@ def make_executor(config: StudyConfig) -> Executor:
     return RayTuneExecutor(config.executor.slots, config.executor.address)
 
 
-def _write_results(config: StudyConfig, folder: StudyFolder, assets: Path) -> None:
+def _write_results(config: StudyConfig, folder: StudyFolder, assets: Path | None) -> None:
     if folder.winner_file.exists():
         if not folder.tokens_file.exists():
-            write_json(folder.tokens_file, _explained(folder, assets))
+            write_json(folder.tokens_file, _explained(config, folder, assets))
         export_winner(folder, folder.export)
     write_report(load_report_data(folder), folder.report_file)
 
 
-def _explained(folder: StudyFolder, assets: Path) -> list[dict[str, Any]]:
+def _explained(config: StudyConfig, folder: StudyFolder, assets: Path | None) -> list[dict[str, Any]]:
     """Return token rewards of the winner's own responses on held-out prompts."""
-    from pipeline.tasks.sentiment import load_sentiment
-
     runs = confirmation_runs(folder).get("winner") or _search_runs(folder)
     texts = [SampleText(**text) for text in runs[0]["evaluation"]["texts"]] if runs else []
     winner = Shape.from_dict(read_json(folder.winner_file)["shape"])
-    return token_rewards(load_sentiment(assets), winner, texts)
+    return token_rewards(load_task(config.task, "" if assets is None else str(assets)), winner, texts)
 
 
 def _search_runs(folder: StudyFolder) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
 from pipeline.confirmation import Verdict, confirmation_arms, judge
-from pipeline.outer import OuterLoop, Prediction, Proposal
+from pipeline.outer import TRACKED, OuterLoop, Prediction, Proposal
 from pipeline.study_folder import StudyFolder, read_json
 from pipeline.trial import Job, Outcome, Progress, write_json
 from shaping.errors import ShapetuneError
@@ -35,7 +35,7 @@ class SearchStage:
 
     name = "search"
 
-    def __init__(self, config: StudyConfig, folder: StudyFolder, assets: Path) -> None:
+    def __init__(self, config: StudyConfig, folder: StudyFolder, assets: Path | None) -> None:
         self._config, self._folder, self._assets = config, folder, assets
         self.outer = OuterLoop(
             name=config.name,
@@ -61,7 +61,7 @@ class SearchStage:
             arm=Arm(proposal.arm, proposal.shape).to_dict(),
             seeds=self._config.search.seeds,
             config=self._config.model_dump(mode="json"),
-            assets=str(self._assets),
+            assets="" if self._assets is None else str(self._assets),
         )
 
     def finished(self) -> bool:
@@ -71,7 +71,8 @@ class SearchStage:
     def tell(self, job: Job, outcome: Outcome) -> None:
         """Tell the outer loop; a trial whose certificate failed is given up."""
         name = "objective" if self._config.search.objective == "final" else "curve_objective"
-        tracked = {metric: outcome.metrics[metric][0] for metric in ("reward", "kl_nats", "gold_reward")}
+        metrics = outcome.metrics
+        tracked = {name: metrics[name][0] for name in TRACKED if name in metrics}
         tracked["certificate_error"] = outcome.certificate["largest_error"]
         self.outer.tell(job.index, outcome.metrics[name][0], tracked)
 
@@ -85,9 +86,11 @@ class ConfirmStage:
 
     name = "confirm"
 
-    def __init__(self, config: StudyConfig, folder: StudyFolder, assets: Path, winner: Arm) -> None:
+    def __init__(
+        self, config: StudyConfig, folder: StudyFolder, assets: Path | None, winner: Arm, reward_critic: bool
+    ) -> None:
         self._config, self._folder, self._assets = config, folder, assets
-        self.arms = confirmation_arms(winner, config.base_shape())
+        self.arms = confirmation_arms(winner, config.base_shape(), reward_critic)
         # Seed by seed, so that an interrupted confirmation holds whole pairs.
         self._waiting = [self._job(arm, seed) for seed in config.confirm.seeds for arm in self.arms]
         self._waiting = [job for job in self._waiting if not self._ended(job)]
@@ -100,7 +103,7 @@ class ConfirmStage:
             arm=arm.to_dict(),
             seeds=(seed,),
             config=self._config.model_dump(mode="json"),
-            assets=str(self._assets),
+            assets="" if self._assets is None else str(self._assets),
         )
 
     @staticmethod
@@ -133,13 +136,21 @@ class Study:
     Args:
         config: The study's config.
         folder: Where it is kept.
-        assets: The folder of the task's models.
+        assets: The folder of what the task built once; ``None`` where it built nothing.
         listener: Hears what happens.
+        reward_critic: Whether a critic can start as the task's reward model.
     """
 
-    def __init__(self, config: StudyConfig, folder: StudyFolder, assets: Path, listener: Listener) -> None:
+    def __init__(
+        self,
+        config: StudyConfig,
+        folder: StudyFolder,
+        assets: Path | None,
+        listener: Listener,
+        reward_critic: bool = True,
+    ) -> None:
         self.config, self.folder = config, folder
-        self._assets, self._listener = assets, listener
+        self._assets, self._listener, self._reward_critic = assets, listener, reward_critic
         self._search = SearchStage(config, folder, assets)
         self._confirm: ConfirmStage | None = None
 
@@ -147,7 +158,7 @@ class Study:
         if not self._search.finished():
             return self._search
         if self._confirm is None:
-            self._confirm = ConfirmStage(self.config, self.folder, self._assets, self.winner())
+            self._confirm = ConfirmStage(self.config, self.folder, self._assets, self.winner(), self._reward_critic)
         return self._confirm
 
     def ask(self) -> Job | None:

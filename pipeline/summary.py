@@ -48,11 +48,15 @@ def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Table:
     level = f"steps to the level of\n{verdict.tuned_rival}"
     table = Table(box=None, pad_edge=False)
     table.add_column("arm, on fresh seeds")
-    for name in ("J", "reward", "KL, nats", "gold", level, "certificate"):
+    has_gold = all(run["evaluation"]["gold_reward"] is not None for results in runs.values() for run in results)
+    metrics = {"J": "objective", "reward": "reward", "KL, nats": "kl_nats"} | (
+        {"gold": "gold_reward"} if has_gold else {}
+    )
+    for name in (*metrics, level, "certificate"):
         table.add_column(name, justify="right")
     order = sorted(runs, key=lambda name: (name != WINNER, -_means(runs[name], "objective")[0]))
     for name in order:
-        cells = [_shown(runs[name], metric) for metric in ("objective", "reward", "kl_nats", "gold_reward")]
+        cells = [_shown(runs[name], metric) for metric in metrics.values()]
         steps = verdict.steps_to_level.get(name)
         shown = "not reached" if steps is None else f"{steps} of {verdict.total_steps}"
         table.add_row(name, *cells, shown, _certificate(runs[name]))

@@ -1,25 +1,83 @@
-"""The models of a config's task: built when the cache has none, and the user told so."""
+"""The models of a config's task: built where the cache has none, loaded, and held against the rest of the config."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 from rich.console import Console
 
+from pipeline.assets import cache_folder
 from pipeline.config import StudyConfig
+from pipeline.tasks.base import Task
+from pipeline.tasks.registry import load_task, task_kind
+from shaping.credit import METHODS, check_served
+from shaping.errors import ConfigError
+from shaping.reward_models import CausalRewardModel
 
 
-def build_assets(config: StudyConfig, console: Console) -> Path:
-    """Return the folder of the task's models, saying so when they have to be built."""
-    from pipeline.assets import asset_key, cache_folder, is_complete
-    from pipeline.tasks.sentiment import build_sentiment, made_of
-
-    recipe, cache = config.task.recipe, cache_folder()
-    if is_complete(cache / "assets" / asset_key("sentiment", made_of(recipe))):
-        return build_sentiment(recipe, cache)
+def build_assets(config: StudyConfig, console: Console) -> Path | None:
+    """Return the folder of what the task builds once, saying so when it has to be built; ``None`` for nothing."""
+    kind, cache = task_kind(config.task), cache_folder()
+    unbuilt = kind.unbuilt(config.task, cache)
+    if not unbuilt:
+        return kind.prepare(config.task, cache)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"the models of task {config.task.name} are not built yet, and one process alone can build them",
+            "run the same command once without torchrun, with --set ppo.steps=1",
+        )
     started = time.perf_counter()
-    with console.status("building tokenizer, policy and two reward models, once: up to three minutes on two cores"):
-        folder = build_sentiment(recipe, cache)
+    with console.status(unbuilt):
+        folder = kind.prepare(config.task, cache)
     console.print(f"models built in {time.perf_counter() - started:.0f} s, kept in {folder}")
     return folder
+
+
+def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Task:
+    """Return the loaded task, after its notes were printed.
+
+    Raises:
+        ConfigError: Something of it cannot be used, or does not fit the config.
+    """
+    with console.status("loading models"):
+        task = load_task(config.task, "" if assets is None else str(assets))
+    for note in task.notes:
+        console.print(note)
+    if config.ppo.critic == "reward_model" and task.critic_source is None:
+        raise ConfigError(
+            "ppo.critic = reward_model, but the reward model does not score prefixes in the policy's tokens",
+            "set ppo.critic to value_head or network",
+        )
+    _check_context(config, task)
+    return task
+
+
+def check_methods(config: StudyConfig, task: Task) -> None:
+    """Refuse to search over methods that the reward model cannot serve.
+
+    Raises:
+        ConfigError: It gives no attention or no gradient, has fewer layers, or cannot take tokens away as asked.
+    """
+    for name in config.space.methods:
+        try:
+            check_served([METHODS[name]], task.reward_model, config.base_shape())
+        except ConfigError as error:
+            raise ConfigError(f"space.methods, {name}: {error.message}", error.hint) from error
+
+
+def _check_context(config: StudyConfig, task: Task) -> None:
+    prompt = max(int(prompts.mask.sum(dim=1).max()) for prompts in (task.train_prompts, task.held_out_prompts))
+    response, models = config.sampling.response_tokens, [("policy", task.policy, 0)]
+    for name, judge in (("reward model", task.reward_model), ("gold model", task.gold_model)):
+        if isinstance(judge, CausalRewardModel):
+            models.append((name, judge.model, judge.added_tokens))
+    for name, model, added in models:
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and prompt + response + added > limit:
+            raise ConfigError(
+                f"sampling.response_tokens = {response}: after the longest prompt, of {prompt} tokens, that is more "
+                f"than the {limit} tokens that the {name} can take",
+                "lower it, or task.max_prompt_tokens",
+            )

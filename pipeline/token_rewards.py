@@ -8,7 +8,8 @@ import torch
 
 from pipeline.ppo.evaluation import SampleText
 from pipeline.tasks.base import Task
-from shaping.credit import METHODS
+from shaping.credit import METHODS, check_served
+from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
 from shaping.shaper import Shaper
@@ -17,12 +18,23 @@ from shaping.shaper import Shaper
 def token_rewards(task: Task, shape: Shape, texts: list[SampleText]) -> list[dict[str, Any]]:
     """Return, for each text, its tokens and its token rewards under every method and under ``winner``.
 
-    Each row of rewards sums to ``score``, in reward-model units.
+    Methods that the reward model cannot serve are left out. Each row of rewards sums to ``score``, in reward-model
+    units.
     """
-    shapes = {name: shape.with_changes(weights={name: 1.0}, balance=1.0) for name in METHODS}
+    shapes = {
+        name: shape.with_changes(weights={name: 1.0}, balance=1.0) for name in METHODS if _served(task, name, shape)
+    }
     shapes["winner"] = shape
     shapers = {name: Shaper(each, task.reward_model, task.tokenizer) for name, each in shapes.items()}
     return [_explained(task, shapers, text) for text in texts]
+
+
+def _served(task: Task, method: str, shape: Shape) -> bool:
+    try:
+        check_served([METHODS[method]], task.reward_model, shape)
+    except ConfigError:
+        return False
+    return True
 
 
 def _explained(task: Task, shapers: dict[str, Shaper], text: SampleText) -> dict[str, Any]:

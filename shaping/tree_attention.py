@@ -21,7 +21,7 @@ from shaping.prefix_tree import TreePass
 
 NAME = "shapetune_tree"
 # Large enough that a block's own list of keys is cheap beside its work, small enough that few keys are masked.
-BLOCK = 64
+BLOCK = 32
 # Arguments by which a model asks for attention that this file does not compute.
 UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "head_mask", "position_bias")
 
@@ -137,16 +137,26 @@ def attend(
         shared_heads = False
     found = [
         scaled_dot_product_attention(
-            q[part.queries].transpose(1, 2),
-            k[part.keys].transpose(1, 2),
-            v[part.keys].transpose(1, 2),
+            _rows(q, part.queries),
+            _rows(k, part.keys),
+            _rows(v, part.keys),
             attn_mask=part.visible,
             scale=scaling,
             enable_gqa=shared_heads,
         ).transpose(1, 2)
         for part in tree.slices
     ]
-    return torch.cat([part.flatten(0, 1) for part in found])[tree.place][None], None
+    flat = torch.cat([part.flatten(0, 1) for part in found]) if len(found) > 1 else found[0].flatten(0, 1)
+    return flat.index_select(0, tree.place)[None], None
+
+
+def _rows(states: Tensor, places: Tensor) -> Tensor:
+    """Return the ``n x C`` places of ``L x heads x D`` states as ``n x heads x C x D``.
+
+    On a CPU ``index_select`` copies whole rows, where indexing by a matrix goes element by element.
+    """
+    picked = states.index_select(0, places.flatten())
+    return picked.view(*places.shape, *states.shape[1:]).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, attend)

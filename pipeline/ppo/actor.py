@@ -38,8 +38,8 @@ class Actor(nn.Module):
 
     Args:
         policy: A causal language model with output embeddings.
-        critic: A module that maps ``B x L x H`` states and the model's inputs to ``B x L`` values, or nothing for a
-            reference policy; see ``pipeline.ppo.critics``.
+        critic: A module that gives the values before each token, or nothing for a reference policy; see
+            ``pipeline.ppo.critics``.
         banned_token: A token that is never sampled; its probability is zero.
         temperature: The sampling temperature.
         autocast: Half-precision type of the matrix products; ``None`` computes in the weights' own type.
@@ -57,28 +57,42 @@ class Actor(nn.Module):
         self.policy, self.critic, self._autocast = policy, critic, autocast
         self._head = TokenHead(policy, banned_token, temperature)
 
-    def forward(self, rollouts: Rollouts, with_entropy: bool = False) -> TokenOutputs:
-        """Return log-probabilities, values and entropies of the sampled tokens; prompts and padding get no logits."""
+    def forward(self, rollouts: Rollouts, with_entropy: bool = False, states: Tensor | None = None) -> TokenOutputs:
+        """Return log-probabilities, values and entropies of the sampled tokens; prompts and padding get no logits.
+
+        Args:
+            rollouts: Prompts and responses.
+            with_entropy: Whether the entropies are wanted.
+            states: ``B x T x H`` hidden states before the tokens, where they are known; spares a pass of the trunk.
+        """
         with self.half_precision():
             inputs = model_inputs(rollouts)
-            hidden = self.policy.base_model(**inputs, use_cache=False).last_hidden_state
             before = slice(rollouts.prompt_ids.shape[1] - 1, -1)
-            states, mask = hidden[:, before], rollouts.response_mask
+            if states is None:
+                states = self.policy.base_model(**inputs, use_cache=False).last_hidden_state[:, before]
+            mask = rollouts.response_mask
             found = self._head(states[mask], rollouts.response_ids[mask], with_entropy)
             log_probs, entropy = (_spread(each, mask) for each in found)
             if self.critic is None:
                 return TokenOutputs(log_probs, torch.zeros_like(log_probs), entropy)
-            values = self.critic(hidden, inputs)[:, before].float()
+            values = self.critic(states, inputs, before).float()
         return TokenOutputs(log_probs, values * mask, entropy)
 
     @torch.no_grad()
-    def observe(self, rollouts: Rollouts, micro_batch_size: int | None, with_entropy: bool = False) -> TokenOutputs:
+    def observe(
+        self,
+        rollouts: Rollouts,
+        micro_batch_size: int | None,
+        with_entropy: bool = False,
+        states: Tensor | None = None,
+    ) -> TokenOutputs:
         """Return the outputs without gradients, responses of like length together in each forward pass."""
         whole = [torch.zeros(rollouts.response_ids.shape, device=rollouts.response_ids.device) for _ in range(3)]
         for rows in micro_batches(rollouts.response_tokens, None, micro_batch_size):
             given = rollouts.select(rows)
-            given = given.first(max(1, int(given.response_tokens.max())))
-            found = self(given, with_entropy)
+            width = max(1, int(given.response_tokens.max()))
+            known = None if states is None else states[rows, :width]
+            found = self(given.first(width), with_entropy, known)
             for target, part in zip(whole, (found.log_probs, found.values, found.entropy), strict=True):
                 target[rows, : part.shape[1]] = part.float()
         return TokenOutputs(*whole)

@@ -1,4 +1,8 @@
-"""Critics: what estimates the value of the state before each token."""
+"""Critics: what estimates the value of the state before each token.
+
+Each maps the policy's hidden states before the tokens (``B x T x H``), the model's inputs and the positions of those
+states among the inputs to ``B x T`` values.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, hidden: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Return ``B x L`` values of ``B x L x H`` hidden states."""
-        value: Tensor = self.linear(hidden).squeeze(-1)
+    def forward(self, states: Tensor, inputs: dict[str, Tensor], before: slice) -> Tensor:
+        """Return the values of the states."""
+        value: Tensor = self.linear(states).squeeze(-1)
         return value
 
 
@@ -34,9 +38,10 @@ class NetworkCritic(nn.Module):
         self.trunk = copy.deepcopy(policy.base_model).requires_grad_(True)
         self.head = ValueHead(policy.config.get_text_config().hidden_size)
 
-    def forward(self, hidden: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Return ``B x L`` values at every position of the inputs."""
-        value: Tensor = self.head(self.trunk(**inputs, use_cache=False).last_hidden_state, inputs)
+    def forward(self, states: Tensor, inputs: dict[str, Tensor], before: slice) -> Tensor:
+        """Return the values of the inputs' own states."""
+        own = self.trunk(**inputs, use_cache=False).last_hidden_state[:, before]
+        value: Tensor = self.head(own, inputs, before)
         return value
 
 
@@ -52,9 +57,9 @@ class RewardCritic(nn.Module):
         """Return a critic that starts as a copy of ``source``."""
         return cls(copy.deepcopy(source.model).requires_grad_(True), source.mean, source.deviation)
 
-    def forward(self, hidden: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        """Return ``B x L`` values at every position of the inputs, in reward-model units."""
-        states = self.model.base_model(**inputs, use_cache=False).last_hidden_state
+    def forward(self, states: Tensor, inputs: dict[str, Tensor], before: slice) -> Tensor:
+        """Return the values of the inputs, in reward-model units."""
+        own = self.model.base_model(**inputs, use_cache=False).last_hidden_state[:, before]
         head: Any = self.model.score
-        raw: Tensor = head(states).squeeze(-1)
+        raw: Tensor = head(own).squeeze(-1)
         return (raw - self.mean) / self.deviation

@@ -78,8 +78,9 @@ def evaluate(trainer: PPOTrainer, prompts: int, kept_texts: int = 0) -> Evaluati
     count = min(prompts, len(task.held_out_prompts))
     trainer.processes.check_rows(count, "held-out prompts")
     chosen = task.held_out_prompts.select(torch.arange(count))
-    rollouts = trainer.sample(chosen, torch.Generator().manual_seed(trainer.seed * 1_000_003 + EVALUATION_STREAM))
-    observed, mask = trainer.observe(rollouts), rollouts.response_mask
+    generator = torch.Generator().manual_seed(trainer.seed * 1_000_003 + EVALUATION_STREAM)
+    rollouts, observed = trainer.sample(chosen, generator)
+    mask = rollouts.response_mask
     scores = trainer.processes.each(rollouts, partial(score_responses, task.reward_model))
     adjustment = trainer.missing_eos_adjustment(rollouts)
     scores = scores if adjustment is None else scores + adjustment

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.ppo.token_head import TokenHead
 from shaping.rollouts import Rollouts
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Responses as they were sampled.
+
+    Attributes:
+        rollouts: Prompts and responses.
+        states: The policy's last hidden state before each token: ``B x T x H``; nothing that counts on padding.
+    """
+
+    rollouts: Rollouts
+    states: Tensor
 
 
 @torch.no_grad()
@@ -18,7 +34,7 @@ def sample_responses(
     eos_id: int,
     stop_at_eos: bool,
     temperature: float = 1.0,
-) -> Rollouts:
+) -> Sampled:
     """Return sampled responses of at most ``T`` tokens.
 
     Args:
@@ -32,15 +48,17 @@ def sample_responses(
             response has full length.
         temperature: Divides the logits.
     """
-    cache = DynamicCache(config=policy.config)
+    cache, head = DynamicCache(config=policy.config), TokenHead(policy, None, 1.0)
     full = bool(prompt_mask.all())
     positions = (prompt_mask.long().cumsum(dim=1) - 1).clamp(min=0)
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
-    attention, step, sampled, real = prompt_mask, prompt_ids, [], []
+    attention, step = prompt_mask, prompt_ids
+    sampled, real, states = [], [], []
     for numbers in uniforms.to(prompt_ids.device):
         extra = {} if full else {"attention_mask": attention.long(), "position_ids": positions}
-        logits = policy(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1, **extra).logits
-        token = _draw(logits[:, -1].float() / temperature, numbers, None if stop_at_eos else eos_id)
+        hidden = policy.base_model(input_ids=step, past_key_values=cache, use_cache=True, **extra).last_hidden_state
+        states.append(hidden[:, -1])
+        token = _draw(head.logits(states[-1]) / temperature, numbers, None if stop_at_eos else eos_id)
         sampled.append(torch.where(alive, token, torch.full_like(token, eos_id)))
         real.append(alive)
         if stop_at_eos:
@@ -50,7 +68,8 @@ def sample_responses(
         step = sampled[-1][:, None]
         positions = positions[:, -1:] + 1
         attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
-    return Rollouts(prompt_ids, prompt_mask, torch.stack(sampled, dim=1), torch.stack(real, dim=1))
+    rollouts = Rollouts(prompt_ids, prompt_mask, torch.stack(sampled, dim=1), torch.stack(real, dim=1))
+    return Sampled(rollouts, torch.stack(states, dim=1))
 
 
 def _draw(logits: Tensor, uniform: Tensor, banned: int | None) -> Tensor:

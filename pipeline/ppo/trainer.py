@@ -16,7 +16,7 @@ from pipeline.ppo.critics import NetworkCritic, RewardCritic, ValueHead
 from pipeline.ppo.health import check_responses, check_rewards
 from pipeline.ppo.losses import kl_estimate, masked_mean
 from pipeline.ppo.processes import Processes
-from pipeline.ppo.rollout import sample_responses
+from pipeline.ppo.rollout import Sampled, sample_responses
 from pipeline.ppo.settings import PPOSettings, SamplingSettings
 from pipeline.ppo.token_head import check_head
 from pipeline.ppo.trained_policy import TrainedPolicy
@@ -96,13 +96,15 @@ class PPOTrainer:
         self.credit_tokens = 0
         check_head(task.policy.to(self.processes.device))
         for judge in (task.reward_model, task.gold_model):
-            if isinstance(model := getattr(judge, "model", None), nn.Module):
+            # A reward model with a tokenizer of its own wraps the one that holds the weights.
+            if isinstance(model := getattr(getattr(judge, "inner", judge), "model", None), nn.Module):
                 model.to(self.processes.device)
         self._shaper = Shaper(shape, task.reward_model, task.tokenizer, seed)
         banned = None if sampling.stop_at_eos else task.eos_token_id
         torch.manual_seed(seed)
         self.policy = TrainedPolicy.of(task.policy, settings.lora)
         half = self._half_precision()
+        self._is_half = half is not None
         critic = self._new_critic().to(self.processes.device)
         self.actor = Actor(self.policy.model, critic, banned, sampling.temperature, half)
         self.reference = Actor(task.policy, None, banned, sampling.temperature, half)
@@ -153,9 +155,8 @@ class PPOTrainer:
     def step(self, step: int) -> CurvePoint:
         """Return the curve point of one training step: sample, shape, update."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        rollouts = self.sample(self._prompts(step), generator)
+        rollouts, observed = self.sample(self._prompts(step), generator)
         check_responses(step, rollouts, self.task.eos_token_id, self.settings)
-        observed = self.observe(rollouts)
         token_rewards, scores = self._shaped(rollouts)
         mask, old = rollouts.response_mask, observed.own
         kl_nats, reward = observed.kl_nats(mask), float(scores.mean())
@@ -177,8 +178,11 @@ class PPOTrainer:
             explained_variance=_explained_variance(old.values, returns, mask),
         )
 
-    def sample(self, prompts: Prompts, generator: torch.Generator) -> Rollouts:
-        """Return responses of the current policy, each process having sampled its share."""
+    def sample(self, prompts: Prompts, generator: torch.Generator) -> tuple[Rollouts, Observed]:
+        """Return responses of the current policy, and what policy and reference say of them.
+
+        Each process samples its share and asks for it.
+        """
         width, total, device = self.sampling.response_tokens, len(prompts), self.processes.device
         uniforms = torch.rand(width, total, generator=generator)
         rows = self.processes.rows(total)
@@ -193,25 +197,28 @@ class PPOTrainer:
                 self.sampling.stop_at_eos,
                 self.sampling.temperature,
             )
-        if self.processes.count == 1:
-            return own
-        missing = width - own.response_ids.shape[1]
-        both = torch.stack([own.response_ids, own.response_mask.long()], dim=1)
-        found = self.processes.gather(nn.functional.pad(both, (0, missing)), total)
-        whole = Rollouts(ids, mask, found[:, 0], found[:, 1].bool())
-        return whole.first(int(whole.response_tokens.max()))
+        said, rollouts = self._observed(own), own.rollouts
+        if self.processes.count > 1:
+            # Shares differ in their longest response.
+            missing = width - rollouts.response_ids.shape[1]
+            both = torch.stack([rollouts.response_ids, rollouts.response_mask.long()], dim=1)
+            found, said = (self.processes.gather(nn.functional.pad(each, (0, missing)), total) for each in (both, said))
+            whole = Rollouts(ids, mask, found[:, 0], found[:, 1].bool())
+            longest = int(whole.response_tokens.max())
+            rollouts, said = whole.first(longest), said[..., :longest]
+        log_probs, values, entropy, reference = said.unbind(dim=1)
+        return rollouts, Observed(TokenOutputs(log_probs, values, entropy), reference)
 
-    def observe(self, rollouts: Rollouts) -> Observed:
-        """Return what policy and reference say of the responses, each process having asked its share."""
+    def _observed(self, sampled: Sampled) -> Tensor:
+        """Return log-probabilities, values, entropies and the reference's log-probabilities: ``B x 4 x T``.
 
-        def ask(given: Rollouts) -> Tensor:
-            size = self._update.micro_batch_size
-            own = self.actor.observe(given, size, with_entropy=True)
-            reference = self.reference.observe(given, size)
-            return torch.stack([own.log_probs, own.values, own.entropy, reference.log_probs], dim=1)
-
-        log_probs, values, entropy, reference = self.processes.each(rollouts, ask).unbind(dim=1)
-        return Observed(TokenOutputs(log_probs, values, entropy), reference)
+        Rounding makes half precision's states depend on how they were found: there the policy is asked again, in
+        whole sequences as the update asks it.
+        """
+        size, states = self._update.micro_batch_size, None if self._is_half else sampled.states
+        own = self.actor.observe(sampled.rollouts, size, with_entropy=True, states=states)
+        reference = self.reference.observe(sampled.rollouts, size)
+        return torch.stack([own.log_probs, own.values, own.entropy, reference.log_probs], dim=1)
 
     def missing_eos_adjustment(self, rollouts: Rollouts) -> Tensor | None:
         """Return what the missing end takes off each score (``B``): part of the total under every shape."""

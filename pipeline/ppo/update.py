@@ -66,7 +66,7 @@ class PolicyUpdate:
         self._processes = processes or Processes("cpu")
         self.micro_batch_size = settings.micro_batch_size
         self.optimizer = torch.optim.Adam(
-            self._parameter_groups(), betas=settings.adam_betas, eps=settings.adam_epsilon
+            self._parameter_groups(), betas=settings.adam_betas, eps=settings.adam_epsilon, fused=True
         )
         self._full_rates = [float(group["lr"]) for group in self.optimizer.param_groups]
 

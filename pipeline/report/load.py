@@ -99,7 +99,8 @@ def _failure(content: dict[str, Any]) -> Failure:
 
 def _result(runs: list[dict[str, Any]]) -> ArmResult:
     runs = sorted(runs, key=lambda run: int(run["seed"]))
-    metrics = {name: Estimate.of([float(run["evaluation"][name]) for run in runs]) for name in EVALUATED}
+    found = [name for name in EVALUATED if all(run["evaluation"][name] is not None for run in runs)]
+    metrics = {name: Estimate.of([float(run["evaluation"][name]) for run in runs]) for name in found}
     curves = {name: tuple(tuple(float(point[name]) for point in run["curve"]) for run in runs) for name in CURVES}
     if all(curves["objective"]):
         metrics["curve_objective"] = Estimate.of([fmean(curve) for curve in curves["objective"]])

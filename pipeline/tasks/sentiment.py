@@ -132,6 +132,6 @@ def _score_scale(
     generator = torch.Generator().manual_seed(seed)
     eos = int(policy.config.eos_token_id)
     uniforms = torch.rand(NORMALIZATION_TOKENS, len(chosen), generator=generator)
-    rollouts = sample_responses(policy, chosen.ids, chosen.mask, uniforms, eos, False)
+    rollouts = sample_responses(policy, chosen.ids, chosen.mask, uniforms, eos, False).rollouts
     scores: Tensor = reward_model.prefix_scores(rollouts)[:, -1]
     return float(scores.mean()), float(scores.std())

@@ -16,7 +16,7 @@ from shaping.rollouts import Rollouts
 from shaping.variants import Variants
 
 # Where a forward pass is fastest: on a CPU larger ones leave its caches, on a GPU smaller ones leave it idle.
-MAX_TOKENS_ON_CPU = 4_096
+MAX_TOKENS_ON_CPU = 2_048
 MAX_TOKENS_ON_GPU = 32_768
 
 

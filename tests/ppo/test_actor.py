@@ -177,7 +177,7 @@ def test_policy_that_recomputes_still_samples_with_its_cache():
     before = sample_responses(policy, *given, EOS, stop_at_eos=False)
     actor.recompute_layers()
     after = sample_responses(policy, *given, EOS, stop_at_eos=False)
-    assert torch.equal(before.response_ids, after.response_ids)
+    assert torch.equal(before.rollouts.response_ids, after.rollouts.response_ids)
 
 
 def test_half_precision_stays_near_and_gives_float32_gradients():

@@ -24,7 +24,7 @@ def sample(given=PROMPTS, tokens=12, seed=0, stop_at_eos=True, temperature=1.0, 
         EOS,
         stop_at_eos,
         temperature,
-    )
+    ).rollouts
 
 
 def next_distribution(policy, ids, banned, temperature):
@@ -78,7 +78,7 @@ def test_banned_token_is_never_sampled_and_responses_have_full_length(eos):
         uniforms(10, 16, 1),
         eos,
         stop_at_eos=False,
-    )
+    ).rollouts
     assert bool(sampled.response_mask.all())
     assert sampled.response_ids.shape == (16, 10)
     assert eos not in sampled.response_ids

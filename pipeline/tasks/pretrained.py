@@ -1,0 +1,161 @@
+"""Models and tokenizers from a folder, a GGUF file or the Hugging Face hub, refused by name where they cannot serve."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from pipeline.tasks.settings import PolicySettings, RewardSettings
+from shaping.errors import ConfigError
+
+# What transformers raises where a folder or a repository does not hold what it is asked for.
+REFUSALS = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError)
+
+
+def check_folder(field: str, model: str) -> None:
+    """Refuse a path that leads nowhere; a name may be on the hub.
+
+    Raises:
+        ConfigError: There is no such folder.
+    """
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise ConfigError(
+            f"{field}: there is no folder {model}",
+            "give a folder that holds a config.json, or a model's name on the Hugging Face hub",
+        )
+
+
+def load_policy(settings: PolicySettings) -> PreTrainedModel:
+    """Return the policy in float32, ready to be copied and trained.
+
+    Raises:
+        ConfigError: It cannot be loaded, is no causal language model, or lacks weights.
+    """
+    field, options = "task.policy.model", _options(settings)
+    if settings.gguf_file is not None:
+        options["gguf_file"] = settings.gguf_file
+    with _loading(field, settings.model):
+        model, found = AutoModelForCausalLM.from_pretrained(settings.model, **options)
+    _check_complete(field, settings.model, found, "give a causal language model, not its backbone or a classifier")
+    model = model if settings.gguf_file is None else _plain(model)
+    if model.get_output_embeddings() is None or not _is_causal(model):
+        raise ConfigError(
+            f"{field}: {settings.model} is no causal language model", "give one with a language-model head"
+        )
+    return model.eval()
+
+
+def load_classifier(settings: RewardSettings, field: str) -> PreTrainedModel:
+    """Return a sequence classifier in float32.
+
+    Raises:
+        ConfigError: It cannot be loaded, or its head was never trained.
+    """
+    assert settings.model is not None
+    with _loading(f"{field}.model", settings.model):
+        model, found = AutoModelForSequenceClassification.from_pretrained(settings.model, **_options(settings))
+    _check_complete(
+        f"{field}.model", settings.model, found, "give a sequence classifier, trained as a reward model with its head"
+    )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def load_tokenizer(settings: PolicySettings | RewardSettings, field: str) -> Any:
+    """Return the tokenizer that lies beside a model.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    assert settings.model is not None
+    options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    if isinstance(settings, PolicySettings) and settings.gguf_file is not None:
+        options["gguf_file"] = settings.gguf_file
+    remedy = "save the model's tokenizer there: tokenizer.save_pretrained(...)"
+    try:
+        with _silent():
+            tokenizer = AutoTokenizer.from_pretrained(settings.model, **options)
+    except (*REFUSALS, ImportError) as error:
+        raise ConfigError(
+            f"{field}.model: {settings.model} gives no tokenizer: {_line(error)}", _hub_remedy(settings.model) or remedy
+        ) from error
+    # Where the files are missing, transformers makes a tokenizer out of the special tokens alone.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ConfigError(f"{field}.model: {settings.model} holds no tokenizer", remedy)
+    return tokenizer
+
+
+def _options(settings: PolicySettings | RewardSettings) -> dict[str, Any]:
+    return {
+        "revision": settings.revision,
+        "trust_remote_code": settings.trust_remote_code,
+        "dtype": torch.float32,
+        "use_safetensors": True,
+        "output_loading_info": True,
+    }
+
+
+@contextmanager
+def _loading(field: str, model: str) -> Iterator[None]:
+    try:
+        with _silent():
+            yield
+    except ImportError as error:
+        raise ConfigError(f"{field}: {model} needs a package: {_line(error)}", "install it with pip") from error
+    except REFUSALS as error:
+        remedy = _hub_remedy(model) or "give a model with safetensors weights, or a GGUF file"
+        raise ConfigError(f"{field}: {model} cannot be loaded: {_line(error)}", remedy) from error
+
+
+def _hub_remedy(model: str) -> str:
+    if Path(model).is_dir():
+        return ""
+    return "it is no folder here, so it was looked for on the Hugging Face hub: check spelling and connection"
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop the bars that libraries draw while they load; they would tear ours."""
+    with redirect_stderr(io.StringIO()):
+        yield
+
+
+def _line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _check_complete(field: str, model: str, found: dict[str, Any], remedy: str) -> None:
+    """Refuse a model some of whose weights were not there: they would be random numbers."""
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(f"{field}: {model} has no weights for {missing[0]}{more}", remedy)
+
+
+def _plain(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a model loaded from GGUF as an ordinary one: the loaded one counts as quantized and cannot be cast."""
+    values = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
+    plain = type(model)(type(model.config)(**values))
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain
+
+
+@torch.inference_mode()
+def _is_causal(model: PreTrainedModel) -> bool:
+    """Return whether what a model says of the first token does not depend on the second."""
+    ids = torch.tensor([[1, 2], [1, 3]], device=model.device)
+    first: torch.Tensor = model(input_ids=ids).logits[:, 0].float()
+    return bool(torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-4))

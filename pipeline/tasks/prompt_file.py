@@ -1,0 +1,151 @@
+"""Prompts from a file of JSON lines: plain texts, or messages that go through a chat template."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from shaping.errors import ConfigError
+from shaping.rollouts import opening_tokens
+
+FORM = 'write one JSON object a line: {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """One prompt of a file.
+
+    Attributes:
+        place: File and line, for messages.
+        messages: The turns of a chat; ``None`` where the prompt is a plain text.
+        text: The prompt in plain words; of a chat the contents of its messages, a line each.
+    """
+
+    place: str
+    messages: list[dict[str, str]] | None
+    text: str
+
+    def ids(self, tokenizer: Any) -> list[int]:
+        """Return the prompt's token ids, ready for a response.
+
+        A chat goes through the tokenizer's template, up to the opening of the assistant's turn; a text comes after
+        what the tokenizer puts before a text.
+
+        Raises:
+            ConfigError: The tokenizer has no chat template, the template refuses the messages, or no token results.
+        """
+        if self.messages is None:
+            ids = opening_tokens(tokenizer) + list(tokenizer(self.text, add_special_tokens=False)["input_ids"])
+        else:
+            ids = list(self.templated(tokenizer, tokenize=True, return_dict=False))
+        if not ids:
+            raise ConfigError(f"{self.place}: the prompt has no token", "give it a text")
+        return ids
+
+    def templated(self, tokenizer: Any, **options: Any) -> Any:
+        """Return the messages in the tokenizer's chat template, as a text or as ``options`` say.
+
+        Raises:
+            ConfigError: There is no template, or it refuses the messages.
+        """
+        if not tokenizer.chat_template:
+            raise ConfigError(
+                f"{self.place} holds messages, but the tokenizer has no chat template",
+                'use {"prompt": ...} lines, or save a chat_template.jinja beside the tokenizer',
+            )
+        try:
+            return tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, **options)
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(
+                f"{self.place}: the chat template refuses the messages: {error}", "change their roles or their order"
+            ) from error
+
+
+def read_prompts(path: Path, field: str) -> list[PromptRow]:
+    """Return the prompts of a file, in its order.
+
+    Args:
+        path: The file.
+        field: What names it in the config.
+
+    Raises:
+        ConfigError: It cannot be read, holds no prompt, or a line is broken; names file, line and remedy.
+    """
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{field}: the file {path} does not exist",
+            "relative paths are looked for beside the config file, then in the working directory",
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{field}: {path} cannot be read: {error}", "give a text file in UTF-8") from error
+    # JSON strings may hold line separators that are no line ends, so splitlines would cut them.
+    lines = content.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    if not lines:
+        raise ConfigError(f"{field}: {path} is empty", FORM)
+    return [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+
+
+def split_prompts(rows: list[PromptRow], share: float) -> tuple[list[PromptRow], list[PromptRow]]:
+    """Return the prompts of the training and those held out.
+
+    The choice follows a hash of the prompt: it does not depend on the order of the file, and a prompt that stands
+    there twice is on one side only. At least one prompt is on either side.
+
+    Raises:
+        ConfigError: All prompts are the same.
+    """
+    order = sorted({_digest(row) for row in rows})
+    if len(order) < 2:
+        raise ConfigError(
+            f"task.held_out_share: {rows[0].place.rpartition(',')[0]} holds one prompt only",
+            "give more prompts, or a file of held_out_prompts",
+        )
+    chosen = set(order[: min(len(order) - 1, math.ceil(share * len(order)))])
+    return [row for row in rows if _digest(row) not in chosen], [row for row in rows if _digest(row) in chosen]
+
+
+def _digest(row: PromptRow) -> str:
+    return hashlib.sha256(json.dumps([row.messages, row.text], sort_keys=True).encode()).hexdigest()
+
+
+def _row(line: str, place: str) -> PromptRow:
+    if not line.strip():
+        raise ConfigError(f"{place} is empty", "remove it")
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{place} is not JSON: {error}", FORM) from error
+    if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
+        raise ConfigError(f"{place} is no object with either prompt or messages", FORM)
+    if "messages" in values:
+        return _chat(values["messages"], place)
+    text = values["prompt"]
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigError(f"{place}: prompt is {_kind(text)}", "give a text, or messages")
+    return PromptRow(place, None, text)
+
+
+def _chat(messages: Any, place: str) -> PromptRow:
+    if not isinstance(messages, list) or not messages:
+        raise ConfigError(f"{place}: messages is {_kind(messages)}", FORM)
+    for message in messages:
+        fields = message if isinstance(message, dict) else {}
+        if not all(isinstance(fields.get(name), str) for name in ("role", "content")):
+            raise ConfigError(f"{place}: a message has no role or no content that is a text", FORM)
+    if messages[-1]["role"] == "assistant":
+        raise ConfigError(f"{place}: the last message is the assistant's own", "end with the user's message")
+    return PromptRow(place, messages, "\n".join(message["content"] for message in messages))
+
+
+def _kind(value: Any) -> str:
+    return "empty" if value in ("", [], None) or isinstance(value, str) else f"a {type(value).__name__}"

@@ -1,0 +1,108 @@
+"""What a config may say of a task: one class for each kind, told apart by ``name``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.tasks.recipe import Recipe
+
+HELD_OUT_SHARE = 0.1
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SentimentSettings(_Section):
+    """Film reviews, with tiny models that are built on this machine."""
+
+    name: Literal["sentiment"] = "sentiment"
+    recipe: Recipe = Field(default_factory=Recipe)
+
+
+class PolicySettings(_Section):
+    """The causal language model that is trained."""
+
+    model: str = Field(min_length=1, description="A folder, a GGUF file, or a name on the Hugging Face hub.")
+    gguf_file: str | None = Field(None, description="A GGUF file inside the folder or hub repository.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file_of_its_own(cls, values: Any) -> Any:
+        model = values.get("model") if isinstance(values, dict) else None
+        if isinstance(model, str) and model.endswith(".gguf") and not values.get("gguf_file"):
+            return {**values, "model": str(Path(model).parent), "gguf_file": Path(model).name}
+        return values
+
+
+class RewardSettings(_Section):
+    """What scores a response: a sequence classifier, or a function of texts.
+
+    ``mean`` becomes 0 and ``deviation`` becomes 1; where they are left out, the classifier's ``config.json`` may say
+    them (``score_mean``, ``score_deviation``), and a score is taken as it is otherwise.
+    """
+
+    model: str | None = Field(None, min_length=1, description="A folder, or a name on the Hugging Face hub.")
+    function: str | None = Field(
+        None, pattern=r"^[^:]+:[A-Za-z_]\w*$", description="package.module:name or file.py:name."
+    )
+    kind: Literal["causal", "encoder"] = "causal"
+    read_at_eos: bool = Field(False, description="Causal: put end-of-sequence after every response and score there.")
+    label: int | None = Field(None, ge=0, description="Encoder: the label whose logit is the score.")
+    pair: bool = Field(False, description="Encoder: prompt and response are two texts to it, not one.")
+    mean: float | None = None
+    deviation: float | None = Field(None, gt=0)
+    mask_token_id: int | None = Field(None, ge=0, description="Model: stands for absent tokens under absent: mask.")
+    mask_text: str | None = Field(None, description="Function: stands for each absent token under absent: mask.")
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> RewardSettings:
+        if (self.model is None) == (self.function is None):
+            raise ValueError("give model, or function: one of the two")
+        if self.function is not None:
+            foreign = ["kind", "read_at_eos", "label", "pair", "mask_token_id", "revision", "trust_remote_code"]
+        else:
+            foreign = ["mask_text", *(["label", "pair"] if self.kind == "causal" else ["read_at_eos"])]
+        fields = type(self).model_fields
+        given = [name for name in foreign if getattr(self, name) != fields[name].default]
+        if given:
+            what = "function" if self.function is not None else f"kind {self.kind}"
+            raise ValueError(f"{', '.join(given)} means nothing beside {what}; remove it")
+        return self
+
+
+class PromptsSettings(_Section):
+    """One's own policy, reward model and prompts."""
+
+    name: Literal["prompts"]
+    policy: PolicySettings
+    reward_model: RewardSettings
+    gold_model: RewardSettings | None = None
+    prompts: str = Field(min_length=1, description='A file of JSON lines: {"prompt": ...} or {"messages": [...]}.')
+    held_out_prompts: str | None = Field(None, min_length=1, description="Such a file, for the evaluation.")
+    held_out_share: float | None = Field(
+        None, gt=0, lt=1, description="In place of that file: this share of the prompts is held out; 0.1 by default."
+    )
+    max_prompt_tokens: int = Field(256, ge=1, description="Longer prompts are left out, and counted.")
+
+    @model_validator(mode="after")
+    def _held_out_once(self) -> PromptsSettings:
+        if self.held_out_prompts is not None and self.held_out_share is not None:
+            raise ValueError("held_out_prompts and held_out_share were both given; give one of them")
+        return self
+
+    @property
+    def share(self) -> float:
+        """Share of the prompts that is held out, where no file of held-out prompts is given."""
+        return HELD_OUT_SHARE if self.held_out_share is None else self.held_out_share
+
+
+TaskSettings = Annotated[SentimentSettings | PromptsSettings, Field(discriminator="name")]
+TASK_NAMES = ("sentiment", "prompts")
