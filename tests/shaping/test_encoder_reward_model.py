@@ -93,7 +93,10 @@ def test_prefix_scores_are_scores_of_growing_texts(family, pair):
             expected = plain(family, PROMPTS[row], " ".join(words[:end]), pair)
             assert float(found[row, tokens]) == pytest.approx(expected, abs=1e-4)
         after = sum(unit >= 0 for unit in units)
-        assert len(set(found[row, after:].tolist())) == 1
+        # The same text in another batch may differ in the last bit.
+        assert found[row, after:].tolist() == pytest.approx(
+            [float(found[row, after])] * (found.shape[1] - after), abs=1e-5
+        )
 
 
 @every_case
