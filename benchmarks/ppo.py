@@ -64,6 +64,7 @@ def main() -> None:
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
     claims, rows, details = [], [], {}
+    found = _overhead()
     for model in options.models:
         repeats, sized = SIZES[model]
         run = replace(sized, folder=str(FOLDERS[model]()))
@@ -71,7 +72,6 @@ def main() -> None:
         claims += [claim for side in OWN for claim in compared(model, side, spent[side], spent[PEER])]
         rows += [_row(model, side, spent[side], spent[PEER]) for side in (PEER, *OWN)]
         details[model] = {"run": asdict(run), **{each.name: [asdict(s) for s in spent[each]] for each in spent}}
-    found = _overhead()
     claims += [Claim.of(f"ppo.overhead_{name}", shares(found, name)) for name in SHAPES if name != "sparse"]
     details["overhead"] = found
     tables = (markdown(COLUMNS, rows), _overhead_table(found), markdown(CLAIM_COLUMNS, [_claim_row(c) for c in claims]))

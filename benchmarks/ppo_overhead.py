@@ -39,7 +39,7 @@ def main() -> None:
     for repeat in range(run.warm_up + run.steps):
         spent["step"].append(_seconds(partial(trainer.step, repeat)))
         places = torch.arange(repeat * run.batch_size, (repeat + 1) * run.batch_size) % len(task.train_prompts)
-        rollouts = trainer.sample(task.train_prompts.select(places), torch.Generator().manual_seed(repeat))
+        rollouts, _ = trainer.sample(task.train_prompts.select(places), torch.Generator().manual_seed(repeat))
         for name in rotated(list(shapers), repeat):
             spent[name].append(_seconds(partial(shapers[name], rollouts)))
     played = shapers["span_shapley"](rollouts).credits["shapley"].coalitions

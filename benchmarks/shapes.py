@@ -73,7 +73,8 @@ def main() -> None:
         for place, arm in enumerate(chosen)
     }
     claims, table = results(runs)
-    write("shapes", claims, table, {"seeds": options.seeds, "config": plain}, commit)
+    kept = {name: [_kept(run) for run in found] for name, found in runs.items()}
+    write("shapes", claims, table, {"seeds": options.seeds, "config": plain, "runs": kept}, commit)
 
 
 def results(runs: dict[str, list[dict[str, Any]]]) -> tuple[list[Claim], str]:
@@ -93,15 +94,22 @@ def results(runs: dict[str, list[dict[str, Any]]]) -> tuple[list[Claim], str]:
             if name != rival:
                 slug = f"ppo.shapes_gain_{_slug(name)}_over_{_slug(rival)}"
                 claims.append(Claim(slug, pair.mean, pair.low, pair.high, pair.seeds))
-        steps = first_step_reaching(curves[name], curves["sparse"][-1])
+        steps = first_step_reaching(curves[name], curves[TUNED][-1])
         rows.append([name, *cells, "not reached" if steps is None else steps])
     columns = ("arm", "J", "reward", "KL, nats", "gold", "distinct pairs", "CPU s of a run")
-    return claims, markdown([*columns, *(f"J over {rival}" for rival in RIVALS), "steps to sparse's level"], rows)
+    return claims, markdown(
+        [*columns, *(f"J over {rival}" for rival in RIVALS), f"steps to the level of {TUNED}"], rows
+    )
 
 
 def _values(found: list[dict[str, Any]], measure: str) -> list[float]:
     values = [run["evaluation"].get(measure, run.get(measure)) for run in found]
     return [float(value) for value in values if value is not None]
+
+
+def _kept(run: dict[str, Any]) -> dict[str, Any]:
+    curve = [round(float(point["objective"]), 4) for point in run["curve"]]
+    return {"seed": run["seed"], "objective": run["evaluation"]["objective"], "curve": curve}
 
 
 def _slug(name: str) -> str:
