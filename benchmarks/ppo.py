@@ -71,7 +71,10 @@ def main() -> None:
         spent = _measure(run, repeats, options.trl)
         claims += [claim for side in OWN for claim in compared(model, side, spent[side], spent[PEER])]
         rows += [_row(model, side, spent[side], spent[PEER]) for side in (PEER, *OWN)]
-        details[model] = {"run": asdict(run), **{each.name: [asdict(s) for s in spent[each]] for each in spent}}
+        details[model] = {
+            "run": {**asdict(run), "folder": Path(run.folder).name},
+            **{each.name: [asdict(s) for s in spent[each]] for each in spent},
+        }
     claims += [Claim.of(f"ppo.overhead_{name}", shares(found, name)) for name in SHAPES if name != "sparse"]
     details["overhead"] = found
     tables = (markdown(COLUMNS, rows), _overhead_table(found), markdown(CLAIM_COLUMNS, [_claim_row(c) for c in claims]))

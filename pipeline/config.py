@@ -3,96 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pipeline.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
+from pipeline.study_settings import (
+    ConfirmSettings,
+    ExecutorSettings,
+    SearchSettings,
+    Section,
+    ShapeSettings,
+    SpaceSettings,
+)
 from pipeline.tasks.paths import absolute_paths
 from pipeline.tasks.settings import TASK_NAMES, SentimentSettings, TaskSettings
-from search_spaces import SPACES, SearchSpace, make_space
+from search_spaces import SearchSpace, make_space
 from shaping.errors import ConfigError
 from shaping.reward_models.base import check_layer
 from shaping.shape import Shape
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SpaceSettings(_Section):
-    """What may vary, and the fixed part of every shape."""
-
-    name: str = "credit_mix"
-    methods: tuple[str, ...] = Field(("prefix", "attention", "shapley"), min_length=1)
-    gae_lambda: tuple[float, float] = (0.6, 1.0)
-    balance: tuple[float, float] = (0.0, 1.0)
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in SPACES:
-            raise ValueError(f"space {value!r} is unknown; choose one of {', '.join(sorted(SPACES))}")
-        return value
-
-
-class ShapeSettings(_Section):
-    """The part of every shape that the study does not search; see ``shaping.shape.Shape``."""
-
-    unit: Literal["token", "span", "sentence"] = "span"
-    max_span: int = Field(4, ge=1)
-    max_units: int = Field(6, ge=1)
-    absent: Literal["delete", "mask", "attention"] = Field("delete", description="How a unit is taken away.")
-    estimator: Literal["auto", "exact", "kernel", "permutation"] = "auto"
-    budget: int = Field(16, ge=4)
-    budget_tokens: int | None = Field(None, ge=1, description="Forwarded response tokens, in place of budget.")
-    attention_layer: int = Field(-1, description="Layer that attention reads; -1 is the last.")
-    attention_heads: Literal["mean", "max"] = "mean"
-    gradient_steps: int = Field(32, ge=1)
-    closure: Literal["last", "spread"] = "last"
-    gamma: float = Field(1.0, gt=0, le=1)
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of the baselines that the study does not tune.")
-    policy_preserving: bool = True
-
-
-class SearchSettings(_Section):
-    """The outer loop."""
-
-    trials: int = Field(12, ge=1, description="Trials in all, baselines included.")
-    sobol_trials: int = Field(3, ge=0, description="Space-filling trials after the baselines.")
-    seeds: tuple[int, ...] = Field((0, 1), min_length=1)
-    seed: int = Field(0, ge=0, description="Seed of the proposals.")
-    objective: Literal["final", "curve"] = Field(
-        "final", description="J on held-out prompts at the end, or the mean of J along the training curve."
-    )
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _distinct_seeds(value)
-
-
-class ConfirmSettings(_Section):
-    """The winner and its baselines, run again on seeds that the search never saw."""
-
-    seeds: tuple[int, ...] = Field((100, 101, 102, 103), description="Fresh seeds; none at all skips the confirmation.")
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return _distinct_seeds(value)
-
-
-class ExecutorSettings(_Section):
-    """Where trials run."""
-
-    name: Literal["ray", "local"] = "ray"
-    slots: int = Field(2, ge=1, le=1024, description="Trials side by side, one thread each; local runs one.")
-    address: str = Field("local", min_length=1, description="Ray cluster: local starts one for the study.")
-
-
-class StudyConfig(_Section):
+class StudyConfig(Section):
     """A study: task, space, inner loop, outer loop, confirmation, executor."""
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -122,12 +55,19 @@ class StudyConfig(_Section):
         # The layers of other tasks' reward models are known when they are loaded.
         if "attention" in self.space.methods and isinstance(self.task, SentimentSettings):
             check_layer(self.shape.attention_layer, self.task.recipe.layers, self.task.name)
-        baselines = len(space.baselines())
-        if self.search.trials < baselines:
+        baselines = [arm.name for arm in space.baselines()]
+        if self.search.trials < len(baselines):
             raise ValueError(
-                f"search.trials = {self.search.trials} is fewer than the {baselines} baseline arms of space "
-                f"{self.space.name}; set at least {baselines}"
+                f"search.trials = {self.search.trials} is fewer than the {len(baselines)} baseline arms of space "
+                f"{self.space.name}; set at least {len(baselines)}"
             )
+        if "sparse" not in baselines:
+            for needed, set_to in (
+                ("search.constraints.kl_over_sparse", self.search.constraints.kl_over_sparse is not None),
+                ("search.objective = gain", self.search.objective == "gain"),
+            ):
+                if set_to:
+                    raise ValueError(f"{needed} needs the sparse arm; let space.balance begin at 0")
         return self
 
     def make_space(self) -> SearchSpace:
@@ -138,6 +78,8 @@ class StudyConfig(_Section):
             methods=self.space.methods,
             gae_lambda=self.space.gae_lambda,
             balance=self.space.balance,
+            units=self.space.units,
+            budget=self.space.budget,
         )
 
     def base_shape(self) -> Shape:
@@ -147,12 +89,6 @@ class StudyConfig(_Section):
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-
-
-def _distinct_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(value)) != len(value) or any(seed < 0 for seed in value):
-        raise ValueError(f"seeds {list(value)} must be distinct and not negative")
-    return value
 
 
 def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:

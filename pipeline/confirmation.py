@@ -98,10 +98,14 @@ def paired_difference(rival: str, ours: Sequence[float], theirs: Sequence[float]
     return Difference(rival, mean, mean - half, mean + half, count)
 
 
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Return the means over the last five steps; the first ones use the steps there are."""
+    return [fmean(values[max(0, i - SMOOTHING_STEPS + 1) : i + 1]) for i in range(len(values))]
+
+
 def smoothed_mean_curve(curves: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean over seeds, then over the last five steps; the first values use the steps there are."""
-    means = [fmean(values) for values in zip(*curves, strict=True)]
-    return [fmean(means[max(0, i - SMOOTHING_STEPS + 1) : i + 1]) for i in range(len(means))]
+    """Return the mean over seeds, smoothed."""
+    return smoothed([fmean(values) for values in zip(*curves, strict=True)])
 
 
 def first_step_reaching(curve: Sequence[float], level: float) -> int | None:

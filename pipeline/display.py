@@ -11,7 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
 from pipeline.confirmation import confirmation_arms
-from pipeline.trial import Job, Outcome
+from pipeline.ending import Ending
+from pipeline.trial import Job
 from pipeline.trial import Progress as TrialProgress
 
 STAGES = {"search": "searching shapes", "confirm": "confirming on fresh seeds"}
@@ -31,7 +32,7 @@ class StudyDisplay:
         arms = len(confirmation_arms(Arm("any", config.base_shape()), config.base_shape(), reward_critic))
         self._totals = {
             "search": config.search.trials * len(config.search.seeds) * config.ppo.steps,
-            "confirm": arms * len(config.confirm.seeds) * config.ppo.steps,
+            "confirm": (arms + config.confirm.top - 1) * len(config.confirm.seeds) * config.ppo.steps,
         }
         self._done: dict[str, dict[str, int]] = {"search": {}, "confirm": {}}
         self._progress = Progress(
@@ -70,12 +71,17 @@ class StudyDisplay:
         """Move the stage's bar."""
         self._move(stage, job, progress.done_steps)
 
-    def ended(self, stage: str, job: Job, outcome: Outcome | None, reason: str) -> None:
-        """Print one line for a search trial; a confirmation run only when it failed."""
+    def left(self, stage: str, job: Job) -> None:
+        """Count a job that ended as done, however it ended."""
         self._move(stage, job, job.total_steps)
-        name = job.arm["name"]
-        if outcome is None:
-            self._progress.console.print(f"  {name}: [red]failed[/], {reason}", highlight=False)
+
+    def ended(self, stage: str, job: Job, ending: Ending) -> None:
+        """Print one line for a search trial; a confirmation run only when it failed."""
+        outcome = ending.outcome
+        if ending.stopped:
+            self._progress.console.print(f"  trial {job.index:>2}  {ending.reason}", highlight=False)
+        elif outcome is None:
+            self._progress.console.print(f"  {job.arm['name']}: [red]failed[/], {ending.reason}", highlight=False)
         elif stage == "search":
             mean, error = outcome.metrics["objective"]
             shape = Arm.from_dict(job.arm).shape.describe()
@@ -83,6 +89,6 @@ class StudyDisplay:
             self._progress.console.print(f"  trial {job.index:>2}  J {mean:+.3f}{spread}  {shape}", highlight=False)
 
     def _move(self, stage: str, job: Job, done: int) -> None:
-        self._done[stage][job.folder] = done
+        self._done[stage][f"{job.folder} {job.seeds}"] = done
         if stage in self._bars:
             self._progress.update(self._bars[stage], completed=sum(self._done[stage].values()))

@@ -15,6 +15,7 @@ from pipeline.config import StudyConfig, load_config
 from pipeline.confirmation import Verdict
 from pipeline.display import StudyDisplay
 from pipeline.export import export_winner
+from pipeline.outer import EARLIER
 from pipeline.ppo.evaluation import SampleText
 from pipeline.report import load_report_data, write_report
 from pipeline.source import Executor
@@ -25,6 +26,7 @@ from pipeline.task_models import build_assets, check_methods, open_task
 from pipeline.tasks.registry import load_task
 from pipeline.token_rewards import token_rewards
 from pipeline.trial import write_json
+from pipeline.warm_start import check_warm_start
 from shaping.errors import ShapetuneError
 from shaping.shape import Shape
 
@@ -44,6 +46,7 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
     config = load_config(find_config(name), changes)
     folder = StudyFolder(studies / config.name)
     folder.check(config)
+    check_warm_start(config)
     started = time.perf_counter()
     assets = build_assets(config, console)
     task = open_task(config, assets, console)
@@ -77,9 +80,10 @@ def _run(
 
 
 def _finished_runs(folder: Path) -> int:
-    """Return the inner runs of finished trials; the seeds of a trial that goes on are reported by the trial."""
-    results = [json.loads(path.read_text()) for path in folder.glob("*/result.json")]
-    return sum(len(result["runs"]) for result in results)
+    """Return the finished inner runs; the steps of one that goes on are reported by its job."""
+    taken = [path.parent for path in folder.glob("*/trial.json") if read_json(path)["origin"] == EARLIER]
+    own = [path for path in folder.glob("*/seed-*.json") if path.parent not in taken]
+    return len(own)
 
 
 def make_executor(config: StudyConfig) -> Executor:
@@ -90,7 +94,8 @@ def make_executor(config: StudyConfig) -> Executor:
         return LocalExecutor()
     from pipeline.executors.ray_tune import RayTuneExecutor
 
-    return RayTuneExecutor(config.executor.slots, config.executor.address)
+    where = config.executor
+    return RayTuneExecutor(where.slots, where.address, where.cpus, where.gpus)
 
 
 def _write_results(config: StudyConfig, folder: StudyFolder, assets: Path | None) -> None:

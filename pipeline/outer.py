@@ -1,4 +1,4 @@
-"""The outer loop: asks Ax for points, tells it what trials found. The only file that knows Ax's client.
+"""The outer loop: asks Ax for points, tells it what trials found. The only file that knows the study's Ax client.
 
 Ax's database is the only truth about which trials exist and how they ended.
 """
@@ -6,38 +6,36 @@ Ax's database is the only truth about which trials exist and how they ended.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from ax.adapter.registry import Generators
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
-from ax.core.observation import ObservationFeatures
 from ax.core.trial_status import TrialStatus
 from ax.exceptions.core import AxError
-from ax.generation_strategy.generation_strategy import GenerationNode, GenerationStrategy
-from ax.generation_strategy.generator_spec import GeneratorSpec
-from ax.generation_strategy.transition_criterion import MinTrials
-from ax.generators.torch.botorch_modular.surrogate import ModelConfig, SurrogateSpec
 from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
 from ax.storage.sqa_store.load import _get_experiment_id
 from ax.storage.sqa_store.sqa_config import SQAConfig
-from botorch.acquisition.logei import qLogNoisyExpectedImprovement
-from botorch.models import SingleTaskGP
 
 from pipeline import face_tolerance
+from pipeline.early_stopping import Projection
+from pipeline.generation import SOBOL, generation_strategy
+from pipeline.observations import DEVIATION, OBJECTIVE, Observations, seed_metric
+from pipeline.posterior import Posterior, Prediction
 from pipeline.quiet import quiet_libraries
-from search_spaces import SearchSpace
+from pipeline.study_settings import SearchSettings
+from search_spaces import BaselineArm, SearchSpace
 from shaping.errors import ShapetuneError
 from shaping.shape import Shape
 
-OBJECTIVE = "J"
 TRACKED = ("reward", "kl_nats", "gold_reward", "certificate_error")
-# The acquisition's optimizer at these settings costs less than half of the defaults' CPU time.
-OPTIMIZER = {"num_restarts": 4, "raw_samples": 128, "options": {"maxiter": 60}}
-DEFAULT_SEED = 0
+BASELINE, EARLIER = "baseline", "earlier study"
+SPARSE = "sparse"
+# Reasons go into a column of this width.
+REASON_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -51,14 +49,20 @@ class Proposal:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """What the model believes of an arm: posterior mean of J and its standard deviation; higher is better."""
+class EarlierTrial:
+    """A trial of another study on the same task and space, which is as good as one of this study's.
 
-    index: int
+    Attributes:
+        arm: Its name here.
+        shape: What was tried.
+        values: Seed to objective.
+        tracked: Name to value of what else was measured.
+    """
+
     arm: str
-    mean: float
-    deviation: float
-    from_model: bool
+    shape: Shape
+    values: Mapping[int, float]
+    tracked: Mapping[str, float]
 
 
 class OuterLoop:
@@ -68,17 +72,23 @@ class OuterLoop:
         name: The study's name in the database.
         space: What may vary.
         database: The SQLite file; made when it is not there.
-        trials: Trials in all.
-        sobol_trials: Space-filling trials after the baselines.
-        seed: Seed of the proposals.
+        search: Trials, seeds, model and constraints.
+        earlier: Trials of another study that count as this one's data, but not as its trials.
+        first_arms: Arms that are tried after the baselines.
     """
 
     def __init__(
-        self, name: str, space: SearchSpace, database: Path, trials: int, sobol_trials: int, seed: int = DEFAULT_SEED
+        self,
+        name: str,
+        space: SearchSpace,
+        database: Path,
+        search: SearchSettings,
+        earlier: Sequence[EarlierTrial] = (),
+        first_arms: Sequence[BaselineArm] = (),
     ) -> None:
         face_tolerance.install()
-        self._space, self._trials, self._seed = space, trials, seed
-        self._baselines = space.baselines()
+        self._space, self._search = space, search
+        self._baselines, self._first_arms = space.baselines(), list(first_arms)
         self._handed_out: set[int] = set()
         url = f"sqlite:///{database}"
         storage = StorageConfig(url=url)
@@ -89,40 +99,67 @@ class OuterLoop:
             if _is_stored(name):
                 self._client = Client.load_from_database(name, storage_config=storage)
             else:
-                self._client = Client(storage_config=storage, random_seed=seed)
-                self._configure(name, sobol_trials)
+                self._client = Client(storage_config=storage, random_seed=search.seed)
+                self._configure(name, [trial.arm for trial in earlier])
+            known = set(self._experiment.arms_by_name)
+            for trial in earlier:
+                if trial.arm not in known:
+                    self._add(trial)
+        self._observations = Observations(self._experiment, search)
+        self._posterior = Posterior(self._experiment, search)
 
-    def _configure(self, name: str, sobol_trials: int) -> None:
-        client = self._client
+    def _configure(self, name: str, earlier: Sequence[str]) -> None:
+        client, search = self._client, self._search
         client.configure_experiment(
             parameters=self._space.parameters(), parameter_constraints=self._space.constraints(), name=name
         )
-        client.configure_optimization(OBJECTIVE)
-        client.configure_tracking_metrics(list(TRACKED))
-        strategy = generation_strategy(len(self._baselines), sobol_trials, self._seed)
-        client.set_generation_strategy(strategy)
+        client.configure_optimization(OBJECTIVE, outcome_constraints=_outcome_constraints(search) or None)
+        constrained = set(client._experiment.metrics)
+        seeds = [seed_metric(seed) for seed in search.seeds]
+        client.configure_tracking_metrics([each for each in (*TRACKED, *seeds, DEVIATION) if each not in constrained])
+        unknown = [arm for arm in (*self._baselines, *self._first_arms) if arm.name not in earlier]
+        # An earlier study's trials fill the space as well as new ones.
+        initial = len(earlier) + len(unknown) + max(0, search.sobol_trials - len(earlier))
+        client.set_generation_strategy(generation_strategy(initial, search.model, search.seed))
+
+    def _add(self, trial: EarlierTrial) -> None:
+        index = self._attach(BaselineArm(trial.arm, self._space.encode(trial.shape)))
+        self._experiment.trials[index].update_run_metadata({EARLIER: True})
+        self.tell(index, trial.values, trial.tracked)
 
     def ask(self) -> Proposal | None:
         """Return the next trial, or ``None`` when none is left or none can be proposed before others end.
 
-        Trials that an earlier process left running come first, then the baseline arms, then proposals.
+        Trials that an earlier process left running come first, then the baseline arms, then an earlier study's best
+        arms, then proposals.
+
+        Raises:
+            ShapetuneError: Nothing can be proposed any more although trials are left.
         """
         for index, trial in sorted(self._experiment.trials.items()):
             if trial.status is TrialStatus.RUNNING and index not in self._handed_out:
                 return self._hand_out(index)
-        known = {arm.name for arm in self._experiment.arms_by_name.values()}
-        for baseline in self._baselines:
-            if baseline.name not in known and len(self._experiment.trials) < self._trials:
-                with quiet_libraries():
-                    return self._hand_out(self._client.attach_trial(baseline.point, arm_name=baseline.name))
-        if len(self._experiment.trials) >= self._trials:
+        if len(self._own()) >= self._search.trials:
             return None
+        known = {arm.name for arm in self._experiment.arms_by_name.values()}
+        for arm in (*self._baselines, *self._first_arms):
+            if arm.name not in known:
+                return self._hand_out(self._attach(arm))
         return self._propose()
 
+    def _attach(self, arm: BaselineArm) -> int:
+        with quiet_libraries():
+            if arm.name == SPARSE:
+                # Constraints relative to it look for it there.
+                return int(self._client.attach_baseline(arm.point, arm_name=arm.name))
+            return int(self._client.attach_trial(arm.point, arm_name=arm.name))
+
     def _propose(self) -> Proposal | None:
+        self._check_sparse()
+        self._observations.refresh()
         # Ax draws initial points from torch's global generator: seeding it by trial makes proposals repeatable.
         with quiet_libraries(), torch.random.fork_rng():
-            torch.manual_seed(self._seed * 100_003 + len(self._experiment.trials))
+            torch.manual_seed(self._search.seed * 100_003 + len(self._experiment.trials))
             try:
                 proposed = self._client.get_next_trials(max_trials=1)
             except AxError as error:
@@ -131,22 +168,40 @@ class OuterLoop:
                 raise ShapetuneError(f"no further trial could be proposed: {error}", "lower search.trials") from error
         return self._hand_out(next(iter(proposed))) if proposed else None
 
+    def _check_sparse(self) -> None:
+        limit = self._search.constraints.kl_over_sparse
+        arm = self._experiment.arms_by_name.get(SPARSE)
+        failed = [t for t in self._experiment.trials.values() if t.status is TrialStatus.ABANDONED and t.arm is arm]
+        if limit is not None and arm is not None and failed:
+            raise ShapetuneError(
+                "the sparse arm failed, and search.constraints.kl_over_sparse is measured against it",
+                "start a new study with search.constraints.kl_nats in its place",
+            )
+
     def _hand_out(self, index: int) -> Proposal:
         self._handed_out.add(index)
-        trial = self._experiment.trials[index]
-        arm = trial.arms[0]
+        return self.proposal(index)
+
+    def proposal(self, index: int) -> Proposal:
+        """Return a trial as it was handed out."""
+        arm = self._experiment.trials[index].arms[0]
         return Proposal(index, arm.name, self._space.decode(arm.parameters), self._origin(index))
 
     def _origin(self, index: int) -> str:
         trial = self._experiment.trials[index]
+        if trial.run_metadata.get(EARLIER) or trial.arms[0].name in {arm.name for arm in self._first_arms}:
+            return EARLIER
         if trial.arms[0].name in {baseline.name for baseline in self._baselines}:
-            return "baseline"
-        node = trial.generator_runs[0]._generation_node_name
-        return {"Sobol": "sobol", "GP": "model"}.get(node or "", "model")
+            return BASELINE
+        return "sobol" if trial.generator_runs[0]._generation_node_name == SOBOL else "model"
+
+    def _own(self) -> list[int]:
+        """Return the indices of this study's own trials."""
+        return [index for index, trial in self._experiment.trials.items() if not trial.run_metadata.get(EARLIER)]
 
     def finished(self) -> bool:
         """Return whether all trials exist and none is running."""
-        return len(self._experiment.trials) >= self._trials and not self.running()
+        return len(self._own()) >= self._search.trials and not self.running()
 
     def running(self) -> list[int]:
         """Return the indices of running trials."""
@@ -156,75 +211,66 @@ class OuterLoop:
         """Return whether at least one trial succeeded."""
         return any(trial.status is TrialStatus.COMPLETED for trial in self._experiment.trials.values())
 
-    def tell(self, index: int, objective: float, tracked: dict[str, float]) -> None:
+    def tell(self, index: int, values: Mapping[int, float], tracked: Mapping[str, float]) -> None:
         """Complete a trial.
 
-        No standard error is passed: one from a handful of seeds is itself noise that the model would take at
-        its word. The model infers one noise level from all arms instead.
+        Args:
+            index: The trial's.
+            values: Seed to objective, higher is better.
+            tracked: Name to value of what else was measured.
 
         Raises:
             ShapetuneError: A value is not finite; such a trial must be failed instead.
         """
-        values = {OBJECTIVE: objective, **tracked}
-        if not all(math.isfinite(value) for value in values.values()):
-            raise ShapetuneError(f"trial {index} reports a value that is not finite: {values}")
+        seeds = {seed_metric(seed): value for seed, value in values.items()}
+        told = {OBJECTIVE: math.fsum(values.values()) / len(values), **seeds, **tracked}
+        _check_finite(index, told)
         with quiet_libraries():
-            self._client.complete_trial(trial_index=index, raw_data=values)
+            self._client.complete_trial(trial_index=index, raw_data=told)
 
-    def fail(self, index: int) -> None:
+    def stop(self, index: int, projection: Projection) -> None:
+        """End a trial early, with what it would have reached: a value to learn from, but never a winner."""
+        told = {OBJECTIVE: projection.objective, DEVIATION: projection.deviation}
+        _check_finite(index, told)
+        with quiet_libraries():
+            self._client.attach_data(trial_index=index, raw_data=told)
+            self._client.mark_trial_early_stopped(trial_index=index)
+
+    def fail(self, index: int, reason: str = "") -> None:
         """Give a trial up. Abandoned, not failed: Ax proposes the point of a failed trial again."""
         with quiet_libraries():
-            self._client.mark_trial_abandoned(trial_index=index)
+            self._experiment.trials[index].mark_abandoned(reason=reason[:REASON_CHARACTERS] or None)
+            self._client._save_or_update_trial_in_db_if_possible(
+                experiment=self._experiment, trial=self._experiment.trials[index]
+            )
 
     def ranking(self) -> list[Prediction]:
         """Return the completed arms, best first, by the model's posterior mean of J.
 
-        With too few trials for a model, or a model that cannot predict, observed means take its place.
+        Arms that the model expects to break a constraint come last. With too few trials for a model, or one that
+        cannot predict, observed values take the place of its predictions.
         """
+        self._observations.refresh()
         completed = [i for i, t in sorted(self._experiment.trials.items()) if t.status is TrialStatus.COMPLETED]
-        if not completed:
-            return []
-        observed = self._observed()
-        predicted = self._predicted(completed)
-        rows = []
-        for place, index in enumerate(completed):
-            mean, deviation = predicted[place] if predicted else (observed[index], 0.0)
-            arm = self._experiment.trials[index].arms[0].name
-            rows.append(Prediction(index, arm, mean, deviation, bool(predicted)))
-        return sorted(rows, key=lambda row: -row.mean)
+        return self._posterior.ranking(completed, self._observations)
 
-    def _observed(self) -> dict[int, float]:
-        frame = self._experiment.lookup_data().df
-        mine = frame[frame["metric_name"] == OBJECTIVE]
-        return {int(index): float(mean) for index, mean in zip(mine["trial_index"], mine["mean"], strict=True)}
-
-    def _predicted(self, indices: list[int]) -> list[tuple[float, float]]:
-        points = [self._experiment.trials[index].arms[0].parameters for index in indices]
-        with quiet_libraries():
-            try:
-                # Fit to everything observed by now: the strategy's own model stops at its last proposal.
-                adapter = Generators.BOTORCH_MODULAR(
-                    experiment=self._experiment, data=self._experiment.lookup_data(), surrogate_spec=_surrogate()
-                )
-                means, covariances = adapter.predict([ObservationFeatures(parameters=point) for point in points])
-            except (AxError, ValueError, RuntimeError):
-                return []
-        deviations = [math.sqrt(max(value, 0.0)) for value in covariances[OBJECTIVE][OBJECTIVE]]
-        pairs = [(float(mean), deviation) for mean, deviation in zip(means[OBJECTIVE], deviations, strict=True)]
-        return pairs if all(math.isfinite(mean) for mean, _ in pairs) else []
+    def sensitivity(self) -> dict[str, dict[str, float]]:
+        """Return how much each parameter matters to J, by the model; see ``Posterior.sensitivity``."""
+        self._observations.refresh()
+        return self._posterior.sensitivity()
 
     def trials(self) -> list[dict[str, Any]]:
         """Return every trial as plain values: index, arm, origin, status and shape."""
         rows = []
         for index, trial in sorted(self._experiment.trials.items()):
-            shape = self._space.decode(trial.arms[0].parameters)
+            proposal = self.proposal(index)
             rows.append(
                 {
                     "index": index,
-                    "arm": trial.arms[0].name,
-                    "origin": self._origin(index),
+                    "arm": proposal.arm,
+                    "origin": proposal.origin,
                     "status": trial.status.name.lower(),
-                    "shape": shape.to_dict(),
+                    "shape": proposal.shape.to_dict(),
                 }
             )
         return rows
@@ -234,39 +280,22 @@ class OuterLoop:
         return self._client._experiment
 
 
-def generation_strategy(baselines: int, sobol_trials: int, seed: int) -> GenerationStrategy:
-    """Return the strategy: space-filling points after the baselines, then a Gaussian process with qLogNEI."""
-    model = GeneratorSpec(
-        generator_enum=Generators.BOTORCH_MODULAR,
-        generator_kwargs={"surrogate_spec": _surrogate(), "botorch_acqf_class": qLogNoisyExpectedImprovement},
-        generator_gen_kwargs={"model_gen_options": {"optimizer_kwargs": OPTIMIZER}},
-    )
-    gp = GenerationNode(name="GP", generator_specs=[model], should_deduplicate=True)
-    enough = MinTrials(
-        threshold=baselines + sobol_trials,
-        transition_to="GP",
-        use_all_trials_in_exp=True,
-        not_in_statuses=[TrialStatus.FAILED, TrialStatus.ABANDONED],
-    )
-    # A model needs something to learn from: two finished trials, whatever the plan says.
-    observed = MinTrials(
-        threshold=2,
-        transition_to="GP",
-        use_all_trials_in_exp=True,
-        only_in_statuses=[TrialStatus.COMPLETED],
-        count_only_trials_with_data=True,
-    )
-    sobol = GenerationNode(
-        name="Sobol",
-        generator_specs=[GeneratorSpec(generator_enum=Generators.SOBOL, generator_kwargs={"seed": seed})],
-        transition_criteria=[enough, observed],
-        should_deduplicate=True,
-    )
-    return GenerationStrategy(name="baselines+Sobol+qLogNEI", nodes=[sobol, gp])
+def _outcome_constraints(search: SearchSettings) -> list[str]:
+    """Return the constraints in Ax's notation, made of numbers only: it evaluates what it reads."""
+    limits = search.constraints
+    found = []
+    if limits.kl_nats is not None:
+        found.append(f"kl_nats <= {limits.kl_nats!r}")
+    if limits.kl_over_sparse is not None:
+        found.append(f"kl_nats <= {limits.kl_over_sparse!r} * baseline")
+    if limits.certificate_error is not None:
+        found.append(f"certificate_error <= {limits.certificate_error!r}")
+    return found
 
 
-def _surrogate() -> SurrogateSpec:
-    return SurrogateSpec(model_configs=[ModelConfig(botorch_model_class=SingleTaskGP, name="SingleTaskGP")])
+def _check_finite(index: int, values: Mapping[str, float]) -> None:
+    if not all(math.isfinite(value) for value in values.values()):
+        raise ShapetuneError(f"trial {index} reports a value that is not finite: {dict(values)}")
 
 
 def _is_stored(name: str) -> bool:

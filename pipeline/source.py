@@ -18,8 +18,12 @@ class TrialSource(Protocol):
         """Return whether no job will ever come again and none is out."""
         ...
 
-    def report(self, job: Job, progress: Progress) -> None:
-        """Take note of a training step."""
+    def report(self, job: Job, progress: Progress) -> bool:
+        """Take note of a training step; return whether the job is to stop, which ``stopped`` then confirms."""
+        ...
+
+    def stopped(self, job: Job) -> None:
+        """Take note that a job was stopped."""
         ...
 
     def tell(self, job: Job, outcome: Outcome) -> None:

@@ -8,8 +8,11 @@ from typing import Any, Protocol
 
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
+from pipeline.confirm_stage import ConfirmStage
 from pipeline.confirmation import Verdict, confirmation_arms, judge
-from pipeline.outer import TRACKED, OuterLoop, Prediction, Proposal
+from pipeline.ending import Ending
+from pipeline.posterior import Prediction
+from pipeline.search_stage import SearchStage
 from pipeline.study_folder import StudyFolder, read_json
 from pipeline.trial import Job, Outcome, Progress, write_json
 from shaping.errors import ShapetuneError
@@ -26,108 +29,11 @@ class Listener(Protocol):
     def progressed(self, stage: str, job: Job, progress: Progress) -> None:
         """A job trained one more step."""
 
-    def ended(self, stage: str, job: Job, outcome: Outcome | None, reason: str) -> None:
-        """A job ended; without an outcome ``reason`` says why."""
+    def left(self, stage: str, job: Job) -> None:
+        """A job ended, whatever became of it."""
 
-
-class SearchStage:
-    """The outer loop as a source of jobs."""
-
-    name = "search"
-
-    def __init__(self, config: StudyConfig, folder: StudyFolder, assets: Path | None) -> None:
-        self._config, self._folder, self._assets = config, folder, assets
-        self.outer = OuterLoop(
-            name=config.name,
-            space=config.make_space(),
-            database=folder.database,
-            trials=config.search.trials,
-            sobol_trials=config.search.sobol_trials,
-            seed=config.search.seed,
-        )
-
-    def ask(self) -> Job | None:
-        """Return the next trial's job."""
-        proposal = self.outer.ask()
-        return None if proposal is None else self._job(proposal)
-
-    def _job(self, proposal: Proposal) -> Job:
-        folder = self._folder.trial_folder(proposal.index)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "trial.json", {"index": proposal.index, "arm": proposal.arm, "origin": proposal.origin})
-        return Job(
-            index=proposal.index,
-            folder=str(folder),
-            arm=Arm(proposal.arm, proposal.shape).to_dict(),
-            seeds=self._config.search.seeds,
-            config=self._config.model_dump(mode="json"),
-            assets="" if self._assets is None else str(self._assets),
-        )
-
-    def finished(self) -> bool:
-        """Return whether every trial has ended."""
-        return self.outer.finished()
-
-    def tell(self, job: Job, outcome: Outcome) -> None:
-        """Tell the outer loop; a trial whose certificate failed is given up."""
-        name = "objective" if self._config.search.objective == "final" else "curve_objective"
-        metrics = outcome.metrics
-        tracked = {name: metrics[name][0] for name in TRACKED if name in metrics}
-        tracked["certificate_error"] = outcome.certificate["largest_error"]
-        self.outer.tell(job.index, outcome.metrics[name][0], tracked)
-
-    def fail(self, job: Job) -> None:
-        """Give the trial up."""
-        self.outer.fail(job.index)
-
-
-class ConfirmStage:
-    """The winner and its baselines on fresh seeds, one run a job, paired by seed."""
-
-    name = "confirm"
-
-    def __init__(
-        self, config: StudyConfig, folder: StudyFolder, assets: Path | None, winner: Arm, reward_critic: bool
-    ) -> None:
-        self._config, self._folder, self._assets = config, folder, assets
-        self.arms = confirmation_arms(winner, config.base_shape(), reward_critic)
-        # Seed by seed, so that an interrupted confirmation holds whole pairs.
-        self._waiting = [self._job(arm, seed) for seed in config.confirm.seeds for arm in self.arms]
-        self._waiting = [job for job in self._waiting if not self._ended(job)]
-        self._running = 0
-
-    def _job(self, arm: Arm, seed: int) -> Job:
-        return Job(
-            index=-1,
-            folder=str(self._folder.confirm_folder(arm.name, seed)),
-            arm=arm.to_dict(),
-            seeds=(seed,),
-            config=self._config.model_dump(mode="json"),
-            assets="" if self._assets is None else str(self._assets),
-        )
-
-    @staticmethod
-    def _ended(job: Job) -> bool:
-        return any((Path(job.folder) / name).exists() for name in ("result.json", "failure.json"))
-
-    def ask(self) -> Job | None:
-        """Return the next run's job."""
-        if not self._waiting:
-            return None
-        self._running += 1
-        return self._waiting.pop(0)
-
-    def finished(self) -> bool:
-        """Return whether every run has ended."""
-        return not self._waiting and self._running == 0
-
-    def tell(self, job: Job, outcome: Outcome) -> None:
-        """Take note that a run ended; its result is in its folder."""
-        self._running -= 1
-
-    def fail(self, job: Job) -> None:
-        """Take note that a run ended without a result."""
-        self._running -= 1
+    def ended(self, stage: str, job: Job, ending: Ending) -> None:
+        """A trial ended; ``job`` is the last of its jobs that said something."""
 
 
 class Study:
@@ -158,13 +64,19 @@ class Study:
         if not self._search.finished():
             return self._search
         if self._confirm is None:
-            self._confirm = ConfirmStage(self.config, self.folder, self._assets, self.winner(), self._reward_critic)
+            arms = confirmation_arms(self.winner(), self.config.base_shape(), self._reward_critic)
+            arms += self.runners_up()
+            self._confirm = ConfirmStage(self.config, self.folder, self._assets, arms)
         return self._confirm
 
     def ask(self) -> Job | None:
         """Return the next job of the current stage."""
         stage = self._stage()
         job = stage.ask()
+        if job is None and stage is self._search and not self.finished():
+            # The search may end as it is asked: with a trial that an earlier launch had run to its end.
+            stage = self._stage()
+            job = stage.ask()
         if job is not None:
             self._listener.started(stage.name, job)
         return job
@@ -177,9 +89,21 @@ class Study:
             return True
         return self._stage().finished()
 
-    def report(self, job: Job, progress: Progress) -> None:
-        """Pass a training step on to the listener."""
-        self._listener.progressed(self._stage_of(job).name, job, progress)
+    def report(self, job: Job, progress: Progress) -> bool:
+        """Take a training step; return whether the job is to stop."""
+        stage = self._stage_of(job)
+        self._listener.progressed(stage.name, job, progress)
+        if isinstance(stage, ConfirmStage):
+            return False
+        ending = stage.report(job, progress)
+        if ending is not None:
+            self._listener.ended(stage.name, job, ending)
+        return stage.should_stop(job)
+
+    def stopped(self, job: Job) -> None:
+        """Take note that a job was stopped, as ``report`` asked for."""
+        self._search.stopped(job)
+        self._listener.left(self._search.name, job)
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         """Take an outcome; a broken certificate makes it a failure."""
@@ -188,8 +112,7 @@ class Study:
             self.fail(job, CERTIFICATE_FAILED, f"a response's rewards missed its score by {error:.2e}")
             return
         stage = self._stage_of(job)
-        stage.tell(job, outcome)
-        self._listener.ended(stage.name, job, outcome, "")
+        self._ended(stage, job, stage.tell(job, outcome))
 
     def fail(self, job: Job, reason: str, detail: str) -> None:
         """Record a failed job with its reason; the study goes on."""
@@ -197,8 +120,12 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "failure.json", {"reason": reason, "detail": detail, "arm": job.arm})
         stage = self._stage_of(job)
-        stage.fail(job)
-        self._listener.ended(stage.name, job, None, f"{reason}: {detail}")
+        self._ended(stage, job, stage.fail(job, f"{reason}: {detail}"))
+
+    def _ended(self, stage: SearchStage | ConfirmStage, job: Job, ending: Ending | None) -> None:
+        self._listener.left(stage.name, job)
+        if ending is not None:
+            self._listener.ended(stage.name, job, ending)
 
     def _stage_of(self, job: Job) -> SearchStage | ConfirmStage:
         return self._search if job.index >= 0 or self._confirm is None else self._confirm
@@ -214,23 +141,39 @@ class Study:
     def winner(self) -> Arm:
         """Return the search's winner.
 
-        It is chosen once and kept with its ranking, so that a confirmation never changes its subject.
+        It is chosen once and kept with its ranking, so that a confirmation never changes its subject; only a search
+        that was given more trials chooses again.
 
         Raises:
             ShapetuneError: No trial of the search succeeded.
         """
         kept = read_json(self.folder.winner_file)
-        if kept is not None:
+        if kept is not None and kept.get("trials", self.config.search.trials) == self.config.search.trials:
             return Arm.from_dict(kept)
         ranking = self.ranking()
         if not ranking:
             raise ShapetuneError("no trial of the search succeeded", "shapetune status shows each one's reason")
+        if not ranking[0].feasible:
+            raise ShapetuneError(
+                "no trial is expected to keep to search.constraints", "start a new study with wider limits"
+            )
+        winner = self._arm(ranking[0])
+        if kept is not None and Arm.from_dict(kept).shape != winner.shape:
+            self.folder.put_aside_winner(kept["trials"])
         write_json(self.folder.ranking_file, [vars(row) for row in ranking])
-        rows = {row["index"]: row for row in self.trials()}
-        best = rows[ranking[0].index]
-        winner = Arm.from_dict({"name": best["arm"], "shape": best["shape"], "critic": None})
-        write_json(self.folder.winner_file, winner.to_dict())
+        write_json(self.folder.sensitivity_file, self._search.outer.sensitivity())
+        write_json(self.folder.winner_file, {**winner.to_dict(), "trials": self.config.search.trials})
         return winner
+
+    def runners_up(self) -> list[Arm]:
+        """Return the arms that are confirmed beside the winner, best first: ``confirm.top`` less one of them."""
+        ranking = [Prediction(**row) for row in read_json(self.folder.ranking_file)]
+        wanted = [row for row in ranking if row.arm != self.winner().name][: self.config.confirm.top - 1]
+        return [Arm(f"place {place}, {row.arm}", self._arm(row).shape) for place, row in enumerate(wanted, start=2)]
+
+    def _arm(self, row: Prediction) -> Arm:
+        proposal = self._search.outer.proposal(row.index)
+        return Arm(proposal.arm, proposal.shape)
 
     def verdict(self) -> Verdict | None:
         """Return the verdict and keep it in the folder; ``None`` when nothing was confirmed."""

@@ -17,6 +17,8 @@ from shaping.errors import ConfigError, ShapetuneError
 
 # A study of the built-in size writes some 5 MB; Ray and SQLite need room to work.
 FREE_BYTES_NEEDED = 200 * 2**20
+# What may grow after a study was launched.
+RAISABLE = "search.trials"
 
 
 class StudyFolder:
@@ -32,6 +34,8 @@ class StudyFolder:
         self.verdict_file = root / "verdict.json"
         self.winner_file = root / "winner.json"
         self.ranking_file = root / "ranking.json"
+        self.sensitivity_file = root / "sensitivity.json"
+        self.warm_start_file = root / "warm_start.json"
         self.tokens_file = root / "tokens.json"
         self.report_file = root / "report.html"
         self.export = root / "export"
@@ -77,6 +81,11 @@ class StudyFolder:
                 raise ConfigError(f"{self.root} is not empty and holds no study", "choose another folder or name")
             return
         mine, theirs = _what_decides(config), _what_decides(self.config())
+        if mine.pop(RAISABLE) < theirs.pop(RAISABLE):
+            raise ConfigError(
+                f"{self.root} was launched with {RAISABLE} = {self.config().search.trials}, which can only be raised",
+                f"set {RAISABLE} to at least that, or change name in the config to start a new study",
+            )
         changed = sorted(key for key in mine if mine[key] != theirs.get(key))
         if changed:
             field = changed[0]
@@ -87,12 +96,22 @@ class StudyFolder:
             )
 
     def create(self, config: StudyConfig) -> None:
-        """Make the folder and keep the resolved config in it."""
+        """Make the folder and keep the resolved config in it, with the trials that it was raised to."""
         self.root.mkdir(parents=True, exist_ok=True)
-        if not self.config_file.exists():
+        if not self.config_file.exists() or self.config().search.trials < config.search.trials:
             partial = self.root / ".study.yaml.partial"
             partial.write_text(config.to_yaml())
             os.replace(partial, self.config_file)
+
+    def put_aside_winner(self, trials: int) -> None:
+        """Keep what was found about the winner of a shorter search under ``earlier/TRIALS``."""
+        aside = self.root / "earlier" / str(trials)
+        aside.mkdir(parents=True, exist_ok=True)
+        about = [self.winner_file, self.ranking_file, self.sensitivity_file, self.verdict_file, self.tokens_file]
+        # The baselines' runs stay: they are the same whoever wins.
+        for path in (*about, self.export, *self.confirm.glob("winner-*"), *self.confirm.glob("place-*")):
+            if path.exists():
+                shutil.move(path, aside / path.name)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

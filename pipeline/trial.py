@@ -1,4 +1,4 @@
-"""One trial: an arm trained once per seed. Knows neither Ax nor Ray."""
+"""A trial's runs: an arm trained once per seed. Knows neither Ax nor Ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.allocator import keep_freed_memory
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig, parse_config
 from pipeline.inner_run import InnerRun
+from pipeline.machine import where
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.spread import mean_and_error
 from pipeline.tasks.base import Task
@@ -27,13 +28,13 @@ from shaping.certificate import Certificate
 
 @dataclass(frozen=True)
 class Job:
-    """A trial as an executor gets it: plain values only, so that it can travel.
+    """Runs of one trial as an executor gets them: plain values only, so that they can travel.
 
     Attributes:
         index: The trial's number in its source.
-        folder: Where its results are written, as a string.
+        folder: Where its results are written, as a string; jobs of one trial share it.
         arm: ``Arm.to_dict()``.
-        seeds: One inner run each, in this order.
+        seeds: One inner run each, in this order. The seeds of a trial may be jobs of their own, side by side.
         config: ``StudyConfig.model_dump(mode="json")``.
         assets: The folder of what the task built once; empty where it built nothing.
     """
@@ -47,16 +48,24 @@ class Job:
 
     @property
     def total_steps(self) -> int:
-        """Training steps of the whole trial: what progress is measured in."""
+        """Training steps of the whole job: what progress is measured in."""
         return int(self.config["ppo"]["steps"]) * len(self.seeds)
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One training step of a trial that runs."""
+    """One training step of a job; steps of an earlier attempt are told again.
+
+    Attributes:
+        done_steps: Steps of all the job's seeds so far.
+        seed: Whose step it is.
+        step: Its number, from 0.
+        point: What it measured.
+    """
 
     done_steps: int
     seed: int
+    step: int
     point: dict[str, float]
 
 
@@ -90,7 +99,7 @@ DISTINCT = ("distinct_unigrams", "distinct_bigrams", "distinct_trigrams")
 
 
 def run_trial(job: Job) -> Iterator[Progress | Outcome]:
-    """Yield progress at every training step, then the outcome.
+    """Yield progress at every training step, then the outcome of the job's seeds.
 
     A seed that an earlier attempt finished is read from the trial's folder, not trained again; one that it began goes
     on from its last checkpoint.
@@ -101,41 +110,43 @@ def run_trial(job: Job) -> Iterator[Progress | Outcome]:
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = parse_config(job.config, "study")
-    done, runs = 0, []
-    for seed in job.seeds:
-        finished = folder / f"seed-{seed}.json"
+    runs: list[dict[str, Any]] = []
+    for place, seed in enumerate(job.seeds):
+        before = place * config.ppo.steps
+        finished = seed_file(folder, seed)
         if finished.exists():
             runs.append(json.loads(finished.read_text()))
-            done += config.ppo.steps
+            for step, point in enumerate(runs[-1]["curve"]):
+                yield Progress(before + step + 1, seed, step, point)
             continue
-        curve: list[dict[str, float]] = []
-        for result in _run_seed(job, config, seed, curve):
-            if isinstance(result, dict):
+        for result in _run_seed(job, config, seed):
+            if isinstance(result, Progress):
+                yield replace(result, done_steps=before + result.step + 1)
+            else:
                 write_json(finished, result)
                 (folder / f"seed-{seed}.safetensors").unlink(missing_ok=True)
                 runs.append(result)
-            else:
-                yield Progress(done + len(curve), seed, curve[-1])
-        done += config.ppo.steps
-    outcome = summarize(runs)
-    write_json(folder / "result.json", {**outcome.to_dict(), "arm": job.arm, "seeds": list(job.seeds)})
-    yield outcome
+    yield summarize(runs)
 
 
-def _run_seed(
-    job: Job, config: StudyConfig, seed: int, curve: list[dict[str, float]]
-) -> Iterator[dict[str, Any] | None]:
-    """Yield ``None`` after every training step, then the seed's result."""
+def seed_file(folder: Path, seed: int) -> Path:
+    """Return where a finished seed's run is kept."""
+    return folder / f"seed-{seed}.json"
+
+
+def _run_seed(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | dict[str, Any]]:
+    """Yield every training step, then the seed's result."""
     keep_freed_memory()
     arm, task = Arm.from_dict(job.arm), _task(config, job.assets)
     settings = config.ppo if arm.critic is None else config.ppo.model_copy(update={"critic": arm.critic})
     started = time.perf_counter()
     trainer = PPOTrainer(task, arm.shape, settings, config.sampling, seed)
     run = InnerRun(trainer, config.evaluation, Path(job.folder) / f"seed-{seed}.safetensors", _run_identity(job, seed))
-    curve.extend(run.curve)
+    for step, before in enumerate(list(run.curve)):
+        yield Progress(step + 1, seed, step, before)
     for point in run.steps():
-        curve.append(point.to_dict())
-        yield None
+        step = len(run.curve) - 1
+        yield Progress(step + 1, seed, step, point.to_dict())
     yield {
         "seed": seed,
         "curve": run.curve,
@@ -145,6 +156,7 @@ def _run_seed(
         "credit_tokens": trainer.credit_tokens,
         "training_cpu_seconds": run.training_cpu_seconds,
         "wall_seconds": time.perf_counter() - started,
+        "machine": where(trainer.processes.device, trainer.precision),
     }
 
 

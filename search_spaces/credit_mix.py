@@ -1,7 +1,12 @@
-"""Koo's simplex: weights of credit methods, their balance with the sparse reward, and GAE's lambda.
+"""Koo's simplex: the weights of credit methods with the sparse reward as one of them, and GAE's lambda.
 
-The last method's weight is what the others leave, so that a point of ``K`` methods has ``K - 1`` weights under
-one linear constraint (Koo et al., arXiv 2504.16272: ``r' = W^T E`` with weights that sum to 1).
+The last weight is what the others leave: sparse's where the balance is searched, else the last method's. A point of
+``K`` weights therefore has ``K - 1`` parameters under a linear constraint (Koo et al., arXiv 2504.16272:
+``r' = W^T E`` with weights that sum to 1).
+
+A parameter is a share of the whole reward. Weights of methods among each other, times a balance, say the same with
+other numbers, but a Gaussian process learns far more slowly from them: where the balance is low the weights change
+nothing (`benchmarks/outer.py` measures both).
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from shaping.shape import Shape
 if TYPE_CHECKING:
     from ax.api.configs import RangeParameterConfig
 
+SPARSE = "sparse"
 # The lambda at which pure credit methods start; dense credit wants less than the usual 0.95.
 DENSE_LAMBDA = 0.8
 # A weight below this is rounding, not a choice: it would cost a method's whole price for nothing.
@@ -28,13 +34,14 @@ EXACT = 1e-12
 
 @dataclass(frozen=True)
 class CreditMix:
-    """A search over ``weight_METHOD``, ``balance`` and ``gae_lambda``.
+    """A search over ``weight_METHOD`` and ``gae_lambda``.
 
     Args:
         base: Holds everything the space does not vary.
-        methods: The methods that are mixed, at least one; sparse enters through ``balance``.
+        methods: The methods that are mixed, at least one; sparse takes what they leave.
         gae_lambda: Bounds of ``gae_lambda``; equal bounds fix it.
-        balance: Bounds of ``balance``; equal bounds fix it.
+        balance: Bounds of the methods' weights together. Equal bounds fix it: then the methods' weights sum to 1
+            among each other, and the last one's is what the others leave.
 
     Raises:
         ConfigError: A method is unknown or listed twice, or bounds are out of order or out of [0, 1].
@@ -48,8 +55,8 @@ class CreditMix:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in METHODS or method == "sparse":
-                known = ", ".join(sorted(set(METHODS) - {"sparse"}))
+            if method not in METHODS or method == SPARSE:
+                known = ", ".join(sorted(set(METHODS) - {SPARSE}))
                 raise ConfigError(f"space.methods: {method!r} cannot be mixed", f"choose from {known}")
         if not self.methods or len(set(self.methods)) != len(self.methods):
             raise ConfigError(f"space.methods = {list(self.methods)} must name each method once")
@@ -60,15 +67,27 @@ class CreditMix:
             raise ConfigError("space.balance = [0, 0] leaves only the sparse reward", "raise its upper bound")
 
     @property
-    def _free(self) -> tuple[str, ...]:
-        return self.methods[:-1]
+    def _is_balanced(self) -> bool:
+        """Whether the balance is searched, so that sparse is one of the weights."""
+        return self.balance[0] < self.balance[1]
+
+    @property
+    def _components(self) -> tuple[str, ...]:
+        return (*self.methods, SPARSE) if self._is_balanced else self.methods
+
+    @property
+    def _sum(self) -> tuple[float, float]:
+        """Bounds of the sum of the weights that are parameters."""
+        return self.balance if self._is_balanced else (0.0, 1.0)
 
     def parameters(self) -> list[RangeParameterConfig]:
-        """Return one weight for every method but the last, then the ranges that are not fixed."""
+        """Return one weight for every component but the last, then lambda where it is not fixed."""
         from ax.api.configs import RangeParameterConfig
 
-        bounds = {f"weight_{method}": (0.0, 1.0) for method in self._free}
-        bounds |= {"balance": self.balance, "gae_lambda": self.gae_lambda}
+        free = self._components[:-1]
+        low, high = self._sum
+        bounds = {f"weight_{name}": (low if len(free) == 1 else 0.0, high) for name in free}
+        bounds |= {"gae_lambda": self.gae_lambda}
         return [
             RangeParameterConfig(name=name, parameter_type="float", bounds=pair)
             for name, pair in bounds.items()
@@ -76,66 +95,79 @@ class CreditMix:
         ]
 
     def constraints(self) -> list[str]:
-        """Return ``sum of free weights <= 1``."""
-        return [" + ".join(f"weight_{method}" for method in self._free) + " <= 1"] if len(self._free) > 1 else []
+        """Return the bounds of the sum of the weights, where there are several."""
+        free = self._components[:-1]
+        if len(free) < 2:
+            return []
+        low, high = self._sum
+        total = " + ".join(f"weight_{name}" for name in free)
+        return [f"{total} <= {high:g}"] + ([f"{total} >= {low:g}"] if low > 0 else [])
 
     def decode(self, point: Point) -> Shape:
         """Return the shape of a point; what rounding pushed off the simplex or out of bounds is put back.
 
         Raises:
-            ConfigError: A value is not finite.
+            ConfigError: The point is of another space, or a value is not finite.
         """
+        names = {parameter.name for parameter in self.parameters()}
+        if set(point) != names:
+            known = ", ".join(sorted(names))
+            raise ConfigError(f"point {dict(point)} is not of this space", f"its parameters are {known}")
         values = {name: float(value) for name, value in point.items()}
         if not all(math.isfinite(value) for value in values.values()):
             raise ConfigError(f"point {dict(point)} holds a value that is not finite")
-        free = [_snapped(values[f"weight_{method}"]) for method in self._free]
-        total = math.fsum(free)
-        # On the face up to rounding, or beyond it: put the sum back on 1, once, so that decoding again changes nothing.
-        if total > 1 - ROUNDING and abs(total - 1) > EXACT:
-            free = [weight / total for weight in free]
-        weights = dict(zip(self._free, free, strict=True))
-        weights[self.methods[-1]] = _snapped(1 - math.fsum(free))
+        *free, last = self._components
+        weights = dict(zip(free, self._on_simplex([values[f"weight_{name}"] for name in free]), strict=True))
+        weights[last] = _snapped(1 - math.fsum(weights.values()))
         return self.base.with_changes(
             weights=weights,
-            balance=_inside(values.get("balance", self.balance[0]), self.balance),
+            balance=1.0 if self._is_balanced else self.balance[0],
             gae_lambda=_inside(values.get("gae_lambda", self.gae_lambda[0]), self.gae_lambda),
         )
 
+    def _on_simplex(self, weights: list[float]) -> list[float]:
+        """Return the weights without what rounding added: in their bounds, and their sum in its own."""
+        low, high = self._sum
+        weights = [_snapped(weight) for weight in weights]
+        total = math.fsum(weights)
+        # On a face up to rounding, or beyond it: put the sum back, once, so that decoding again changes nothing.
+        bound = high if total > high - ROUNDING else low if 0 < total < low + ROUNDING else total
+        return [weight * (bound / total) for weight in weights] if abs(total - bound) > EXACT else weights
+
     def encode(self, shape: Shape) -> dict[str, float]:
-        """Return the point of a shape of this space.
+        """Return the point of a shape of this space, or of one that means the same.
 
         Raises:
             ConfigError: The shape gives weight to a method that the space does not mix, or is out of its bounds.
         """
-        foreign = {name for name, weight in shape.weights.items() if weight > 0} - set(self.methods)
+        foreign = {name for name, share in shape.active_methods().items() if share > 0} - {*self.methods, SPARSE}
         if foreign:
             raise ConfigError(f"weights: {', '.join(sorted(foreign))} is not mixed by this space")
+        shares = {name: shape.weights.get(name, 0.0) * shape.balance for name in self.methods}
+        balance = math.fsum(shares.values())
         for label, value, (low, high) in (
-            ("balance", shape.balance, self.balance),
+            ("balance", balance, self.balance),
             ("gae_lambda", shape.gae_lambda, self.gae_lambda),
         ):
-            if not low <= value <= high:
+            if not low - ROUNDING <= value <= high + ROUNDING:
                 raise ConfigError(f"{label} = {value:g} is outside space.{label} = [{low:g}, {high:g}]", "widen it")
-        values = {f"weight_{method}": shape.weights.get(method, 0.0) for method in self._free}
-        values |= {"balance": shape.balance, "gae_lambda": shape.gae_lambda}
+        if not self._is_balanced:
+            among = math.fsum(shape.weights.get(name, 0.0) for name in self.methods)
+            shares = {name: shape.weights.get(name, 0.0) / among for name in self.methods}
+        values = {f"weight_{name}": share for name, share in shares.items()} | {"gae_lambda": shape.gae_lambda}
         names = {parameter.name for parameter in self.parameters()}
         return {name: value for name, value in values.items() if name in names}
 
     def baselines(self) -> list[BaselineArm]:
-        """Return sparse, where the space holds it, then each method alone at the highest balance."""
-        equal = {method: 1 / len(self.methods) for method in self.methods}
-        arms = []
-        if self.balance[0] == 0:
-            arms.append(BaselineArm("sparse", self._point(equal, 0.0, self.base.gae_lambda)))
-        for method in self.methods:
-            arms.append(BaselineArm(method, self._point({method: 1.0}, self.balance[1], DENSE_LAMBDA)))
-        return arms
+        """Return sparse, where the space holds it, then each method alone with the highest weight."""
+        arms = [BaselineArm(method, self._point({method: self.balance[1]}, DENSE_LAMBDA)) for method in self.methods]
+        sparse = [BaselineArm(SPARSE, self._point({}, self.base.gae_lambda))] if self.balance[0] == 0 else []
+        return sparse + arms
 
-    def _point(self, weights: dict[str, float], balance: float, gae_lambda: float) -> dict[str, float]:
-        low, high = self.gae_lambda
-        complete = {method: weights.get(method, 0.0) for method in self.methods}
-        inside = min(max(gae_lambda, low), high)
-        return self.encode(self.base.with_changes(weights=complete, balance=balance, gae_lambda=inside))
+    def _point(self, weights: dict[str, float], gae_lambda: float) -> dict[str, float]:
+        inside = _inside(gae_lambda, self.gae_lambda)
+        complete = {**dict.fromkeys(self.methods, 0.0), **weights, SPARSE: 1 - math.fsum(weights.values())}
+        return self.encode(self.base.with_changes(weights=complete, balance=1.0, gae_lambda=inside))
 
 
 def _snapped(weight: float) -> float:

@@ -35,8 +35,9 @@ class LocalExecutor:
             for result in run_trial(job):
                 if isinstance(result, Outcome):
                     source.tell(job, result)
-                else:
-                    source.report(job, result)
+                elif source.report(job, result):
+                    source.stopped(job)
+                    return
         except TrialFailed as failure:
             source.fail(job, failure.reason, failure.detail)
         except MemoryError as error:

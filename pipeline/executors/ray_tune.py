@@ -19,10 +19,12 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# A trial sees the GPUs it was given and no others: none, where it was given none.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 import ray
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.source import TrialSource
@@ -37,33 +39,46 @@ CONNECT_SECONDS = 5.0
 
 
 class RayTuneExecutor:
-    """Trials side by side, one logical CPU and one thread each.
+    """Trials side by side, each with the processors and GPUs that it was promised.
 
     Args:
         slots: Trials that run at the same time.
         address: ``local`` starts a Ray of its own for the study; otherwise an existing cluster's address.
+        cpus: Cores of each trial.
+        gpus: GPUs of each trial; a fraction shares one. ``None`` shares what a Ray of its own finds among the slots.
+        machine_gpus: GPUs that a Ray of its own counts; ``None`` lets it look.
     """
 
-    def __init__(self, slots: int, address: str = "local") -> None:
+    def __init__(
+        self,
+        slots: int,
+        address: str = "local",
+        cpus: int = 1,
+        gpus: float | None = 0.0,
+        machine_gpus: int | None = None,
+    ) -> None:
         self._slots, self._address = slots, address
+        self._cpus, self._gpus, self._machine_gpus = cpus, gpus, machine_gpus
 
     def run(self, source: TrialSource) -> None:
         """Run every job of the source.
 
         Raises:
-            ShapetuneError: Ray could not be started or reached.
+            ShapetuneError: Ray could not be started or reached, or has not what a trial was promised.
         """
         self._connect()
         try:
+            resources = self._resources()
             with tempfile.TemporaryDirectory(prefix="shapetune-tune-") as scratch:
-                self._tuner(source, scratch).fit()
+                self._tuner(source, scratch, resources).fit()
         finally:
             ray.shutdown()
 
     def _connect(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address == "local":
-            options |= {"num_cpus": self._slots, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            options |= {"num_cpus": self._slots * self._cpus, "num_gpus": self._machine_gpus}
+            options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
             if self._address not in ("local", "auto"):
                 _check_reachable(self._address)
@@ -74,12 +89,35 @@ class RayTuneExecutor:
                 "check the address, or set executor.address to local",
             ) from error
 
-    def _tuner(self, source: TrialSource, scratch: str) -> tune.Tuner:
+    def _resources(self) -> dict[str, float]:
+        """Return what Ray reserves for each trial.
+
+        Raises:
+            ShapetuneError: No node has as much: Tune would wait for it for ever.
+        """
+        wanted: dict[str, float] = {"cpu": self._cpus}
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = self._gpus
+        if gpus is None:
+            gpus = min(1.0, sum(node.get("GPU", 0.0) for node in nodes) / self._slots)
+        if gpus > 0:
+            wanted["gpu"] = gpus
+        for name, amount in wanted.items():
+            most = max(node.get(name.upper(), 0.0) for node in nodes)
+            if amount > most:
+                raise ShapetuneError(
+                    f"executor.{name}s = {amount:g}, but no node of Ray has more than {most:g}", "ask for less"
+                )
+        return wanted
+
+    def _tuner(self, source: TrialSource, scratch: str, resources: dict[str, float]) -> tune.Tuner:
         logging.getLogger("ray.tune").setLevel(logging.ERROR)
+        searcher = _SourceSearcher(source)
         return tune.Tuner(
-            tune.with_resources(_InnerTrial, {"cpu": 1}),
+            tune.with_resources(_InnerTrial, resources),
             tune_config=tune.TuneConfig(
-                search_alg=_SourceSearcher(source),
+                search_alg=searcher,
+                scheduler=_SourceScheduler(searcher),
                 num_samples=-1,
                 max_concurrent_trials=self._slots,
                 # A worker that stays keeps its imports and its models; starting one takes several seconds.
@@ -111,17 +149,23 @@ class _InnerTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         until = time.monotonic() + REPORT_SECONDS
-        last: Progress | None = None
+        steps: list[dict[str, Any]] = []
+        told: dict[str, Any] = {"done": True}
         try:
             for result in self._results:
                 if isinstance(result, Outcome):
-                    return {"done": True, "outcome": json.dumps(result.to_dict())}
-                last = result
+                    told["outcome"] = json.dumps(result.to_dict())
+                    break
+                steps.append(asdict(result))
                 if time.monotonic() >= until:
+                    told["done"] = False
                     break
         except TrialFailed as failure:
-            return {"done": True, "failure": json.dumps([failure.reason, failure.detail])}
-        return {"done": False, "progress": json.dumps(asdict(last) if last else None)}
+            told["failure"] = json.dumps([failure.reason, failure.detail])
+        return {**told, "progress": json.dumps(steps)}
+
+    def cleanup(self) -> None:
+        self._results = iter(())
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Keep nothing here: finished seeds are in the trial's own folder."""
@@ -147,16 +191,27 @@ class _SourceSearcher(Searcher):
         self._jobs[trial_id] = job
         return {"job": asdict(job)}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        progress = json.loads(result.get("progress") or "null")
-        if progress and trial_id in self._jobs:
-            self._source.report(self._jobs[trial_id], Progress(**progress))
+    def report(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Pass training steps on; return whether the trial is to stop."""
+        job = self._jobs.get(trial_id)
+        if job is None:
+            return False
+        steps = [Progress(**step) for step in json.loads(result.get("progress") or "[]")]
+        # Every step is passed on, also those after one that asks for an end.
+        stops = [self._source.report(job, step) for step in steps]
+        if any(stops) and not result["done"]:
+            del self._jobs[trial_id]
+            self._source.stopped(job)
+            return True
+        return False
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        job = self._jobs.pop(trial_id, None)
-        if job is None:
+        if trial_id not in self._jobs:
             return
         result = result or {}
+        # A trial's last steps come with its end, of which the scheduler is not told.
+        self.report(trial_id, {**result, "done": True})
+        job = self._jobs.pop(trial_id)
         if result.get("outcome"):
             self._source.tell(job, Outcome.from_dict(json.loads(result["outcome"])))
         elif result.get("failure"):
@@ -172,6 +227,18 @@ class _SourceSearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_source", "_jobs")}
+
+
+class _SourceScheduler(FIFOScheduler):
+    """Stops the trials that the study gives up. Tune asks the scheduler first, and nobody else of what it stops."""
+
+    def __init__(self, searcher: _SourceSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = self._searcher.report(trial.trial_id, result)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
 
 def _check_reachable(address: str) -> None:

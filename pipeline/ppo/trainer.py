@@ -103,7 +103,7 @@ class PPOTrainer:
         banned = None if sampling.stop_at_eos else task.eos_token_id
         torch.manual_seed(seed)
         self.policy = TrainedPolicy.of(task.policy, settings.lora)
-        half = self._half_precision()
+        half = torch.bfloat16 if self.precision == "bfloat16" else None
         self._is_half = half is not None
         critic = self._new_critic().to(self.processes.device)
         self.actor = Actor(self.policy.model, critic, banned, sampling.temperature, half)
@@ -252,10 +252,11 @@ class PPOTrainer:
     def _trained(self) -> dict[str, nn.Parameter]:
         return {name: each for name, each in self.actor.named_parameters() if each.requires_grad}
 
-    def _half_precision(self) -> torch.dtype | None:
+    @property
+    def precision(self) -> str:
+        """``bfloat16`` or ``float32``: of the policy's matrix products."""
         chosen = self.settings.precision
-        chosen = ("bfloat16" if self.processes.device.type == "cuda" else "float32") if chosen == "auto" else chosen
-        return torch.bfloat16 if chosen == "bfloat16" else None
+        return ("bfloat16" if self.processes.device.type == "cuda" else "float32") if chosen == "auto" else chosen
 
     def _new_critic(self) -> nn.Module:
         if self.settings.critic == "value_head":

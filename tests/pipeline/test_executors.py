@@ -32,8 +32,10 @@ EXECUTORS = [
 class ListSource:
     """Hands out a list of jobs and writes down what becomes of them."""
 
-    def __init__(self, jobs: list[Job]) -> None:
+    def __init__(self, jobs: list[Job], stop_after: dict[int, int] | None = None) -> None:
         self.waiting = list(jobs)
+        self.stop_after = stop_after or {}
+        self.stopped_jobs: list[int] = []
         self.running: set[int] = set()
         self.most_running = 0
         self.progress: dict[int, list[int]] = {job.index: [] for job in jobs}
@@ -51,9 +53,14 @@ class ListSource:
     def finished(self) -> bool:
         return not self.waiting and not self.running
 
-    def report(self, job: Job, progress: Progress) -> None:
+    def report(self, job: Job, progress: Progress) -> bool:
         assert job.index in self.running
         self.progress[job.index].append(progress.done_steps)
+        return progress.done_steps >= self.stop_after.get(job.index, 1_000)
+
+    def stopped(self, job: Job) -> None:
+        self.running.remove(job.index)
+        self.stopped_jobs.append(job.index)
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         self.running.remove(job.index)
@@ -95,9 +102,9 @@ def test_executor_runs_every_job_once_and_keeps_failures_as_data(
     for index, outcome in source.outcomes.items():
         assert [run["seed"] for run in outcome.runs] == [0, 1]
         assert outcome.certificate["return_preserving"] and outcome.certificate["responses"] == 16
-        assert source.progress[index] == sorted(source.progress[index])
-        kept = json.loads((tmp_path / str(index) / "result.json").read_text())
-        assert kept["runs"] == outcome.runs
+        assert source.progress[index] == [1, 2, 3, 4]
+        kept = [json.loads((tmp_path / str(index) / f"seed-{seed}.json").read_text()) for seed in (0, 1)]
+        assert kept == outcome.runs
         mean, error = outcome.metrics["objective"]
         values = [run["evaluation"]["objective"] for run in outcome.runs]
         assert mean == pytest.approx(sum(values) / 2)
@@ -131,5 +138,5 @@ def test_a_finished_seed_is_read_and_not_trained_again(tiny_assets: Path, tmp_pa
     LocalExecutor().run(first)
     second = ListSource([job])
     LocalExecutor().run(second)
-    assert second.progress[0] == []
+    assert second.progress[0] == first.progress[0] == [1, 2, 3, 4]
     assert second.outcomes[0] == first.outcomes[0]

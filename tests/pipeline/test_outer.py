@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from pipeline import face_tolerance
 from pipeline.outer import TRACKED, OuterLoop, Proposal
+from pipeline.study_settings import SearchSettings
 from search_spaces import make_space
 from shaping.errors import ShapetuneError
 from shaping.shape import Shape
@@ -18,19 +20,20 @@ from shaping.shape import Shape
 SPACE = make_space("credit_mix", base=Shape(), methods=("prefix", "attention", "shapley"))
 
 
-def outer_loop(folder: Path, trials: int = 9, seed: int = 0) -> OuterLoop:
-    return OuterLoop("study", SPACE, folder / "study.db", trials, sobol_trials=2, seed=seed)
+def outer_loop(folder: Path, trials: int = 9, seed: int = 0, **changes: Any) -> OuterLoop:
+    search = SearchSettings(trials=trials, sobol_trials=2, seed=seed, seeds=(0,), **changes)
+    return OuterLoop("study", SPACE, folder / "study.db", search)
 
 
 def value(shape: Shape) -> float:
-    """A smooth objective with its best point at pure prefix, balance 1, lambda 0.75; repeatable noise."""
+    """A smooth objective with its best point at pure prefix, lambda 0.75; repeatable noise."""
     noise = random.Random(repr(shape.to_dict())).gauss(0, 0.02)
     dense = shape.weights["prefix"] + 0.4 * shape.weights["shapley"]
-    return shape.balance * dense - 4 * (shape.gae_lambda - 0.75) ** 2 + noise
+    return dense - 4 * (shape.gae_lambda - 0.75) ** 2 + noise
 
 
 def tell(outer: OuterLoop, proposal: Proposal) -> None:
-    outer.tell(proposal.index, value(proposal.shape), dict.fromkeys(TRACKED, 0.0))
+    outer.tell(proposal.index, {0: value(proposal.shape)}, dict.fromkeys(TRACKED, 0.0))
 
 
 def run(outer: OuterLoop) -> list[Proposal]:
@@ -50,7 +53,7 @@ def test_baselines_come_first_then_sobol_then_the_model_and_the_best_is_found(tm
     ranking = outer.ranking()
     assert len(ranking) == 9 and ranking[0].from_model
     best = next(proposal for proposal in proposals if proposal.index == ranking[0].index)
-    assert best.shape.weights["prefix"] * best.shape.balance > 0.8
+    assert best.shape.weights["prefix"] > 0.8
     worst = next(proposal for proposal in proposals if proposal.index == ranking[-1].index)
     assert value(worst.shape) < value(best.shape) - 0.3
 
@@ -106,7 +109,7 @@ def test_a_value_that_is_not_finite_never_reaches_the_model(bad: float, tmp_path
     proposal = outer.ask()
     assert proposal is not None
     with pytest.raises(ShapetuneError, match="not finite"):
-        outer.tell(proposal.index, bad, dict.fromkeys(TRACKED, 0.0))
+        outer.tell(proposal.index, {0: bad}, dict.fromkeys(TRACKED, 0.0))
     outer.fail(proposal.index)
     assert len(run(outer)) == 8
 

@@ -20,14 +20,23 @@ def space_of(count=4, **changes):
 @st.composite
 def spaces_and_points(draw, off=EXACT):
     """Return a space and a point of it, each coordinate moved by a draw of ``off``."""
-    space = space_of(draw(st.integers(1, len(MIXABLE))))
-    names = [parameter.name for parameter in space.parameters()]
-    weights = [name for name in names if name.startswith("weight_")]
-    parts = draw(st.lists(st.floats(0, 1), min_size=len(weights) + 1, max_size=len(weights) + 1))
-    total = math.fsum(parts) or 1.0
-    point = {name: part / total for name, part in zip(weights, parts, strict=False)}
-    point |= {"balance": draw(st.floats(0, 1)), "gae_lambda": draw(st.floats(0.6, 1))}
+    balance = draw(st.sampled_from([(0.0, 1.0), (0.0, 0.7), (0.25, 0.8), (1.0, 1.0), (0.4, 0.4)]))
+    space = space_of(draw(st.integers(1, len(MIXABLE))), balance=balance)
+    weights = [name for name in (parameter.name for parameter in space.parameters()) if name.startswith("weight_")]
+    opened = balance[0] < balance[1]
+    # All of these sum to the balance, or, where that is fixed, with the last method's to 1.
+    count = len(weights) if opened else len(weights) + 1
+    parts = draw(st.lists(st.floats(0, 1), min_size=count, max_size=count))
+    parts = parts if math.fsum(parts) > 0 else [1.0] * count
+    whole = draw(st.sampled_from([*balance, sum(balance) / 2]) | st.floats(*balance)) if opened else 1.0
+    point = {name: whole * part / math.fsum(parts) for name, part in zip(weights, parts, strict=False)}
+    point |= {"gae_lambda": draw(st.floats(0.6, 1))}
     return space, {name: value + draw(off) for name, value in point.items()}
+
+
+def spread(shape):
+    """Return the methods' weights together, as shares of the reward."""
+    return math.fsum(weight for name, weight in shape.weights.items() if name != "sparse") * shape.balance
 
 
 @modest
@@ -35,12 +44,14 @@ def spaces_and_points(draw, off=EXACT):
 def test_every_point_decodes_to_a_shape_on_the_simplex(given):
     space, point = given
     shape = space.decode(point)
-    assert set(shape.weights) == set(space.methods)
+    assert set(shape.weights) - {"sparse"} == set(space.methods)
+    assert ("sparse" in shape.weights) == (space.balance[0] < space.balance[1])
     assert math.fsum(shape.weights.values()) == pytest.approx(1, abs=1e-9)
     assert min(shape.weights.values()) >= 0
-    for method in space.methods[:-1]:
-        assert shape.weights[method] == pytest.approx(point[f"weight_{method}"], abs=1e-9)
-    assert (shape.balance, shape.gae_lambda) == (point["balance"], point["gae_lambda"])
+    assert space.balance[0] - 1e-9 <= spread(shape) <= space.balance[1] + 1e-9
+    for name in set(point) - {"gae_lambda"}:
+        assert shape.weights[name.removeprefix("weight_")] == pytest.approx(point[name], abs=1e-8)
+    assert shape.gae_lambda == point["gae_lambda"]
     unvaried = ("unit", "max_span", "max_units", "budget", "closure", "gamma", "policy_preserving")
     assert [getattr(shape, name) for name in unvaried] == [getattr(BASE, name) for name in unvaried]
 
@@ -57,48 +68,50 @@ def test_shape_of_a_point_just_beyond_the_face_survives_encoding():
     # The sum is 1 + 1e-12; divided by it, the weights still do not sum to 1 exactly.
     weights = (0.10683334097475201, 0.4062487006158855, 0.4753595054936883, 0.01155845291577423)
     point = {f"weight_{method}": weight for method, weight in zip(MIXABLE, weights, strict=False)}
-    space = space_of(5)
-    shape = space.decode({**point, "balance": 0.5, "gae_lambda": 0.8})
+    space = space_of(4)
+    shape = space.decode({**point, "gae_lambda": 0.8})
     assert space.decode(space.encode(shape)) == shape
-    assert MIXABLE[4] not in space.decode(space.encode(shape)).active_methods()
+    assert "sparse" not in space.decode(space.encode(shape)).active_methods()
 
 
 @modest
 @given(given=spaces_and_points(off=st.sampled_from([0.0, 1e-12, -1e-12, 3e-13, -3e-13, 1e-9])))
 def test_point_that_rounding_moved_off_a_face_still_decodes(given):
     space, point = given
-    inside = {name: min(max(value, 0.0), 1.0) for name, value in point.items() if not name.startswith("weight_")}
-    shape = space.decode({**point, **inside})
+    shape = space.decode(point)
     assert math.fsum(shape.weights.values()) == pytest.approx(1, abs=1e-12)
     assert min(shape.weights.values()) >= 0
+    assert space.balance[0] - 1e-9 <= spread(shape) <= space.balance[1] + 1e-9
+    assert 0 <= shape.gae_lambda <= 1
 
 
 @pytest.mark.parametrize(
-    ("weights", "last"),
+    ("weights", "sparse"),
     [
         ((0.5, 0.5 + 1e-12, 0.0), 0.0),
         ((1.0 + 1e-12, 0.0, 0.0), 0.0),
         ((-3e-13, 0.4, 0.3), 0.3),
         ((-3e-13, 1.0, -3e-13), 0.0),
         ((0.1, 0.2, 0.7), 0.0),
+        ((-3e-13, 0.0, 3e-13), 1.0),
     ],
 )
-def test_points_on_and_just_off_the_face(weights, last):
-    space = space_of(4)
+def test_points_on_and_just_off_the_faces(weights, sparse):
     point = {f"weight_{method}": weight for method, weight in zip(MIXABLE, weights, strict=False)}
-    shape = space.decode({**point, "balance": 0.5, "gae_lambda": 0.8})
-    assert shape.weights[MIXABLE[3]] == pytest.approx(last, abs=1e-11)
+    shape = space_of(3).decode({**point, "gae_lambda": 0.8})
+    assert shape.weights["sparse"] == pytest.approx(sparse, abs=1e-11)
     for method, weight in zip(MIXABLE, weights, strict=False):
         assert shape.weights[method] == pytest.approx(weight, abs=2e-12)
 
 
-@pytest.mark.parametrize("name", ["balance", "gae_lambda"])
 @pytest.mark.parametrize("edge", [0.0, 1.0])
-def test_bound_that_rounding_overstepped_still_decodes(name, edge):
+def test_bound_that_rounding_overstepped_still_decodes(edge):
     # The outer loop accepts points up to 1e-8 outside the bounds as inside (pipeline/face_tolerance.py).
     outward = edge + (1e-12 if edge else -1e-12)
-    point = {"balance": 0.5, "gae_lambda": 0.8, name: outward}
-    assert getattr(space_of(1, gae_lambda=(0.0, 1.0)).decode(point), name) == edge
+    space = space_of(1, gae_lambda=(0.0, 1.0))
+    weight = f"weight_{MIXABLE[0]}"
+    assert space.decode({weight: 0.5, "gae_lambda": outward}).gae_lambda == edge
+    assert space.decode({weight: outward, "gae_lambda": 0.8}).weights[MIXABLE[0]] == edge
 
 
 def test_parameters_are_the_free_weights_and_the_open_ranges():
@@ -111,9 +124,36 @@ def test_parameters_are_the_free_weights_and_the_open_ranges():
     assert (shape.balance, shape.gae_lambda, shape.weights[MIXABLE[2]]) == (0.5, 0.8, 0.5)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_one_free_weight_needs_no_constraint(count):
-    assert space_of(count).constraints() == []
+def test_an_open_balance_makes_sparse_one_of_the_weights():
+    space = space_of(2, balance=(0.25, 0.75))
+    one, other = (f"weight_{method}" for method in MIXABLE[:2])
+    bounds = {parameter.name: tuple(parameter.bounds) for parameter in space.parameters()}
+    assert bounds == {one: (0, 0.75), other: (0, 0.75), "gae_lambda": (0.6, 1.0)}
+    assert space.constraints() == [f"{one} + {other} <= 0.75", f"{one} + {other} >= 0.25"]
+    shape = space.decode({one: 0.25, other: 0.125, "gae_lambda": 0.8})
+    assert shape.weights == {MIXABLE[0]: 0.25, MIXABLE[1]: 0.125, "sparse": 0.625}
+    assert shape.balance == 1
+
+
+def test_one_method_has_its_bounds_and_needs_no_constraint():
+    space = space_of(1, balance=(0.2, 0.9))
+    assert tuple(space.parameters()[0].bounds) == (0.2, 0.9)
+    assert space.constraints() == space_of(2, balance=(1.0, 1.0)).constraints() == []
+
+
+def test_a_shape_that_says_the_same_with_a_balance_has_the_same_point():
+    space = space_of(2)
+    weights, names = {MIXABLE[0]: 0.5, MIXABLE[1]: 0.25, "sparse": 0.25}, ("weights", "balance", "gae_lambda")
+    point = space.encode(BASE.with_changes(**dict(zip(names, (weights, 0.5, 0.8), strict=True))))
+    assert point == {f"weight_{MIXABLE[0]}": 0.25, f"weight_{MIXABLE[1]}": 0.125, "gae_lambda": 0.8}
+
+
+@pytest.mark.parametrize("extra", ["balance", "weight_sparse"])
+def test_a_point_of_another_space_is_refused(extra):
+    with pytest.raises(ConfigError, match="not of this space"):
+        space_of(1).decode({f"weight_{MIXABLE[0]}": 0.5, "gae_lambda": 0.8, extra: 0.5})
+    with pytest.raises(ConfigError, match="not of this space"):
+        space_of(1).decode({"gae_lambda": 0.8})
 
 
 @pytest.mark.parametrize("count", range(1, len(MIXABLE) + 1))
@@ -137,8 +177,8 @@ def test_baselines_stay_inside_the_bounds():
 
 
 def test_shape_with_a_foreign_method_has_no_point():
-    with pytest.raises(ConfigError, match="sparse is not mixed"):
-        space_of(2).encode(Shape(weights={MIXABLE[0]: 0.5, "sparse": 0.5}))
+    with pytest.raises(ConfigError, match=f"{MIXABLE[3]} is not mixed"):
+        space_of(2).encode(Shape(weights={MIXABLE[0]: 0.5, MIXABLE[3]: 0.5}))
     assert space_of(2).encode(Shape(weights={MIXABLE[0]: 1.0, "sparse": 0.0}))[f"weight_{MIXABLE[0]}"] == 1
 
 
@@ -168,8 +208,11 @@ def test_registry_makes_the_space_of_a_name():
         methods=("prefix", "lime"), **options
     )
     balance = make_space("balance", methods=("prefix",), **options)
-    assert [parameter.name for parameter in balance.parameters()] == ["balance", "gae_lambda"]
-    assert balance.decode({"balance": 0.25, "gae_lambda": 0.7}).active_methods() == {"prefix": 0.25, "sparse": 0.75}
+    assert [parameter.name for parameter in balance.parameters()] == ["weight_prefix", "gae_lambda"]
+    assert balance.decode({"weight_prefix": 0.25, "gae_lambda": 0.7}).active_methods() == {
+        "prefix": 0.25,
+        "sparse": 0.75,
+    }
 
 
 @pytest.mark.parametrize("methods", [(), ("prefix", "lime")])

@@ -18,10 +18,11 @@ def space(**changes):
 @st.composite
 def points(draw):
     first = draw(st.floats(0, 1))
+    second = draw(st.floats(0, 1)) * (1 - first)
     return {
         "weight_prefix": first,
-        "weight_attention": draw(st.floats(0, 1)) * (1 - first),
-        "balance": draw(st.floats(0, 1)),
+        "weight_attention": second,
+        "weight_shapley": draw(st.floats(0, 1)) * (1 - first - second),
         "gae_lambda": draw(st.floats(0.6, 1)),
         "unit": draw(st.sampled_from(["token", "span", "sentence"])),
         "budget": draw(st.integers(16, 128)),
@@ -39,10 +40,11 @@ def test_shape_of_the_space_survives_encoding_and_takes_unit_and_budget(point):
 
 def test_parameters_are_the_mixs_with_unit_and_budget():
     names = [parameter.name for parameter in space().parameters()]
-    assert names == ["weight_prefix", "weight_attention", "balance", "gae_lambda", "unit", "budget"]
+    assert names == ["weight_prefix", "weight_attention", "weight_shapley", "gae_lambda", "unit", "budget"]
     fixed = space(units=("token",), budget=(64, 64))
     assert [parameter.name for parameter in fixed.parameters()] == names[:4]
-    shape = fixed.decode({"weight_prefix": 0.2, "weight_attention": 0.3, "balance": 0.5, "gae_lambda": 0.9})
+    weights = {"weight_prefix": 0.2, "weight_attention": 0.3, "weight_shapley": 0.1}
+    shape = fixed.decode({**weights, "gae_lambda": 0.9})
     assert (shape.unit, shape.budget) == ("token", 64)
 
 

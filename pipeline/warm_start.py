@@ -1,0 +1,157 @@
+"""Starting from an earlier study: its trials as data where it asked the same question, its best arms otherwise."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pipeline.config import StudyConfig
+from pipeline.outer import EARLIER, TRACKED, EarlierTrial
+from pipeline.study_folder import StudyFolder, read_json
+from pipeline.trial import write_json
+from search_spaces import BaselineArm, SearchSpace
+from shaping.errors import ConfigError
+from shaping.shape import Shape
+
+# With these alike, a trial of one study is a trial of the other; more seeds or trials change nothing.
+ALIKE = ("task", "space", "shape", "sampling", "ppo", "evaluation")
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What a study takes over.
+
+    Attributes:
+        trials: Data, where the earlier study asked the same question.
+        arms: What is tried first, where it asked another one.
+        sources: Name of each of ``trials``'s arms to the folder that it stands in.
+    """
+
+    trials: tuple[EarlierTrial, ...] = ()
+    arms: tuple[BaselineArm, ...] = ()
+    sources: Mapping[str, Path] = field(default_factory=dict)
+
+
+def check_warm_start(config: StudyConfig) -> None:
+    """Refuse a study to start from that is not there.
+
+    Raises:
+        ConfigError: There is no study, or it is the one that is launched.
+    """
+    if config.search.warm_start is None:
+        return
+    try:
+        earlier = StudyFolder.existing(config.search.warm_start)
+    except ConfigError as error:
+        raise ConfigError(f"search.warm_start: {error.message}", error.hint) from error
+    if not any(earlier.trials.glob("*/result.json")):
+        raise ConfigError(f"search.warm_start = {earlier.root} has no finished trial", "wait for it, or leave it out")
+
+
+def read_warm_start(config: StudyConfig, folder: StudyFolder) -> WarmStart:
+    """Return what the study takes over; its first launch keeps it, so that later ones find the same.
+
+    Raises:
+        ConfigError: There is no earlier study in the folder that the config names.
+    """
+    if config.search.warm_start is None:
+        return WarmStart()
+    kept = read_json(folder.warm_start_file)
+    if kept is None:
+        kept = _found(config, StudyFolder.existing(config.search.warm_start))
+        write_json(folder.warm_start_file, kept)
+    return WarmStart(
+        trials=tuple(_trial(values) for values in kept["trials"]),
+        arms=tuple(BaselineArm(arm["name"], arm["point"]) for arm in kept["arms"]),
+        sources={values["arm"]: Path(values["source"]) for values in kept["trials"]},
+    )
+
+
+def _found(config: StudyConfig, earlier: StudyFolder) -> dict[str, Any]:
+    theirs, space = earlier.config(), config.make_space()
+    if _question(theirs) == _question(config) and set(config.search.seeds) <= set(theirs.search.seeds):
+        return {"trials": _data(config, earlier, space), "arms": []}
+    arms = _best_arms(earlier, space, config.search.first_arms)
+    return {"trials": [], "arms": [{"name": arm.name, "point": dict(arm.point)} for arm in arms]}
+
+
+def _trial(kept: Mapping[str, Any]) -> EarlierTrial:
+    values = {int(seed): float(value) for seed, value in kept["values"].items()}
+    return EarlierTrial(kept["arm"], Shape.from_dict(kept["shape"]), values, kept["tracked"])
+
+
+def copy_results(folder: StudyFolder, index: int, arm: str, source: Path) -> None:
+    """Let a trial that was taken over stand among the study's own, so that whoever reads the folder finds it."""
+    target = folder.trial_folder(index)
+    if (target / "trial.json").exists():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / "result.json", target / "result.json")
+    for seed in source.glob("seed-*.json"):
+        shutil.copyfile(seed, target / seed.name)
+    write_json(target / "trial.json", {"index": index, "arm": arm, "origin": EARLIER})
+
+
+def _question(config: StudyConfig) -> dict[str, Any]:
+    plain = config.model_dump(mode="json")
+    return {**{name: plain[name] for name in ALIKE}, "objective": config.search.objective}
+
+
+def _results(earlier: StudyFolder) -> list[tuple[int, Path, dict[str, Any]]]:
+    """Return index, folder and result of the trials that succeeded."""
+    folders = sorted((path.parent for path in earlier.trials.glob("*/result.json")), key=lambda path: int(path.name))
+    return [
+        (int(path.name), path, read_json(path / "result.json"))
+        for path in folders
+        if not (path / "failure.json").exists()
+    ]
+
+
+def _data(config: StudyConfig, earlier: StudyFolder, space: SearchSpace) -> list[dict[str, Any]]:
+    """Return the earlier study's trials as plain values, under names that are free here."""
+    baselines = {arm.name for arm in space.baselines()}
+    trials = []
+    for index, path, result in _results(earlier):
+        name = result["arm"]["name"]
+        runs = [run for run in result["runs"] if run["seed"] in config.search.seeds]
+        tracked = {metric: result["metrics"][metric][0] for metric in TRACKED if metric in result["metrics"]}
+        trials.append(
+            {
+                "arm": name if name in baselines else f"{earlier.root.name} {index}",
+                "source": str(path),
+                "shape": result["arm"]["shape"],
+                "values": {str(run["seed"]): _value(run, config.search.objective) for run in runs},
+                "tracked": {**tracked, "certificate_error": result["certificate"]["largest_error"]},
+            }
+        )
+    return trials
+
+
+def _value(run: dict[str, Any], objective: str) -> float:
+    if objective == "curve":
+        return fmean(point["objective"] for point in run["curve"])
+    return float(run["evaluation"]["objective"])
+
+
+def _best_arms(earlier: StudyFolder, space: SearchSpace, count: int) -> list[BaselineArm]:
+    """Return the best arms that the space holds, as the earlier study believed, without the space's own baselines."""
+    ranking = read_json(earlier.ranking_file) or []
+    believed = {int(row["index"]): float(row["mean"]) for row in ranking}
+    results = sorted(
+        _results(earlier), key=lambda each: -believed.get(each[0], float(each[2]["metrics"]["objective"][0]))
+    )
+    taken = [dict(arm.point) for arm in space.baselines()]
+    arms: list[BaselineArm] = []
+    for index, _, result in results:
+        try:
+            point = dict(space.encode(Shape.from_dict(result["arm"]["shape"])))
+        except ConfigError:
+            continue
+        if point not in taken and len(arms) < count:
+            arms.append(BaselineArm(f"{earlier.root.name} {index}", point))
+            taken.append(point)
+    return arms
