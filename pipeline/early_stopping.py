@@ -35,7 +35,7 @@ class EarlyStopping:
 
     Args:
         worst_percent: A trial stops while it is among the worst, by this many percent, of all at the same place.
-        least_steps: Steps, over all seeds in their order, before which no trial stops.
+        least_steps: Steps, over all seeds in their order, that every trial is given.
         least_trials: Trials that must have been trained to their ends before one is stopped.
     """
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from ax.api.client import Client
 from ax.api.configs import StorageConfig
 from ax.core.trial_status import TrialStatus
@@ -19,6 +18,7 @@ from ax.exceptions.core import AxError
 from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
 from ax.storage.sqa_store.load import _get_experiment_id
 from ax.storage.sqa_store.sqa_config import SQAConfig
+from ax.utils.common.random import with_rng_seed
 
 from pipeline import face_tolerance
 from pipeline.early_stopping import Projection
@@ -27,13 +27,16 @@ from pipeline.observations import DEVIATION, OBJECTIVE, Observations, seed_metri
 from pipeline.posterior import Posterior, Prediction
 from pipeline.quiet import quiet_libraries
 from pipeline.study_settings import SearchSettings
-from search_spaces import BaselineArm, SearchSpace
+from search_spaces import BaselineArm, Fillable, SearchSpace, filling
 from shaping.errors import ShapetuneError
 from shaping.shape import Shape
 
 TRACKED = ("reward", "kl_nats", "gold_reward", "certificate_error")
-BASELINE, EARLIER = "baseline", "earlier study"
+BASELINE, EARLIER, FILLING = "baseline", "earlier study", "sobol"
 SPARSE = "sparse"
+# Of a parameter's range: closer points are the same.
+NEAR = 1e-3
+ATTEMPTS = 2
 # Reasons go into a column of this width.
 REASON_CHARACTERS = 100
 
@@ -89,6 +92,7 @@ class OuterLoop:
         face_tolerance.install()
         self._space, self._search = space, search
         self._baselines, self._first_arms = space.baselines(), list(first_arms)
+        self._filling = _filling_arms(space, max(0, search.sobol_trials - len(earlier)), search.seed)
         self._handed_out: set[int] = set()
         url = f"sqlite:///{database}"
         storage = StorageConfig(url=url)
@@ -142,7 +146,7 @@ class OuterLoop:
         if len(self._own()) >= self._search.trials:
             return None
         known = {arm.name for arm in self._experiment.arms_by_name.values()}
-        for arm in (*self._baselines, *self._first_arms):
+        for arm in (*self._baselines, *self._first_arms, *self._filling):
             if arm.name not in known:
                 return self._hand_out(self._attach(arm))
         return self._propose()
@@ -157,22 +161,63 @@ class OuterLoop:
     def _propose(self) -> Proposal | None:
         self._check_sparse()
         self._observations.refresh()
-        # Ax draws initial points from torch's global generator: seeding it by trial makes proposals repeatable.
-        with quiet_libraries(), torch.random.fork_rng():
-            torch.manual_seed(self._search.seed * 100_003 + len(self._experiment.trials))
-            try:
-                proposed = self._client.get_next_trials(max_trials=1)
-            except AxError as error:
-                if self.running():
-                    return None
-                raise ShapetuneError(f"no further trial could be proposed: {error}", "lower search.trials") from error
-        return self._hand_out(next(iter(proposed))) if proposed else None
+        try:
+            index = next((i for i in map(self._generated, range(ATTEMPTS)) if i is not None), None)
+        except AxError as error:
+            if self.running():
+                return None
+            raise ShapetuneError(f"no further trial could be proposed: {error}", "lower search.trials") from error
+        if index is None:
+            arm = self._other_arm()
+            if arm is None:
+                return None
+            index = self._attach(arm)
+        return self._hand_out(index)
+
+    def _generated(self, attempt: int) -> int | None:
+        """Return the trial of the strategy's next point; ``None`` where it was tried already, or as good as that.
+
+        All trials share their seeds, so a second run of a point would tell nothing. Ax compares points digit by digit.
+        """
+        experiment, strategy = self._experiment, self._client._generation_strategy_or_choose()
+        seed = self._search.seed * 100_003 + len(experiment.trials) + 7_919 * attempt
+        # Ax draws from the global generators: seeding them by trial makes proposals repeatable.
+        with quiet_libraries(), with_rng_seed(seed):
+            [[run]] = strategy.gen(experiment=experiment, n=1, num_trials=1)
+            if self._is_known(run.arms[0].parameters):
+                return None
+            trial = experiment.new_trial(generator_run=run)
+            trial.mark_running(no_runner_required=True)
+            self._client._save_generation_strategy_to_db_if_possible(generation_strategy=strategy)
+            self._client._save_or_update_trials_in_db_if_possible(experiment=experiment, trials=[trial])
+        return int(trial.index)
+
+    def _is_known(self, point: Mapping[str, Any]) -> bool:
+        """Return whether every parameter is, within a thousandth of its range, that of one trial."""
+        ranges = {
+            name: parameter.upper - parameter.lower
+            for name, parameter in self._experiment.search_space.parameters.items()
+            if hasattr(parameter, "upper")
+        }
+
+        def near(name: str, other: Any) -> bool:
+            return bool(abs(point[name] - other) <= NEAR * ranges[name] if name in ranges else point[name] == other)
+
+        return any(
+            all(near(name, value) for name, value in arm.parameters.items())
+            for arm in self._experiment.arms_by_name.values()
+        )
+
+    def _other_arm(self) -> BaselineArm | None:
+        """Return a space-filling arm in place of a proposal that repeats itself."""
+        known = set(self._experiment.arms_by_name)
+        arms = _filling_arms(self._space, len(self._experiment.trials) + 1, self._search.seed)
+        return next((arm for arm in arms if arm.name not in known and not self._is_known(arm.point)), None)
 
     def _check_sparse(self) -> None:
         limit = self._search.constraints.kl_over_sparse
-        arm = self._experiment.arms_by_name.get(SPARSE)
-        failed = [t for t in self._experiment.trials.values() if t.status is TrialStatus.ABANDONED and t.arm is arm]
-        if limit is not None and arm is not None and failed:
+        given_up = [t for t in self._experiment.trials.values() if t.status is TrialStatus.ABANDONED]
+        if limit is not None and SPARSE in [trial.arms[0].name for trial in given_up]:
             raise ShapetuneError(
                 "the sparse arm failed, and search.constraints.kl_over_sparse is measured against it",
                 "start a new study with search.constraints.kl_nats in its place",
@@ -193,7 +238,9 @@ class OuterLoop:
             return EARLIER
         if trial.arms[0].name in {baseline.name for baseline in self._baselines}:
             return BASELINE
-        return "sobol" if trial.generator_runs[0]._generation_node_name == SOBOL else "model"
+        if trial.arms[0].name.startswith(f"{FILLING} "):
+            return FILLING
+        return FILLING if trial.generator_runs[0]._generation_node_name == SOBOL else "model"
 
     def _own(self) -> list[int]:
         """Return the indices of this study's own trials."""
@@ -278,6 +325,12 @@ class OuterLoop:
     @property
     def _experiment(self) -> Any:
         return self._client._experiment
+
+
+def _filling_arms(space: SearchSpace, count: int, seed: int) -> list[BaselineArm]:
+    """Return the space-filling arms; a space that cannot say how leaves them to Ax, which rejects what misses it."""
+    points = filling(space, count, seed) if isinstance(space, Fillable) else []
+    return [BaselineArm(f"{FILLING} {place + 1}", point) for place, point in enumerate(points)]
 
 
 def _outcome_constraints(search: SearchSettings) -> list[str]:

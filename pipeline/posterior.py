@@ -89,6 +89,7 @@ class Posterior:
         return Generators.BOTORCH_MODULAR(
             experiment=self._experiment,
             data=self._experiment.lookup_data(),
+            fit_tracking_metrics=False,
             surrogate_spec=surrogate(self._search.model),
         )
 
@@ -125,8 +126,9 @@ class Posterior:
                 return {}
         return {
             str(name): {
-                "total": float(total[name]),
-                "first": max(0.0, float(first[name])),
+                # Estimates of shares, which sampling may push below 0 or above 1.
+                "total": min(max(float(total[name]), 0.0), 1.0),
+                "first": min(max(float(first[name]), 0.0), 1.0),
                 "direction": float((signed[name] > 0) * 1 - (signed[name] < 0) * 1),
             }
             for name in total

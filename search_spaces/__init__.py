@@ -8,8 +8,9 @@ from pkgutil import resolve_name
 from typing import Any
 
 from search_spaces.balance import balance
-from search_spaces.base import BaselineArm, Point, SearchSpace
+from search_spaces.base import BaselineArm, Fillable, Point, SearchSpace
 from search_spaces.credit_mix import CreditMix
+from search_spaces.filling import filling
 from search_spaces.full import Full
 from shaping.errors import ConfigError
 
@@ -53,4 +54,15 @@ def make_space(name: str, **options: Any) -> SearchSpace:
     return factory(**{key: value for key, value in options.items() if key in taken or key not in OPTIONAL})
 
 
-__all__ = ["SPACES", "BaselineArm", "CreditMix", "Full", "Point", "SearchSpace", "find_space", "make_space"]
+__all__ = [
+    "SPACES",
+    "BaselineArm",
+    "CreditMix",
+    "Fillable",
+    "Full",
+    "Point",
+    "SearchSpace",
+    "filling",
+    "find_space",
+    "make_space",
+]

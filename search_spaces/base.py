@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from shaping.shape import Shape
 
@@ -52,4 +52,18 @@ class SearchSpace(Protocol):
 
     def baselines(self) -> list[BaselineArm]:
         """Return the arms to run first; the first one is sparse, the status quo, where the space holds it."""
+        ...
+
+
+@runtime_checkable
+class Fillable(Protocol):
+    """A space that knows how to be filled evenly: a cube is mapped onto it so that volumes keep their proportions."""
+
+    @property
+    def dimension(self) -> int:
+        """Numbers from 0 to 1 that say where a point is."""
+        ...
+
+    def at(self, numbers: Sequence[float]) -> dict[str, Value]:
+        """Return the point at numbers from 0 to 1."""
         ...

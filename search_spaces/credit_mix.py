@@ -12,6 +12,7 @@ nothing (`benchmarks/outer.py` measures both).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -102,6 +103,30 @@ class CreditMix:
         low, high = self._sum
         total = " + ".join(f"weight_{name}" for name in free)
         return [f"{total} <= {high:g}"] + ([f"{total} >= {low:g}"] if low > 0 else [])
+
+    @property
+    def dimension(self) -> int:
+        """Numbers from 0 to 1 that say where a point is: as many as there are parameters."""
+        return len(self.parameters())
+
+    def at(self, numbers: Sequence[float]) -> dict[str, float]:
+        """Return the point at numbers from 0 to 1; even in the numbers is even in the space.
+
+        The weights' sum has the distribution of its share of the volume, and sorted numbers cut it into weights
+        that are uniform on their simplex.
+        """
+        given, free = list(numbers), self._components[:-1]
+        values: dict[str, float] = {}
+        low, high = self._sum
+        parts = len(free)
+        if parts:
+            total = (low**parts + given.pop(0) * (high**parts - low**parts)) ** (1 / parts)
+            cuts = [0.0, *sorted(given[: parts - 1]), 1.0]
+            del given[: parts - 1]
+            values = {f"weight_{name}": total * (cuts[i + 1] - cuts[i]) for i, name in enumerate(free)}
+        if self.gae_lambda[0] < self.gae_lambda[1]:
+            values["gae_lambda"] = self.gae_lambda[0] + given.pop(0) * (self.gae_lambda[1] - self.gae_lambda[0])
+        return values
 
     def decode(self, point: Point) -> Shape:
         """Return the shape of a point; what rounding pushed off the simplex or out of bounds is put back.

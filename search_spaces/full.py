@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,23 @@ class Full:
     def constraints(self) -> list[str]:
         """Return the mix's constraint."""
         return self.mix.constraints()
+
+    @property
+    def dimension(self) -> int:
+        """Numbers from 0 to 1 that say where a point is: as many as there are parameters."""
+        return len(self.parameters())
+
+    def at(self, numbers: Sequence[float]) -> dict[str, Value]:
+        """Return the point at numbers from 0 to 1: the mix's, then the unit, then the budget on its log scale."""
+        own = list(numbers[self.mix.dimension :])
+        values: dict[str, Value] = dict(self.mix.at(numbers[: self.mix.dimension]))
+        if len(self.units) > 1:
+            ordered = [unit for unit in UNITS if unit in self.units]
+            values["unit"] = ordered[min(int(own.pop(0) * len(ordered)), len(ordered) - 1)]
+        if self.budget[0] < self.budget[1]:
+            low, high = self.budget
+            values["budget"] = self._inside(low * (high / low) ** own.pop(0))
+        return values
 
     def decode(self, point: Point) -> Shape:
         """Return the shape of a point.

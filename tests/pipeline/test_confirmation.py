@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from statistics import NormalDist, fmean
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from pipeline.arm import Arm
 from pipeline.confirmation import (
     TUNED,
+    Difference,
+    bootstrap_interval,
     confirmation_arms,
     first_step_reaching,
     judge,
@@ -39,7 +45,85 @@ def test_paired_interval_is_students_t_of_the_differences() -> None:
 def test_one_pair_claims_nothing() -> None:
     difference = paired_difference("sparse", [5.0], [0.0])
     assert (difference.low, difference.high) == (-math.inf, math.inf)
+    assert (difference.bootstrap_low, difference.bootstrap_high) == (-math.inf, math.inf)
     assert not difference.is_gain
+
+
+def resampled_means(values: list[float]) -> list[float]:
+    """Every resample's mean, in order: what random resamples estimate."""
+    return sorted(fmean(drawn) for drawn in itertools.product(values, repeat=len(values)))
+
+
+def test_the_bootstrap_of_an_even_sample_is_the_percentiles_of_all_resamples() -> None:
+    # Without skewness the corrections of BCa are 0. Means of 3125 resamples lie .2 apart.
+    means = resampled_means([1.0, 2.0, 3.0, 4.0, 5.0])
+    low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0]) or (0.0, 0.0)
+    assert low == pytest.approx(means[math.floor(0.025 * len(means))], abs=0.21)
+    assert high == pytest.approx(means[math.ceil(0.975 * len(means)) - 1], abs=0.21)
+    # Of three differences, one resample in 27 is the lowest three times: more than 2.5 %.
+    assert bootstrap_interval([1.0, 2.0, 3.0]) == (1.0, 3.0)
+
+
+def test_the_bootstrap_of_a_skewed_sample_is_corrected_as_efron_has_it() -> None:
+    values = [0.11, 0.32, 0.35, 0.43, 0.93, 2.07]
+    means, normal, middle = resampled_means(values), NormalDist(), fmean(values)
+    below = sum(mean < middle - 1e-12 for mean in means) + sum(abs(mean - middle) <= 1e-12 for mean in means) / 2
+    bias = normal.inv_cdf(below / len(means))
+    left_out = [fmean(values[:i] + values[i + 1 :]) for i in range(len(values))]
+    deviations = [fmean(left_out) - each for each in left_out]
+    acceleration = sum(d**3 for d in deviations) / (6 * sum(d**2 for d in deviations) ** 1.5)
+    expected = []
+    for tail in (0.025, 0.975):
+        shifted = bias + normal.inv_cdf(tail)
+        share = normal.cdf(bias + shifted / (1 - acceleration * shifted))
+        expected.append(means[round(share * len(means))])
+    found = bootstrap_interval(values)
+    assert found == pytest.approx(expected, abs=0.03)
+    # Uncorrected percentiles are somewhere else, so the correction was seen.
+    assert abs(means[round(0.975 * len(means))] - expected[1]) > 0.1
+
+
+def test_the_bootstrap_is_scipys_of_the_paired_differences_and_repeats_itself() -> None:
+    ours, theirs = [1.0, 2.0, 3.0, 4.5, 2.5], [0.5, 1.0, 2.5, 2.0, 2.75]
+    differences = np.subtract(ours, theirs)
+    oracle = bootstrap((differences,), np.mean, n_resamples=10_000, confidence_level=0.95, method="BCa", rng=0)
+    found = paired_difference("sparse", ours, theirs)
+    assert (found.bootstrap_low, found.bootstrap_high) == tuple(oracle.confidence_interval)
+    assert found == paired_difference("sparse", ours, theirs)
+
+
+@pytest.mark.parametrize("differences", [[0.5] * 4, [0.25, 1.0]], ids=["all equal", "two seeds"])
+def test_where_nothing_can_be_resampled_the_bootstrap_is_students_t(differences: list[float]) -> None:
+    found = paired_difference("sparse", differences, [0.0] * len(differences))
+    assert (found.bootstrap_low, found.bootstrap_high) == (found.low, found.high)
+    assert math.isfinite(found.low)
+
+
+@pytest.mark.parametrize(
+    ("differences", "by_students", "by_bootstrap"),
+    [([0.1, 0.2, 1.9], False, True), ([1.0] * 10 + [-1.7], True, False), ([0.4, 0.5, 0.6], True, True)],
+    ids=["bootstrap alone", "Student's t alone", "both"],
+)
+def test_a_gain_or_a_loss_needs_both_intervals(differences: list[float], by_students: bool, by_bootstrap: bool) -> None:
+    zeros = [0.0] * len(differences)
+    gain, loss = paired_difference("sparse", differences, zeros), paired_difference("sparse", zeros, differences)
+    assert (gain.low > 0, gain.bootstrap_low > 0) == (by_students, by_bootstrap)
+    assert (loss.high < 0, loss.bootstrap_high < 0) == (by_students, by_bootstrap)
+    assert gain.is_gain == loss.is_loss == (by_students and by_bootstrap)
+    assert not gain.is_loss and not loss.is_gain
+
+
+def test_the_printed_line_shows_both_intervals() -> None:
+    runs = {"winner": arm_runs([1.0, 2.0, 2.5], [1.0] * 6), "sparse": arm_runs([0.5, 1.0, 1.0], [0.0] * 6)}
+    verdict = judge("prefix", runs)
+    (difference,) = verdict.differences
+    # Differences .5, 1, 1.5: t(.975, 2) = 4.3027, standard deviation .5.
+    half = 4.302653 * 0.5 / math.sqrt(3)
+    assert difference == Difference(
+        "sparse", 1.0, pytest.approx(1 - half), pytest.approx(1 + half), 3, pytest.approx(0.5), pytest.approx(1.5)
+    )
+    expected = f"+1.000 [{1 - half:+.3f}, {1 + half:+.3f}] (bootstrap [+0.500, +1.500]) over 3 paired seeds."
+    assert f"J against sparse: {expected}" in verdict.text
 
 
 def test_smoothing_averages_seeds_then_steps() -> None:

@@ -128,6 +128,19 @@ def test_proposals_differ_while_others_run(tmp_path: Path) -> None:
     assert min(distances) > 0.01
 
 
+def test_a_point_that_was_tried_is_not_tried_again_however_good(tmp_path: Path) -> None:
+    # The best point is a corner, which the model would propose again and again, off by rounding.
+    outer = outer_loop(tmp_path, trials=16)
+    points = []
+    while (proposal := outer.ask()) is not None:
+        points.append(np.array(list(SPACE.encode(proposal.shape).values())))
+        weights = proposal.shape.weights
+        outer.tell(proposal.index, {0: 5 * weights["prefix"] - 3 * proposal.shape.gae_lambda}, {})
+    assert len(points) == 16
+    distances = [np.abs(a - b).max() for i, a in enumerate(points) for b in points[:i]]
+    assert min(distances) > 4e-4
+
+
 def test_points_on_a_face_survive_the_filter_of_pending_points() -> None:
     face = torch.tensor([[0.1 + 0.2, 0.7 + 1e-15, 1.0], [0.5, 0.5, 0.0], [0.9, 0.2, 0.5]], dtype=torch.float64)
     constraints = (torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64), torch.tensor([[1.0]], dtype=torch.float64))
