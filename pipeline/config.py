@@ -56,7 +56,8 @@ class StudyConfig(Section):
         if "attention" in self.space.methods and isinstance(self.task, SentimentSettings):
             check_layer(self.shape.attention_layer, self.task.recipe.layers, self.task.name)
         baselines = [arm.name for arm in space.baselines()]
-        if self.search.trials < len(baselines):
+        # An earlier study may hold them already.
+        if self.search.trials < len(baselines) and self.search.warm_start is None:
             raise ValueError(
                 f"search.trials = {self.search.trials} is fewer than the {len(baselines)} baseline arms of space "
                 f"{self.space.name}; set at least {len(baselines)}"

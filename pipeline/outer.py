@@ -146,8 +146,11 @@ class OuterLoop:
         if len(self._own()) >= self._search.trials:
             return None
         known = {arm.name for arm in self._experiment.arms_by_name.values()}
-        for arm in (*self._baselines, *self._first_arms, *self._filling):
+        for arm in self._baselines:
             if arm.name not in known:
+                return self._hand_out(self._attach(arm))
+        for arm in (*self._first_arms, *self._filling):
+            if arm.name not in known and not self._is_known(arm.point):
                 return self._hand_out(self._attach(arm))
         return self._propose()
 

@@ -85,12 +85,12 @@ class Posterior:
             found.setdefault(int(row.trial_index), {})[str(row.metric_name)] = float(row.mean)
         return found
 
-    def _adapter(self) -> Any:
+    def _adapter(self, model: str) -> Any:
         return Generators.BOTORCH_MODULAR(
             experiment=self._experiment,
             data=self._experiment.lookup_data(),
             fit_tracking_metrics=False,
-            surrogate_spec=surrogate(self._search.model),
+            surrogate_spec=surrogate(model),
         )
 
     def _predicted(self, indices: Sequence[int]) -> dict[str, list[tuple[float, float]]] | None:
@@ -98,7 +98,7 @@ class Posterior:
         points = [self._experiment.trials[index].arms[0].parameters for index in indices]
         with quiet_libraries():
             try:
-                means, covariances = self._adapter().predict(
+                means, covariances = self._adapter(self._search.model).predict(
                     [ObservationFeatures(parameters=point) for point in points]
                 )
             except CANNOT:
@@ -118,7 +118,8 @@ class Posterior:
         """
         with quiet_libraries():
             try:
-                adapter = self._adapter()
+                # SAASBO's many models would take minutes to integrate.
+                adapter = self._adapter("gp")
                 total = ax_parameter_sens(adapter, [OBJECTIVE], order="total", signed=False)[OBJECTIVE]
                 first = ax_parameter_sens(adapter, [OBJECTIVE], order="first", signed=False)[OBJECTIVE]
                 signed = ax_parameter_sens(adapter, [OBJECTIVE], order="total", signed=True)[OBJECTIVE]

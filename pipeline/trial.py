@@ -169,7 +169,7 @@ def _run_identity(job: Job, seed: int) -> str:
 
 def _task(config: StudyConfig, assets: str) -> Task:
     """Return the loaded task; a process that runs several trials loads its models once."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(config.executor.cpus)
     return load_task(config.task, assets)
 
 

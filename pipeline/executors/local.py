@@ -10,7 +10,7 @@ from shaping.errors import ShapetuneError, TrialFailed
 
 
 class LocalExecutor:
-    """One trial at a time, on one thread, as a worker process would use."""
+    """One job at a time, on as many threads as a worker process would use."""
 
     def run(self, source: TrialSource) -> None:
         """Run every job of the source.
@@ -19,7 +19,6 @@ class LocalExecutor:
             ShapetuneError: The source has no job to hand out although it is not finished.
         """
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)
         try:
             while not source.finished():
                 job = source.ask()

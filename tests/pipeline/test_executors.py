@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.arm import Arm
 from pipeline.executors.local import LocalExecutor
@@ -111,6 +113,47 @@ def test_executor_runs_every_job_once_and_keeps_failures_as_data(
         assert error == pytest.approx(abs(values[0] - values[1]) / 2)
 
 
+@pytest.mark.parametrize("make_executor", EXECUTORS)
+def test_a_job_that_is_to_stop_ends_without_an_outcome_and_the_others_go_on(
+    make_executor: Callable[[], Executor], tiny_assets: Path, tmp_path: Path
+) -> None:
+    long = tiny_config(ppo={"steps": 400, "batch_size": 4})
+    shape = long.base_shape()
+    first = Job(0, str(tmp_path / "0"), Arm("a", shape).to_dict(), (0,), long.model_dump(mode="json"), str(tiny_assets))
+    source = ListSource([first, *jobs(tmp_path, tiny_assets)[1:2]], stop_after={0: 3})
+    make_executor().run(source)
+    assert source.finished() and source.stopped_jobs == [0] and list(source.outcomes) == [1]
+    # Steps are told about every second, so some may have been trained before the answer; none is missing.
+    assert source.progress[0] == list(range(1, len(source.progress[0]) + 1))
+    assert 3 <= len(source.progress[0]) < 400
+
+
+@pytest.mark.slow
+def test_trials_side_by_side_see_devices_of_their_own_and_only_what_they_were_promised(
+    tiny_assets: Path, tmp_path: Path
+) -> None:
+    from pipeline.executors.ray_tune import RayTuneExecutor
+
+    # Two logical GPUs: Ray hands them out by number whether or not there is one.
+    for name, gpus, expected in (("whole", 1.0, {"0", "1"}), ("none", 0.0, {""})):
+        source = ListSource(jobs(tmp_path / name, tiny_assets)[:2])
+        RayTuneExecutor(slots=2, cpus=2, gpus=gpus, machine_gpus=2).run(source)
+        machines = {index: outcome.runs[0]["machine"] for index, outcome in source.outcomes.items()}
+        assert len(machines) == 2 and len({machine["process"] for machine in machines.values()}) == 2
+        seen = {machine["visible_devices"] or "" for machine in machines.values()}
+        assert seen <= expected
+        if name == "whole":
+            assert seen == expected
+        assert {machine["threads"] for machine in machines.values()} == {1}
+
+
+def test_resources_that_no_node_has_are_refused_before_tune_waits_for_ever() -> None:
+    from pipeline.executors.ray_tune import RayTuneExecutor
+
+    with pytest.raises(ShapetuneError, match=r"(?s)executor\.gpus = 1, but no node of Ray has more than 0.*less"):
+        RayTuneExecutor(slots=1, gpus=1.0, machine_gpus=0).run(ListSource([]))
+
+
 @pytest.mark.slow
 def test_both_executors_find_the_same_numbers_and_ray_runs_trials_side_by_side(
     tiny_assets: Path, tmp_path: Path
@@ -130,6 +173,19 @@ def test_an_unreachable_cluster_is_refused_by_address(address: str) -> None:
 
     with pytest.raises(ShapetuneError, match=rf"{re.escape(address)}.*\n.*local"):
         RayTuneExecutor(slots=1, address=address).run(ListSource([]))
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_run_uses_the_threads_it_was_promised_and_leaves_the_process_as_it_was(
+    cpus: int, tiny_assets: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(executor={"name": "local", "cpus": cpus})
+    before = torch.get_num_threads()
+    job = Job(0, str(tmp_path), Arm("a", config.base_shape()).to_dict(), (0,), config.model_dump(mode="json"), "")
+    source = ListSource([replace(job, assets=str(tiny_assets))])
+    LocalExecutor().run(source)
+    assert source.outcomes[0].runs[0]["machine"]["threads"] == cpus
+    assert torch.get_num_threads() == before
 
 
 def test_a_finished_seed_is_read_and_not_trained_again(tiny_assets: Path, tmp_path: Path) -> None:

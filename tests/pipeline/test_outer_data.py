@@ -60,7 +60,7 @@ def errors_of(outer: OuterLoop) -> list[float]:
 
 def training_points(outer: OuterLoop) -> int:
     outer._observations.refresh()
-    adapter = outer._posterior._adapter()
+    adapter = outer._posterior._adapter("gp")
     assert adapter.outcomes == ["J"]
     model = adapter.generator.surrogate.model
     assert model.train_inputs[0].shape[-1] == len(SPACE.parameters())
@@ -216,6 +216,19 @@ def test_saasbo_without_its_extra_is_refused_with_the_remedy(tmp_path: Path, mon
     monkeypatch.setattr("pipeline.generation.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"(?s)jax and numpyro.*shapetune\[saasbo\]"):
         outer_loop(tmp_path, model="saasbo")
+
+
+@pytest.mark.slow
+def test_saasbo_proposes_and_ranks(tmp_path: Path) -> None:
+    pytest.importorskip("numpyro")
+    outer = outer_loop(tmp_path, model="saasbo", trials=7)
+    proposals = run(outer)
+    assert [proposal.origin for proposal in proposals][-1] == "model"
+    assert (
+        outer.ranking()[0].from_model
+        and outer.ranking()[0].arm == "prefix"
+        or proposals[-1].shape.weights["prefix"] > 0.8
+    )
 
 
 def test_every_methods_name_can_stand_in_a_constraint(tmp_path: Path) -> None:
