@@ -106,7 +106,19 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     for override in overrides:
         _apply(values, override)
     values["task"] = absolute_paths(values["task"], Path.cwd(), every=True)
+    _find_space_file(values, path.parent)
     return parse_config(values, str(path))
+
+
+def _find_space_file(values: dict[str, Any], folder: Path) -> None:
+    """Make the file of a space of one's own absolute: workers have working folders of their own."""
+    space = values.get("space")
+    name = space.get("name") if isinstance(space, dict) else None
+    file, colon, factory = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    if file.endswith(".py"):
+        places = [place / Path(file).expanduser() for place in (folder, Path.cwd())]
+        found = next((place for place in places if place.is_file()), places[-1])
+        values["space"] = {**space, "name": f"{found.absolute()}{colon}{factory}"}
 
 
 def parse_config(values: dict[str, Any], source: str) -> StudyConfig:

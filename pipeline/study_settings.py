@@ -21,7 +21,8 @@ class SpaceSettings(Section):
     """What may vary."""
 
     name: str = Field(
-        "credit_mix", description="balance, credit_mix, full, or package.module:factory for a space of one's own."
+        "credit_mix",
+        description="balance, credit_mix, full, or package.module:factory or file.py:factory for a space of one's own.",
     )
     methods: tuple[str, ...] = Field(("prefix", "attention", "shapley"), min_length=1)
     gae_lambda: tuple[float, float] = (0.6, 1.0)
