@@ -113,8 +113,9 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
 def _find_space_file(values: dict[str, Any], folder: Path) -> None:
     """Make the file of a space of one's own absolute: workers have working folders of their own."""
     space = values.get("space")
-    name = space.get("name") if isinstance(space, dict) else None
-    file, colon, factory = name.rpartition(":") if isinstance(name, str) else ("", "", "")
+    if not isinstance(space, dict) or not isinstance(space.get("name"), str):
+        return
+    file, colon, factory = space["name"].rpartition(":")
     if file.endswith(".py"):
         places = [place / Path(file).expanduser() for place in (folder, Path.cwd())]
         found = next((place for place in places if place.is_file()), places[-1])

@@ -12,6 +12,7 @@ from ax.generation_strategy.transition_criterion import MinTrials
 from ax.generators.torch.botorch_modular.surrogate import ModelConfig, SurrogateSpec
 from botorch.acquisition.logei import qLogNoisyExpectedImprovement
 from botorch.models import SingleTaskGP
+from botorch.optim.optimize_mixed import ALTERNATING_OPTIMIZER_THRESHOLD
 
 from shaping.errors import ConfigError
 
@@ -19,19 +20,25 @@ SOBOL, MODEL = "Sobol", "GP"
 # The acquisition's optimizer at these settings costs a quarter of the defaults' CPU time. Most of it went into walks
 # through the simplex for starting points; one of four dimensions is well mixed after far fewer steps.
 WALK = {"n_burnin": 500, "n_thinning": 8}
-OPTIMIZER = {"num_restarts": 4, "raw_samples": 128, "options": {"maxiter": 60, **WALK}}
+OPTIMIZER = {"num_restarts": 4, "raw_samples": 128}
+CONTINUOUS = {"maxiter": 60, **WALK}
+# Where units or budgets are searched, too, another optimizer runs, with names of its own.
+MIXED = {"maxiter_continuous": 30, "maxiter_alternating": 16, "maxiter_discrete": 4}
 # NUTS at these settings takes seconds, and its predictions differ little from those of longer chains.
 SAMPLER = {"disable_progbar": True, "warmup_steps": 128, "num_samples": 128, "thinning": 8}
 
 
-def generation_strategy(initial_trials: int, model: str, seed: int) -> GenerationStrategy:
+def generation_strategy(initial_trials: int, model: str, seed: int, discrete_points: int) -> GenerationStrategy:
     """Return the strategy.
 
     Args:
         initial_trials: Trials before the first proposal of the model, those that it did not make included.
         model: ``gp`` or ``saasbo``.
         seed: Seed of the space-filling points.
+        discrete_points: Combinations of the space's discrete parameters; 1 where there are none.
     """
+    # Few combinations are enumerated, each with the continuous optimizer; beyond, the two kinds are taken by turns.
+    options = CONTINUOUS if discrete_points <= ALTERNATING_OPTIMIZER_THRESHOLD else MIXED
     proposer = GeneratorSpec(
         generator_enum=Generators.BOTORCH_MODULAR,
         generator_kwargs={
@@ -40,7 +47,7 @@ def generation_strategy(initial_trials: int, model: str, seed: int) -> Generatio
             # What is only watched needs no Gaussian process of its own.
             "fit_tracking_metrics": False,
         },
-        generator_gen_kwargs={"model_gen_options": {"optimizer_kwargs": OPTIMIZER}},
+        generator_gen_kwargs={"model_gen_options": {"optimizer_kwargs": {**OPTIMIZER, "options": options}}},
     )
     enough = MinTrials(
         threshold=initial_trials,

@@ -16,7 +16,8 @@ from pipeline.noise import pooled_error
 from pipeline.study_settings import SearchSettings
 
 OBJECTIVE = "J"
-DEVIATION = "J_projection_deviation"
+# Of trials that were stopped: what they would have reached, as it was told, and how uncertain that is.
+PROJECTED, DEVIATION = "J_projected", "J_projection_deviation"
 SPARSE = "sparse"
 
 
@@ -62,16 +63,18 @@ class Observations:
             return
         by_seed = self.by_seed()
         error, origin = pooled_error(by_seed, self._search.seeds), self._origin(by_seed)
-        deviations = {
-            int(row.trial_index): float(row.mean) for row in frame.itertuples() if row.metric_name == DEVIATION
-        }
+        projected, deviations = (
+            {int(row.trial_index): float(row.mean) for row in frame.itertuples() if row.metric_name == name}
+            for name in (PROJECTED, DEVIATION)
+        )
         mine = frame[frame["metric_name"] == OBJECTIVE].copy()
         if mine.empty:
             return
         means, errors = [], []
-        for index, mean in zip(mine["trial_index"], mine["mean"], strict=True):
+        for index in mine["trial_index"]:
             measured = by_seed.get(int(index))
-            means.append(math.fsum(measured.values()) / len(measured) - origin if measured else float(mean))
+            mean = math.fsum(measured.values()) / len(measured) if measured else projected[int(index)]
+            means.append(mean - origin)
             errors.append(math.nan if error is None else math.hypot(error, deviations.get(int(index), 0.0)))
         mine["mean"], mine["sem"] = means, errors
         self._experiment.attach_data(Data(df=mine))

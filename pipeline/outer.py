@@ -23,7 +23,7 @@ from ax.utils.common.random import with_rng_seed
 from pipeline import face_tolerance
 from pipeline.early_stopping import Projection
 from pipeline.generation import SOBOL, generation_strategy
-from pipeline.observations import DEVIATION, OBJECTIVE, Observations, seed_metric
+from pipeline.observations import DEVIATION, OBJECTIVE, PROJECTED, Observations, seed_metric
 from pipeline.posterior import Posterior, Prediction
 from pipeline.quiet import quiet_libraries
 from pipeline.study_settings import SearchSettings
@@ -120,11 +120,15 @@ class OuterLoop:
         client.configure_optimization(OBJECTIVE, outcome_constraints=_outcome_constraints(search) or None)
         constrained = set(client._experiment.metrics)
         seeds = [seed_metric(seed) for seed in search.seeds]
-        client.configure_tracking_metrics([each for each in (*TRACKED, *seeds, DEVIATION) if each not in constrained])
+        client.configure_tracking_metrics(
+            [each for each in (*TRACKED, *seeds, PROJECTED, DEVIATION) if each not in constrained]
+        )
         unknown = [arm for arm in (*self._baselines, *self._first_arms) if arm.name not in earlier]
         # An earlier study's trials fill the space as well as new ones.
         initial = len(earlier) + len(unknown) + max(0, search.sobol_trials - len(earlier))
-        client.set_generation_strategy(generation_strategy(initial, search.model, search.seed))
+        client.set_generation_strategy(
+            generation_strategy(initial, search.model, search.seed, _discrete_points(self._experiment))
+        )
 
     def _add(self, trial: EarlierTrial) -> None:
         index = self._attach(BaselineArm(trial.arm, self._space.encode(trial.shape)))
@@ -280,7 +284,8 @@ class OuterLoop:
 
     def stop(self, index: int, projection: Projection) -> None:
         """End a trial early, with what it would have reached: a value to learn from, but never a winner."""
-        told = {OBJECTIVE: projection.objective, DEVIATION: projection.deviation}
+        value = projection.objective
+        told = {OBJECTIVE: value, PROJECTED: value, DEVIATION: projection.deviation}
         _check_finite(index, told)
         with quiet_libraries():
             self._client.attach_data(trial_index=index, raw_data=told)
@@ -328,6 +333,17 @@ class OuterLoop:
     @property
     def _experiment(self) -> Any:
         return self._client._experiment
+
+
+def _discrete_points(experiment: Any) -> int:
+    """Return the combinations of the parameters that are not continuous."""
+    count = 1
+    for parameter in experiment.search_space.parameters.values():
+        if hasattr(parameter, "values"):
+            count *= len(parameter.values)
+        elif parameter.parameter_type.name == "INT":
+            count *= int(parameter.upper - parameter.lower) + 1
+    return count
 
 
 def _filling_arms(space: SearchSpace, count: int, seed: int) -> list[BaselineArm]:

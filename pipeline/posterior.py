@@ -125,6 +125,8 @@ class Posterior:
                 signed = ax_parameter_sens(adapter, [OBJECTIVE], order="total", signed=True)[OBJECTIVE]
             except CANNOT:
                 return {}
+        if not all(math.isfinite(float(value)) for value in total.values()):
+            return {}  # nothing varied
         return {
             str(name): {
                 # Estimates of shares, which sampling may push below 0 or above 1.

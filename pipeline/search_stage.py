@@ -43,7 +43,8 @@ class SearchStage:
         outer = OuterLoop(config.name, space, folder.database, config.search, warm.trials, warm.arms)
         for row in outer.trials():
             if row["arm"] in warm.sources and row["status"] == "completed":
-                copy_results(folder, row["index"], row["arm"], warm.sources[row["arm"]])
+                source = warm.sources[row["arm"]]
+                copy_results(folder, row["index"], row["arm"], source, config.search.seeds)
         return outer
 
     def _early_stopping(self) -> EarlyStopping | None:

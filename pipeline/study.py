@@ -168,7 +168,8 @@ class Study:
     def runners_up(self) -> list[Arm]:
         """Return the arms that are confirmed beside the winner, best first: ``confirm.top`` less one of them."""
         ranking = [Prediction(**row) for row in read_json(self.folder.ranking_file)]
-        wanted = [row for row in ranking if row.arm != self.winner().name][: self.config.confirm.top - 1]
+        others = [row for row in ranking if row.arm != self.winner().name and row.feasible]
+        wanted = others[: self.config.confirm.top - 1]
         return [Arm(f"place {place}, {row.arm}", self._arm(row).shape) for place, row in enumerate(wanted, start=2)]
 
     def _arm(self, row: Prediction) -> Arm:

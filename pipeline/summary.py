@@ -11,6 +11,7 @@ from rich.table import Table
 from pipeline.config import StudyConfig
 from pipeline.confirmation import WINNER, Verdict
 from pipeline.spread import mean_and_error
+from pipeline.status import read_status
 from pipeline.study import confirmation_runs
 from pipeline.study_folder import StudyFolder, read_json
 from shaping.certificate import Certificate
@@ -25,6 +26,9 @@ def show_summary(
     if winner is None:
         console.print("No trial of the search succeeded; shapetune status shows each one's reason.")
     else:
+        stopped = _stopped_early(folder)
+        if stopped:
+            console.print(f"\n{stopped}")
         console.print(f"\nwinner of the search: {winner['name']}: {Shape.from_dict(winner['shape']).describe()}\n")
     if verdict is not None:
         console.print(_table(confirmation_runs(folder), verdict))
@@ -37,6 +41,13 @@ def show_summary(
     console.print(f"report  {shown_path(folder.report_file)}")
     if winner is not None:
         console.print(f"shape   {shown_path(folder.export / 'shape.json')}")
+
+
+def _stopped_early(folder: StudyFolder) -> str:
+    """Return in words how many trials were stopped; empty where none was."""
+    rows = read_status(folder)
+    stopped = sum(row["state"] == "stopped" for row in rows)
+    return f"{stopped} of {len(rows)} trials {'was' if stopped == 1 else 'were'} stopped early." if stopped else ""
 
 
 def shown_path(path: Path) -> Path:

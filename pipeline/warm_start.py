@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +11,7 @@ from typing import Any
 from pipeline.config import StudyConfig
 from pipeline.outer import EARLIER, TRACKED, EarlierTrial
 from pipeline.study_folder import StudyFolder, read_json
-from pipeline.trial import write_json
+from pipeline.trial import seed_file, summarize, write_json
 from search_spaces import BaselineArm, SearchSpace
 from shaping.errors import ConfigError
 from shaping.shape import Shape
@@ -84,15 +83,18 @@ def _trial(kept: Mapping[str, Any]) -> EarlierTrial:
     return EarlierTrial(kept["arm"], Shape.from_dict(kept["shape"]), values, kept["tracked"])
 
 
-def copy_results(folder: StudyFolder, index: int, arm: str, source: Path) -> None:
-    """Let a trial that was taken over stand among the study's own, so that whoever reads the folder finds it."""
+def copy_results(folder: StudyFolder, index: int, arm: str, source: Path, seeds: Sequence[int]) -> None:
+    """Let a trial that was taken over stand among the study's own, with its seeds, for whoever reads the folder."""
     target = folder.trial_folder(index)
     if (target / "trial.json").exists():
         return
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source / "result.json", target / "result.json")
-    for seed in source.glob("seed-*.json"):
-        shutil.copyfile(seed, target / seed.name)
+    theirs = read_json(source / "result.json")
+    runs = {int(run["seed"]): run for run in theirs["runs"] if run["seed"] in seeds}
+    for seed, run in runs.items():
+        write_json(seed_file(target, seed), run)
+    outcome = summarize([runs[seed] for seed in seeds])
+    write_json(target / "result.json", {**outcome.to_dict(), "arm": theirs["arm"], "seeds": list(seeds)})
     write_json(target / "trial.json", {"index": index, "arm": arm, "origin": EARLIER})
 
 

@@ -14,6 +14,9 @@ from pipeline.spread import mean_and_error
 from shaping.certificate import TOLERANCE, Certificate
 from shaping.shape import Shape
 
+# How a trial came about that was taken over, as its folder has it.
+EARLIER = "earlier study"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -56,11 +59,41 @@ class Failure:
 
 @dataclass(frozen=True)
 class Belief:
-    """What the search believed of an arm's J at its end; ``from_model`` is false where it only averaged."""
+    """What the search believed of an arm's J at its end.
+
+    Attributes:
+        mean: Higher is better.
+        deviation: Standard deviation of the belief.
+        from_model: False where it only averaged.
+        feasible: Whether it expected the arm to keep ``search.constraints``.
+    """
 
     mean: float
     deviation: float
     from_model: bool
+    feasible: bool = True
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Why a trial was given up before its end: for what it would have reached, which nobody measured.
+
+    Attributes:
+        steps: Training steps, of all its seeds.
+        objective: Projected value of what the search maximised.
+        deviation: Standard deviation of the projection.
+        curve: Smoothed J, step by step, seed after seed: each value is the mean over the seeds that came that far.
+    """
+
+    steps: int
+    objective: float
+    deviation: float
+    curve: tuple[float, ...]
+
+    def seed_mean(self, steps: int) -> tuple[float, ...]:
+        """Return J over a run's ``steps`` as the last whole seed left it; of the first seed while it is not whole."""
+        whole = len(self.curve) // steps
+        return self.curve[(whole - 1) * steps : whole * steps] if whole else self.curve
 
 
 @dataclass(frozen=True)
@@ -70,29 +103,49 @@ class TrialRow:
     Attributes:
         index: Its number in the search.
         arm: What the search calls it.
-        origin: ``baseline``, ``sobol`` or ``model``.
+        origin: ``baseline``, ``sobol``, ``model``, or ``earlier study`` where it was taken over.
+        is_baseline: Whether every study of the space runs its arm first.
         shape: ``None`` while no file of the trial tells it.
         finished_seeds: Seeds that were trained to the end.
         result: ``None`` unless every seed finished.
         belief: ``None`` where the search ranked nothing.
-        failure: ``None`` unless the trial was given up.
+        failure: ``None`` unless a run of the trial was given up.
+        stop: ``None`` unless the trial was stopped early.
     """
 
     index: int
     arm: str
     origin: str
+    is_baseline: bool
     shape: Shape | None
     finished_seeds: int
     result: ArmResult | None
     belief: Belief | None
     failure: Failure | None
+    stop: EarlyStop | None
 
     @property
     def state(self) -> str:
-        """``failed``, ``completed`` or ``unfinished``; a result whose certificate broke has failed."""
+        """``stopped``, ``failed``, ``completed`` or ``unfinished``.
+
+        A result whose certificate broke has failed; a stopped trial has not, though a seed of it that was still out
+        may have.
+        """
+        if self.stop is not None:
+            return "stopped"
         if self.failure is not None:
             return "failed"
         return "completed" if self.result is not None else "unfinished"
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether it comes from an earlier study: as data, or as an arm to try first."""
+        return self.origin == EARLIER
+
+    @property
+    def breaks_constraints(self) -> bool:
+        """Whether the search expected the arm to break ``search.constraints``."""
+        return self.belief is not None and not self.belief.feasible
 
 
 @dataclass(frozen=True)
@@ -101,6 +154,23 @@ class ConfirmedArm:
 
     arm: Arm
     result: ArmResult
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much a parameter decides about J, as a model of the trials believes.
+
+    Attributes:
+        parameter: Its name in words.
+        total: Share of J's variance over the space that it has a part in; between 0 and 1.
+        first: Share that it explains alone; at most ``total``.
+        direction: Which way J rises, in words.
+    """
+
+    parameter: str
+    total: float
+    first: float
+    direction: str
 
 
 @dataclass(frozen=True)
@@ -153,6 +223,7 @@ class ReportData:
         verdict: ``None`` where nothing was confirmed.
         confirmed: Arms with at least one finished run on fresh seeds, winner first, then by J.
         confirmation_failures: Runs on fresh seeds that were given up.
+        sensitivity: Of the space's parameters, what matters most first; empty where no model was fitted.
         samples: Real responses; may be empty.
         provenance: Of this page.
     """
@@ -164,6 +235,7 @@ class ReportData:
     verdict: Verdict | None
     confirmed: tuple[ConfirmedArm, ...]
     confirmation_failures: tuple[Failure, ...]
+    sensitivity: tuple[Sensitivity, ...]
     samples: tuple[TokenSample, ...]
     provenance: Provenance
 
@@ -172,14 +244,30 @@ class ReportData:
         return tuple(trial for trial in self.trials if trial.state == state)
 
     @property
+    def trial_steps(self) -> int:
+        """Training steps of a trial, over all its seeds."""
+        return self.config.ppo.steps * len(self.config.search.seeds)
+
+    @property
+    def has_gold(self) -> bool:
+        """Whether a second reward model scored anything."""
+        results = [trial.result for trial in self.trials] + [confirmed.result for confirmed in self.confirmed]
+        return any("gold_reward" in result.metrics for result in results if result)
+
+    @property
     def ranked(self) -> tuple[TrialRow, ...]:
-        """Trials that did not fail, best first: by what the search believed, then by what was observed."""
+        """Trials that did not fail, best first: by what the search believed, by what was observed, by projection.
+
+        What is expected to break a constraint stands behind what is not.
+        """
         return tuple(sorted((trial for trial in self.trials if trial.state != "failed"), key=_place))
 
 
 def _place(trial: TrialRow) -> tuple[int, float, int]:
     if trial.belief is not None:
-        return (0, -trial.belief.mean, trial.index)
+        return (int(trial.breaks_constraints), -trial.belief.mean, trial.index)
     if trial.result is not None:
-        return (1, -trial.result.metrics["objective"].mean, trial.index)
-    return (2, 0.0, trial.index)
+        return (2, -trial.result.metrics["objective"].mean, trial.index)
+    if trial.stop is not None:
+        return (3, -trial.stop.objective, trial.index)
+    return (4, 0.0, trial.index)

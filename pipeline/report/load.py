@@ -12,11 +12,13 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from pipeline.arm import Arm
+from pipeline.config import StudyConfig
 from pipeline.confirmation import WINNER, Difference, Verdict
 from pipeline.report.data import (
     ArmResult,
     Belief,
     ConfirmedArm,
+    EarlyStop,
     Estimate,
     Failure,
     Provenance,
@@ -25,9 +27,11 @@ from pipeline.report.data import (
     TokenSample,
     TrialRow,
 )
+from pipeline.report.sensitivity import read_sensitivity
 from pipeline.study_folder import StudyFolder, read_json
 from shaping.certificate import Certificate
 from shaping.errors import ShapetuneError
+from shaping.shape import Shape
 
 EVALUATED = ("objective", "reward", "kl_nats", "gold_reward")
 CURVES = ("objective", "reward", "kl_nats")
@@ -43,16 +47,20 @@ def load_report_data(folder: StudyFolder) -> ReportData:
         ConfigError: The study's config cannot be used.
         ShapetuneError: A file of the study is not what shapetune writes; the file is named.
     """
+    config = folder.config()
+    space = config.make_space()
+    baselines = {arm.name for arm in space.baselines()}
     beliefs = _read(folder.ranking_file, _beliefs) or {}
-    trials = [_trial(path, beliefs) for path in folder.trials.glob("*") if path.name.isdigit()]
+    trials = [_trial(path, config, baselines, beliefs) for path in folder.trials.glob("*") if path.name.isdigit()]
     return ReportData(
-        config=folder.config(),
+        config=config,
         config_yaml=folder.config_file.read_text(encoding="utf-8"),
         trials=tuple(sorted(trials, key=lambda trial: trial.index)),
         winner=_read(folder.winner_file, Arm.from_dict),
         verdict=_read(folder.verdict_file, _verdict),
         confirmed=_confirmed(folder),
         confirmation_failures=_confirmation_failures(folder),
+        sensitivity=_read(folder.sensitivity_file, lambda content: read_sensitivity(content, space)) or (),
         samples=_read(folder.tokens_file, _samples) or (),
         provenance=_provenance(),
     )
@@ -71,22 +79,40 @@ def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
         ) from error
 
 
-def _trial(path: Path, beliefs: dict[int, Belief]) -> TrialRow:
+def _trial(path: Path, config: StudyConfig, baselines: set[str], beliefs: dict[int, Belief]) -> TrialRow:
     index = int(path.name)
     made = _read(path / "trial.json", dict) or {}
     failure = _read(path / "failure.json", _failure)
-    result = _read(path / "result.json", lambda content: _result(content["runs"]))
+    result = _read(path / "result.json", lambda content: _result(_searched(content["runs"], config)))
     arm = _read(path / "result.json", _arm) or _read(path / "failure.json", _arm)
+    shape = arm.shape if arm else _read(path / "trial.json", _shape)
+    name = str(made.get("arm") or (arm.name if arm else f"trial {index}"))
     return TrialRow(
         index=index,
-        arm=str(made.get("arm") or (arm.name if arm else f"trial {index}")),
+        arm=name,
         origin=str(made.get("origin", "unknown")),
-        shape=arm.shape if arm else None,
+        is_baseline=name in baselines,
+        shape=shape,
         finished_seeds=len(list(path.glob("seed-*.json"))),
         result=result,
         belief=beliefs.get(index),
         failure=failure,
+        stop=_read(path / "stopped.json", _stop),
     )
+
+
+def _searched(runs: list[dict[str, Any]], config: StudyConfig) -> list[dict[str, Any]]:
+    """Return the runs that the search looked at: a trial of an earlier study may have had more seeds."""
+    return [run for run in runs if int(run["seed"]) in config.search.seeds]
+
+
+def _shape(content: dict[str, Any]) -> Shape | None:
+    return Shape.from_dict(content["shape"]) if content.get("shape") else None
+
+
+def _stop(content: dict[str, Any]) -> EarlyStop:
+    curve = tuple(float(value) for value in content["curve"])
+    return EarlyStop(int(content["steps"]), float(content["objective"]), float(content["deviation"]), curve)
 
 
 def _arm(content: dict[str, Any]) -> Arm:
@@ -112,7 +138,9 @@ def _result(runs: list[dict[str, Any]]) -> ArmResult:
 
 def _beliefs(content: list[dict[str, Any]]) -> dict[int, Belief]:
     return {
-        int(row["index"]): Belief(float(row["mean"]), float(row["deviation"]), bool(row["from_model"]))
+        int(row["index"]): Belief(
+            float(row["mean"]), float(row["deviation"]), bool(row["from_model"]), bool(row.get("feasible", True))
+        )
         for row in content
     }
 
@@ -133,7 +161,8 @@ def _confirmed(folder: StudyFolder) -> tuple[ConfirmedArm, ...]:
     runs: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.confirm.glob("*/result.json")):
         arm = _read(path, _arm)
-        if arm is not None:
+        # One whose certificate was refused is a failure, here as for the verdict.
+        if arm is not None and not (path.parent / "failure.json").exists():
             arms[arm.name] = arm
             runs.setdefault(arm.name, []).extend(_read(path, lambda content: content["runs"]) or [])
     confirmed = [ConfirmedArm(arms[name], _result(results)) for name, results in runs.items() if results]

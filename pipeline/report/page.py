@@ -10,8 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.confirmation import SMOOTHING_STEPS
-from pipeline.report import figures, words
+from pipeline.report import figures, trial_figure, words
 from pipeline.report.data import ReportData, TokenSample
+from pipeline.report.sensitivity import SHARE
 from shaping.certificate import TOLERANCE
 from shaping.errors import ShapetuneError
 
@@ -39,13 +40,15 @@ def render(data: ReportData) -> str:
     """Return the page. Everything is escaped, except what ``figures`` made safe."""
     curves = figures.learning_curves(data)
     forest = figures.forest(data.verdict) if data.verdict else None
+    values = trial_figure.trial_values(data)
     page = _environment().get_template("report.html.j2")
     return page.render(
         data=data,
         curves=curves,
         forest=forest,
+        trial_values=values,
         # Five megabytes that a page without figures has no use for.
-        plotly=figures.plotly_script() if curves or forest else None,
+        plotly=figures.plotly_script() if curves or forest or values else None,
         metrics=figures.METRICS,
         colours=figures.arm_colours(data),
         share_colours=_share_colours(data),
@@ -54,6 +57,8 @@ def render(data: ReportData) -> str:
         words=words,
         depths=token_depths,
         has_beliefs=any(trial.belief for trial in data.trials),
+        has_shares=any(row.parameter.startswith(SHARE) for row in data.sensitivity),
+        has_runners_up=any(each.arm.name.startswith(figures.RUNNER_UP) for each in data.confirmed),
         method_words=_method_words(data),
     )
 

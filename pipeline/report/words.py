@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pipeline.arm import Arm
-from pipeline.report.data import Belief, ConfirmedArm, Estimate
+from pipeline.report.data import Belief, ConfirmedArm, EarlyStop, Estimate
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 
@@ -22,6 +22,14 @@ METHOD_WORDS = {
     "kernel_shap": "Shapley values, estimated by a weighted regression",
     "lime": "coefficients of a local linear model of the score",
 }
+
+# What the search maximised, by its name in configs: in a sentence, and on an axis.
+SEARCHED = {
+    "final": "J",
+    "curve": "the mean of J along the curve",
+    "gain": "the gain in J over the sparse arm on the same seeds",
+}
+BREAKS = "breaks constraints"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -52,6 +60,17 @@ def belief(value: Belief | None) -> str:
     if not value.from_model:
         return f"{number(value.mean)} (observed)"
     return f"{number(value.mean)} ± {number(value.deviation)}"
+
+
+def stop(value: EarlyStop, total: int, objective: str = "final") -> str:
+    """Return after how many steps a trial was stopped, and for what it would have reached."""
+    projected = f"{signed(value.objective)} ± {number(value.deviation)}"
+    return f"stopped after {value.steps} of {total} steps, on its way to {searched_label(objective)} {projected}"
+
+
+def searched_label(objective: str) -> str:
+    """Return the name of the values that the search compares; gains are counted from J."""
+    return "mean J of curve" if objective == "curve" else "J"
 
 
 def shape(value: Shape | None) -> str:

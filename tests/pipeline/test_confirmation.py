@@ -92,7 +92,9 @@ def test_the_bootstrap_is_scipys_of_the_paired_differences_and_repeats_itself() 
     assert found == paired_difference("sparse", ours, theirs)
 
 
-@pytest.mark.parametrize("differences", [[0.5] * 4, [0.25, 1.0]], ids=["all equal", "two seeds"])
+@pytest.mark.parametrize(
+    "differences", [[0.5] * 4, [0.25, 1.0], [0.0, 0.0, 1e-300]], ids=["all equal", "two seeds", "too small to be cubed"]
+)
 def test_where_nothing_can_be_resampled_the_bootstrap_is_students_t(differences: list[float]) -> None:
     found = paired_difference("sparse", differences, [0.0] * len(differences))
     assert (found.bootstrap_low, found.bootstrap_high) == (found.low, found.high)

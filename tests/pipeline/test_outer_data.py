@@ -124,6 +124,37 @@ def test_gains_are_counted_from_the_sparse_arm_and_choose_the_same_trials(tmp_pa
         assert objectives[1][index] == pytest.approx(objectives[0][index] - objectives[0][0])
 
 
+def test_a_stopped_trials_projection_is_a_gain_where_gains_are_searched(tmp_path: Path) -> None:
+    outer, plain = outer_loop(tmp_path, objective="gain", trials=8), {}
+    while (proposal := outer.ask()) is not None:
+        plain[proposal.index] = sum(values_of(proposal.shape).values()) / 2
+        outer.stop(5, Projection(0.4, 0.1)) if proposal.index == 5 else tell(outer, proposal)
+    for _ in range(2):  # looking twice must not take the sparse arm off twice
+        outer.ranking()
+        assert outer._observations.objective() == pytest.approx(
+            {index: (0.4 if index == 5 else value) - plain[0] for index, value in plain.items()}
+        )
+
+
+@pytest.mark.parametrize("options", [{"budget": (16, 16)}, {"units": ("token",)}, {}], ids=["units", "budgets", "both"])
+def test_the_full_space_is_searched_by_the_model(options: dict, tmp_path: Path) -> None:
+    space = make_space("full", base=Shape(max_units=12), methods=("prefix", "shapley"), **options)
+    search = SearchSettings(trials=8, sobol_trials=3, seeds=(0,))
+    outer = OuterLoop("full", space, tmp_path / "study.db", search)
+    origins = []
+    while (proposal := outer.ask()) is not None:
+        origins.append(proposal.origin)
+        bonus = 0.5 * (proposal.shape.unit == "token") + proposal.shape.budget / 200
+        outer.tell(proposal.index, {0: proposal.shape.weights["shapley"] + bonus}, {})
+    assert origins[-2:] == ["model"] * 2
+
+
+def test_nothing_matters_where_all_trials_are_alike(tmp_path: Path) -> None:
+    outer = outer_loop(tmp_path, trials=8)
+    run(outer, lambda loop, proposal: loop.tell(proposal.index, {0: 1.0, 1: 1.0}, {}))
+    assert outer.sensitivity() == {} and len(outer.ranking()) == 8
+
+
 @pytest.mark.parametrize("limits", [{"kl_nats": 9.0}, {"kl_over_sparse": 2.25}], ids=["absolute", "over sparse"])
 def test_winner_keeps_the_constraint_and_arms_that_break_it_come_last(limits: dict, tmp_path: Path) -> None:
     # Both allow 9 nats: the sparse arm has 4.
@@ -224,11 +255,9 @@ def test_saasbo_proposes_and_ranks(tmp_path: Path) -> None:
     outer = outer_loop(tmp_path, model="saasbo", trials=7)
     proposals = run(outer)
     assert [proposal.origin for proposal in proposals][-1] == "model"
-    assert (
-        outer.ranking()[0].from_model
-        and outer.ranking()[0].arm == "prefix"
-        or proposals[-1].shape.weights["prefix"] > 0.8
-    )
+    assert (outer.ranking()[0].from_model and outer.ranking()[0].arm == "prefix") or proposals[-1].shape.weights[
+        "prefix"
+    ] > 0.8
 
 
 def test_every_methods_name_can_stand_in_a_constraint(tmp_path: Path) -> None:

@@ -113,6 +113,8 @@ def test_a_study_without_trials_says_so(trials: Trials) -> None:
 def test_the_end_of_a_launch_counts_what_was_stopped(trials: Trials) -> None:
     trials.all_kinds()
     assert "1 of 5 trials was stopped early." in trials.summed_up()
+    trials.write(5, "model", stopped=EARLY)
+    assert "2 of 6 trials were stopped early." in trials.summed_up()
 
 
 def test_without_early_stopping_the_end_of_a_launch_does_not_speak_of_it(trials: Trials) -> None:

@@ -79,6 +79,7 @@ def test_fewer_seeds_take_over_those_that_they_share(tmp_path: Path) -> None:
     earlier_study(tmp_path / "old")
     stage = stage_of(config_of(seeds=(1,), warm_start=str(tmp_path / "old")), tmp_path / "new")
     assert stage.outer._observations.by_seed() == {index: {1: 1.0 + index} for index in range(5)}
+    assert read_json(tmp_path / "new" / "trials" / "0" / "result.json")["seeds"] == [1]
 
 
 def test_a_failed_trial_is_not_taken_over(tmp_path: Path) -> None:

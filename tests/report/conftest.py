@@ -26,8 +26,10 @@ LEVELS = {"winner": 1.55, "sparse": 1.1, "sparse, lambda 1": 1.16, "sparse, rewa
 class SyntheticStudy:
     """Writes the files of a study, piece by piece."""
 
+    has_gold = True
+
     def __init__(self, root: Path, **changes: Any) -> None:
-        self.config = parse_config({"name": "synthetic", **changes}, "test")
+        self.config = parse_config({"name": "synthetic", "ppo": {"steps": STEPS}, **changes}, "test")
         self.folder = StudyFolder(root)
         root.mkdir(parents=True)
         self.folder.config_file.write_text(self.config.to_yaml())
@@ -52,7 +54,7 @@ class SyntheticStudy:
             "objective": level + luck,
             "kl_nats": 9.2 + luck,
             "reward": level + luck + 0.18,
-            "gold_reward": level / 2,
+            "gold_reward": level / 2 if self.has_gold else None,
         }
         certificate = Certificate(2.4e-7, 960, 1.0, {name: name != "shapley" for name in shape.active_methods()})
         return {"seed": seed, "curve": curve, "evaluation": final, "certificate": certificate.to_dict()}
@@ -73,6 +75,15 @@ class SyntheticStudy:
         path = self.folder.trial_folder(index)
         self.write(path / "trial.json", {"index": index, "arm": f"{index}_0", "origin": "model"})
         self.write(path / "seed-0.json", self.run(0, 1.0, Shape()))
+
+    def stopped_trial(self, index: int, steps: int, projected: float, shape: Shape | None = None) -> None:
+        """Write a trial that was stopped after so many steps of all its seeds."""
+        path = self.folder.trial_folder(index)
+        shape = shape or self.mix(0.2, 0.1)
+        made = {"index": index, "arm": f"{index}_0", "origin": "model", "shape": shape.to_dict()}
+        self.write(path / "trial.json", made)
+        curve = [-0.4 + 0.01 * (step % STEPS) + 0.5 * (step // STEPS) for step in range(steps)]
+        self.write(path / "stopped.json", {"steps": steps, "objective": projected, "deviation": 0.125, "curve": curve})
 
     def mix(self, prefix: float, attention: float, balance: float = 0.85) -> Shape:
         weights = {"prefix": prefix, "attention": attention, "shapley": 1 - prefix - attention}
@@ -97,15 +108,32 @@ class SyntheticStudy:
         ]
         self.write(self.folder.ranking_file, ranking)
 
+    def early_stopping(self) -> None:
+        """Write two trials that were stopped, one inside its first seed and one inside its second."""
+        self.stopped_trial(12, 20, 0.25)
+        self.stopped_trial(13, 45, 0.75)
+
+    def sensitivity(self) -> None:
+        """Write what a model believes of the space's parameters."""
+        found = {
+            "gae_lambda": {"total": 0.3125, "first": 0.25, "direction": -1.0},
+            "weight_prefix": {"total": 0.625, "first": 0.375, "direction": 1.0},
+            "weight_attention": {"total": 0.0625, "first": 0.0, "direction": 0.0},
+            "weight_shapley": {"total": 0.125, "first": 0.1, "direction": 1.0},
+        }
+        self.write(self.folder.sensitivity_file, found)
+
     def winner(self) -> Arm:
         return Arm("9_0", self.mix(0.55, 0.18))
 
-    def confirm(self, seeds: tuple[int, ...] = (100, 101, 102, 103)) -> None:
+    def confirm(self, seeds: tuple[int, ...] = (100, 101, 102, 103), top: int = 1) -> None:
         """Write the runs on fresh seeds and the verdict that follows from them."""
         runs: dict[str, list[dict[str, Any]]] = {}
-        for arm in confirmation_arms(self.winner(), self.config.base_shape()):
+        arms = confirmation_arms(self.winner(), self.config.base_shape())
+        arms += [Arm(f"place {place}, {11 - place}_0", self.mix(0.5, 0.04 * place)) for place in range(2, top + 1)]
+        for arm in arms:
             for seed in seeds:
-                run = self.run(seed, LEVELS[arm.name], arm.shape)
+                run = self.run(seed, LEVELS.get(arm.name, 1.4), arm.shape)
                 runs.setdefault(arm.name, []).append(run)
                 path = self.folder.confirm_folder(arm.name, seed) / "result.json"
                 self.write(path, {"runs": [run], "arm": arm.to_dict(), "metrics": {}, "seeds": [seed]})

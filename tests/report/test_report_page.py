@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -93,7 +94,15 @@ def test_depth_grows_with_the_size_of_a_reward_and_shares_one_scale(whole_study)
 
 
 def test_nothing_that_a_model_or_an_error_wrote_becomes_markup(whole_study):
+    whole_study.sensitivity()
+    whole_study.early_stopping()
     clean = page_of(whole_study)
+    made = {"index": 9, "arm": HOSTILE, "origin": HOSTILE}
+    whole_study.write(whole_study.folder.trial_folder(9) / "trial.json", made)
+    made = json.loads((whole_study.folder.trial_folder(12) / "trial.json").read_text())
+    whole_study.write(whole_study.folder.trial_folder(12) / "trial.json", {**made, "arm": HOSTILE, "origin": HOSTILE})
+    indices = {"total": 0.5, "first": 0.25, "direction": 1.0}
+    whole_study.write(whole_study.folder.sensitivity_file, {HOSTILE: indices, f"weight_{HOSTILE}": indices})
     whole_study.failed_trial(10, reason=HOSTILE, detail=f"{HOSTILE} at step 3")
     sample = whole_study.sample(HOSTILE, f"{HOSTILE} </span> '\"><b>", 1.0)
     samples = [sample, whole_study.sample("fine", "a b c", 1.0)]
@@ -108,7 +117,8 @@ def test_nothing_that_a_model_or_an_error_wrote_becomes_markup(whole_study):
     page = Page(hostile)
     assert HOSTILE not in hostile
     assert len(page.scripts) == len(clean.scripts)
-    assert page.text.count(HOSTILE) >= 4
+    # Beside responses, verdict and failure: arm and origin of two trials, and two parameters.
+    assert page.text.count(HOSTILE) >= 4 + 4 + 2
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in hostile
 
 
@@ -222,3 +232,77 @@ def test_numbers_carry_true_minus_signs():
     assert number(-0.5) == "−0.500"
     assert signed(0.25) == "+0.250"
     assert number(float("-inf")) == "−∞"
+
+
+def test_a_stopped_trial_is_counted_and_told_as_what_it_is(whole_study):
+    whole_study.early_stopping()
+    text = page_of(whole_study).text
+    assert "14 trials: 10 completed, 2 stopped early, 1 failed, 1 unfinished ·" in text
+    # 30 steps on each of two seeds.
+    assert "stopped after 20 of 60 steps, on its way to J +0.250 ± 0.125" in text
+    assert "stopped after 45 of 60 steps, on its way to J +0.750 ± 0.125" in text
+    assert "was stopped early: it has no values of its own" in text
+
+
+def test_where_nothing_was_stopped_taken_over_or_infeasible_the_page_does_not_speak_of_it(whole_study):
+    page = page_of(whole_study)
+    for words in ("stopped", "earlier study", "constraints”", "place 2", "What mattered"):
+        assert words not in page.text
+
+
+def test_what_mattered_is_a_bar_for_each_parameter_and_called_a_belief(whole_study):
+    whole_study.sensitivity()
+    page = page_of(whole_study)
+    assert {attributes["id"] for attributes in page.all("section")} == SECTIONS | {"mattered"}
+    assert "#mattered" in [attributes["href"] for attributes in page.all("a")]
+    assert "This is what a model believes that was fitted to 10 trials, not a measurement." in page.text
+    assert "share of prefix 0.62 0.38 more is better lambda 0.31 0.25 more is worse" in page.text
+    bars = [a["style"] for a in page.all("span") if "--share" in (a.get("style") or "")]
+    assert bars[:2] == ["--share: 0.6250", "--share: 0.3750"]
+    assert len(bars) == 2 * 4
+
+
+def test_trials_of_an_earlier_study_are_counted_and_named(study):
+    study.search()
+    study.trial(12, "other 7", "earlier study", study.mix(0.4, 0.1), 1.2)
+    text = page_of(study).text
+    assert "13 trials: 11 completed, 1 failed, 1 unfinished; 1 from an earlier study" in text
+    assert "12 other 7 earlier study" in text
+    assert "“Earlier study” marks trials" in text
+
+
+def test_an_arm_that_is_expected_to_break_constraints_is_marked(whole_study):
+    rows = json.loads(whole_study.folder.ranking_file.read_text())
+    whole_study.write(whole_study.folder.ranking_file, [{**row, "feasible": row["index"] != 8} for row in rows])
+    text = page_of(whole_study).text
+    assert text.count("completed breaks constraints") == 1
+    assert "“Breaks constraints” marks arms" in text
+
+
+def test_without_a_gold_model_the_page_has_no_gold_column(make_study):
+    study = make_study()
+    study.has_gold = False
+    study.search()
+    study.confirm()
+    text = render(load_report_data(study.folder))
+    assert "gold" not in Page(text.partition("To run it again")[0]).text.lower()
+    rows = text.split("<tr")
+    cells = {
+        word: {len(re.findall("<td[ >]", row)) for row in rows if word in row} for word in ("sums kept", "model</td>")
+    }
+    assert cells == {"sums kept": {8}, "model</td>": {6, 9}}
+
+
+def test_runners_up_stand_beside_the_winner(study):
+    study.search()
+    study.confirm(top=3)
+    page = page_of(study)
+    assert "7 arms on fresh seeds" in page.text
+    assert "place 2, 9_0" in page.text and "place 3, 8_0" in page.text
+    assert "claims are made of the winner alone" in page.text
+
+
+def test_a_search_for_gains_says_what_its_posterior_is_of(make_study):
+    study = make_study(search={"objective": "gain"})
+    study.search()
+    assert "belief of the gain in J over the sparse arm on the same seeds" in page_of(study).text
