@@ -1,0 +1,385 @@
+"""The outer loop beside other ways to search: how good is what each recommends, after how many trials?
+
+    python -m pip install 'shapetune[bench]'
+    python -m benchmarks.outer
+
+Landscapes: a replay of 160 real quickstart trials with the noise of real runs, and two closed forms, each at noise of
+3 and 10 % of its span. A trial is the mean of two seeds, and every searcher has the same luck with them. Regret is
+how far the true value of what is recommended is below the true maximum, as a share of the span. Random search, Sobol
+and TPE recommend the best that they saw. Two rows show random trials read by Shapetune's model, which recommends the
+best of its posterior means: what its proposals add is what it has beyond them. ``random`` in claims is, at each
+landscape and number of trials, the better of two random searches: one uniform over the simplex of methods and sparse,
+one over the simplex of methods and over their balance with sparse. Claims over all landscapes are geometric means.
+
+Ray 2.60's ``AxSearch`` does not run with Ax 1.3.1 (``AttributeError: 'Objective' object has no attribute 'metric'``):
+Ax's own default client stands in its place. A proposal of it takes seconds; it therefore has fewer repeats, and so
+have the ablations.
+
+Finished searches are kept in a file, and are not repeated while the code and the data that they used are the same.
+Results are written once all landscapes are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.landscapes import DATA, NAMES, SPACE, fitted, kept_runs, landscape, many_rows, residuals, variances
+from benchmarks.record import Claim, current_commit, markdown, write
+from benchmarks.searchers import (
+    AX,
+    FORMER,
+    MEANS_ONLY,
+    OWN,
+    RANDOM,
+    READ,
+    READ_BASELINES,
+    SEARCHERS,
+    TPE,
+    proposal_seconds,
+    search_landscape,
+)
+
+ROOT = Path(__file__).parents[1]
+STOPS = (25, 50)
+# Random search goes on, to see when it is as good as Shapetune after the first stop.
+RANDOM_TRIALS = 400
+COST, COST_TRIALS, COST_PROPOSALS, COST_STUDIES = "proposals", 100, 5, 3
+# Differences below this share of the span are nobody's concern, and a ratio must not be made of them.
+FLOOR = 1e-4
+RESAMPLED = 2_000
+MEASURES = ("objective", "curve_objective", "reward", "gold_reward")
+LIBRARIES = ("ax-platform", "botorch", "gpytorch", "optuna", "scikit-learn", "scipy", "torch")
+ALL_USE = ("benchmarks/landscapes.py", "benchmarks/searchers.py", "search_spaces/credit_mix.py")
+MODEL_USES = ("outer", "generation", "observations", "posterior", "noise", "face_tolerance", "study_settings")
+OWN_USE = (*(f"pipeline/{name}.py" for name in MODEL_USES), "search_spaces/*.py")
+OWN_MODEL = (OWN, READ, READ_BASELINES, MEANS_ONLY, FORMER, COST)
+# Those of whose searches the best is compared with, and after how many trials.
+RIVALS = {"random": (RANDOM, STOPS), "tpe": ((TPE,), STOPS[1:]), "read_random": ((READ, READ_BASELINES), STOPS)}
+Array = np.ndarray
+Regrets = dict[str, dict[str, list[dict[int, float]]]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One search, or one study whose proposals are timed."""
+
+    landscape: str
+    searcher: str
+    repeat: int
+
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """Trials after which it recommends; what recommends the best seen does so always."""
+        return (*STOPS, RANDOM_TRIALS) if self.searcher in RANDOM else STOPS
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a job found.
+
+    Attributes:
+        job: Which it was.
+        fingerprint: Of the code and data that it used.
+        regrets: Trials done to the regret of what is recommended from then on.
+        seconds: Processor time of the search, or of each proposal.
+    """
+
+    job: Job
+    fingerprint: str
+    regrets: dict[int, float]
+    seconds: list[float]
+
+    def line(self) -> str:
+        """Return it as a line of the file that keeps it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of(cls, line: str) -> Done:
+        """Return what ``line`` says."""
+        values = json.loads(line)
+        regrets = {int(trials): regret for trials, regret in values["regrets"].items()}
+        return cls(Job(**values["job"]), values["fingerprint"], regrets, values["seconds"])
+
+
+def main() -> None:
+    """Run what was not run yet and write ``results/outer.json``."""
+    options, commit = _options(), current_commit()
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    timing = [Job(NAMES[0], COST, study) for study in range(COST_STUDIES)] if NAMES[0] in options.landscapes else []
+    planned = jobs(options)
+    kept = _kept(options.keep)
+    _run_missing(planned, kept, options.keep, options.workers)
+    # Timed alone: processors that share their caches take more seconds for the same work.
+    _run_missing(timing, kept, options.keep, 1)
+    found: Regrets = {}
+    for job in planned:
+        found.setdefault(job.landscape, {}).setdefault(job.searcher, []).append(kept[job].regrets)
+    seconds = [each for job in timing for each in kept[job].seconds]
+    claims = [*regret_claims(found), *noise_claims()]
+    claims += [median_claim(f"outer.proposal_cpu_seconds_{COST_TRIALS}", seconds)] if seconds else []
+    tables = "\n\n".join([*(regret_table(found, stop) for stop in STOPS), claim_table(claims)])
+    if set(found) == set(NAMES):
+        write("outer", claims, tables, _details(options, found, [kept[job] for job in planned], seconds), commit)
+    else:
+        print(tables, "\n\nNothing is written: landscapes are missing.")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--landscapes", nargs="+", default=list(NAMES), choices=NAMES)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--ablation-repeats", type=int, default=10)
+    parser.add_argument("--ax-repeats", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", type=Path, default=ROOT / "build" / "outer_searches.jsonl")
+    return parser.parse_args()
+
+
+def jobs(options: argparse.Namespace) -> list[Job]:
+    """Return the searches, first repeats first."""
+    fewer = dict.fromkeys((MEANS_ONLY, FORMER), options.ablation_repeats) | {AX: options.ax_repeats}
+    return [
+        Job(name, searcher, repeat)
+        for repeat in range(options.repeats)
+        for name in options.landscapes
+        for searcher in SEARCHERS
+        if repeat < fewer.get(searcher, options.repeats)
+    ]
+
+
+@cache
+def fingerprint(is_own: bool) -> str:
+    """Return a hash of the code, data and libraries that a search uses: with this project's model, or without."""
+    patterns = (*ALL_USE, *OWN_USE) if is_own else ALL_USE
+    files = sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+    parts = [path.read_bytes() for path in (*files, DATA)] + [version(name).encode() for name in LIBRARIES]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def _kept(path: Path) -> dict[Job, Done]:
+    if not path.exists():
+        return {}
+    kept = [Done.of(line) for line in path.read_text().splitlines()]
+    return {each.job: each for each in kept if each.fingerprint == fingerprint(each.job.searcher in OWN_MODEL)}
+
+
+def _run_missing(planned: Sequence[Job], kept: dict[Job, Done], path: Path, workers: int) -> None:
+    missing = [job for job in planned if job not in kept]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Worker processes must not inherit torch's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_quiet) as pool, path.open("a") as file:
+        # Hashed here: a worker that looked later would mistake code that changed meanwhile for what it runs.
+        futures = [pool.submit(_run, job, fingerprint(job.searcher in OWN_MODEL)) for job in missing]
+        for number, future in enumerate(as_completed(futures), 1):
+            done = future.result()
+            kept[done.job] = done
+            file.write(done.line() + "\n")
+            file.flush()
+            said = f"{done.job.landscape}, {done.job.searcher}, {done.job.repeat}: {sum(done.seconds):.0f} CPU s"
+            print(f"{number} of {len(missing)}: {said}", file=sys.stderr, flush=True)
+
+
+def _quiet() -> None:
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)
+
+
+def _run(job: Job, mark: str) -> Done:
+    surface = landscape(job.landscape)
+    if job.searcher == COST:
+        return Done(job, mark, {}, proposal_seconds(surface, COST_TRIALS, COST_PROPOSALS, job.repeat))
+    search, seconds = search_landscape(job.searcher, surface, job.stops, job.repeat)
+    return Done(job, mark, {trials: surface.regret(row) for trials, row in search.recommended.items()}, [seconds])
+
+
+def at(regrets: dict[int, float], trials: int) -> float:
+    """Return the regret after so many trials: of the last recommendation until then."""
+    return regrets[max(done for done in regrets if done <= trials)]
+
+
+def after(searches: Sequence[dict[int, float]], trials: int) -> Array:
+    """Return every repeat's regret after so many trials."""
+    return np.array([at(regrets, trials) for regrets in searches])
+
+
+def curves(searches: Sequence[dict[int, float]]) -> Array:
+    """Return every repeat's regret after 1, 2, ... trials: ``repeats x RANDOM_TRIALS``."""
+    return np.column_stack([after(searches, trials) for trials in range(1, RANDOM_TRIALS + 1)])
+
+
+def ratio(pairs: Sequence[tuple[Array, Array]]) -> float:
+    """Return the geometric mean of ratios of medians, one pair of samples for each landscape."""
+    logs = [np.log(max(np.median(ours), FLOOR) / max(np.median(theirs), FLOOR)) for ours, theirs in pairs]
+    return float(np.exp(np.mean(logs)))
+
+
+def trials_saved(pairs: Sequence[tuple[Array, Sequence[Array]]]) -> float:
+    """Return how many times as many trials random search needs, the geometric mean over landscapes.
+
+    Args:
+        pairs: Each landscape's regrets at the first stop and the curves of random searches, ``repeats x trials``.
+            The search counts that is first at the median regret; one that never is counts as the curve's length.
+    """
+    logs = []
+    for ours, theirs in pairs:
+        reached = [np.median(curve, axis=0) <= max(np.median(ours), FLOOR) for curve in theirs]
+        needed = min(int(each.argmax()) + 1 if each.any() else len(each) for each in reached)
+        logs.append(np.log(needed / STOPS[0]))
+    return float(np.exp(np.mean(logs)))
+
+
+def interval(statistic: Callable[[Array], float], count: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the bootstrap interval of a statistic of which of ``count`` measurements are taken."""
+    chooser = np.random.default_rng(0)
+    drawn = [statistic(chooser.integers(0, count, count)) for _ in range(RESAMPLED)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrapped(name: str, statistic: Callable[[Array], float], count: int) -> Claim:
+    """Return a claim whose interval is that of its statistic over resampled measurements."""
+    return Claim(name, statistic(np.arange(count)), *interval(statistic, count), count)
+
+
+def median_claim(name: str, values: Sequence[float]) -> Claim:
+    """Return the claim of a median."""
+    measured = np.array(values)
+    return bootstrapped(name, lambda taken: float(np.median(measured[taken])), len(measured))
+
+
+def regret_claims(found: Regrets) -> list[Claim]:
+    """Return Shapetune's regret over its rivals', over all landscapes and at each; then the trials that it saves.
+
+    Repeats are resampled together for all searchers and landscapes, since they share their luck.
+    """
+    claims = []
+    for rival, (names, stops) in RIVALS.items():
+        for stop in stops:
+            pairs = {
+                name: (after(searches[OWN], stop), after(_best(searches, names, stop), stop))
+                for name, searches in found.items()
+            }
+            claims += _over_landscapes(f"outer.regret_over_{rival}_{stop}", pairs, _resampled_ratio)
+    reach = {
+        name: (after(searches[OWN], STOPS[0]), [curves(searches[each]) for each in RANDOM])
+        for name, searches in found.items()
+    }
+    return claims + _over_landscapes("outer.trials_saved_vs_random", reach, _resampled_saving)
+
+
+def _best(searches: dict[str, list[dict[int, float]]], rivals: Sequence[str], stop: int) -> list[dict[int, float]]:
+    """Return the searches of the rival whose median regret is the lowest then."""
+    return min((searches[rival] for rival in rivals), key=lambda each: float(np.median(after(each, stop))))
+
+
+def _resampled_ratio(pairs: Sequence[tuple[Array, Array]], taken: Array) -> float:
+    return ratio([(ours[taken], theirs[taken]) for ours, theirs in pairs])
+
+
+def _resampled_saving(pairs: Sequence[tuple[Array, Sequence[Array]]], taken: Array) -> float:
+    return trials_saved([(ours[taken], [curve[taken] for curve in theirs]) for ours, theirs in pairs])
+
+
+def _over_landscapes(name: str, pairs: dict, statistic: Callable[[list, Array], float]) -> list[Claim]:
+    chosen = {name: list(pairs.values())} | {f"{name}_{each}": [pair] for each, pair in pairs.items()}
+    return [
+        bootstrapped(label, lambda taken, those=those: statistic(those, taken), len(those[0][0]))
+        for label, those in chosen.items()
+    ]
+
+
+def noise_claims() -> list[Claim]:
+    """Return the variance of a difference between two rows on a shared seed over that on seeds of their own.
+
+    Of residuals from what a Gaussian process of all other rows predicts, less what it misses in both runs of a row;
+    rows are resampled.
+    """
+    claims = []
+    for measure in MEASURES:
+        runs = kept_runs(measure)
+        shared, own = residuals(runs, fitted(runs))
+        ending = "" if measure == "objective" else f"_{measure}"
+        claims.append(paired_variance_ratio(f"outer.paired_variance_ratio{ending}", shared, own))
+    return claims
+
+
+def paired_variance_ratio(name: str, shared: Array, own: Array) -> Claim:
+    """Return the claim of residuals of runs on a shared seed, and of runs on seeds of their own."""
+
+    def statistic(taken: Array) -> float:
+        paired, unpaired = variances(shared[taken], own[taken])
+        return paired / unpaired
+
+    return bootstrapped(name, statistic, len(shared))
+
+
+def regret_table(found: Regrets, stop: int) -> str:
+    """Return median regrets in percent of the span, with 90 % intervals."""
+    rows = []
+    for searcher in SEARCHERS:
+        cells = [_cell(after(searches[searcher], stop)) for searches in found.values() if searches.get(searcher)]
+        repeats = {len(searches.get(searcher, ())) for searches in found.values()}
+        if cells:
+            rows.append([searcher, *cells, max(repeats)])
+    return markdown((f"after {stop} trials: median regret, % of the span [90 %]", *found, "repeats"), rows)
+
+
+def _cell(regrets: Array) -> str:
+    low, high = interval(lambda taken: float(np.median(regrets[taken])), len(regrets), 0.9)
+    return f"{100 * np.median(regrets):.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def claim_table(claims: Sequence[Claim]) -> str:
+    """Return the claims as a table."""
+    rows = [[f"`{each.name}`", f"{each.value:.2f}", f"{each.low:.2f} to {each.high:.2f}", each.n] for each in claims]
+    return markdown(("claim", "value", "95 % interval", "n"), rows)
+
+
+def _details(options: argparse.Namespace, found: Regrets, done: list[Done], seconds: list[float]) -> dict[str, object]:
+    surfaces = {name: landscape(name) for name in found}
+    noise = {name: surface.deviation(many_rows()) / surface.span for name, surface in surfaces.items()}
+    spent = {name: [round(sum(each.seconds), 2) for each in done if each.job.searcher == name] for name in SEARCHERS}
+    return {
+        "settings": {**vars(options), "keep": options.keep.name, "random_trials": RANDOM_TRIALS, "floor": FLOOR},
+        "space": [asdict(parameter) for parameter in SPACE.parameters()],
+        "landscapes": {
+            name: {
+                "best": surface.best,
+                "span": surface.span,
+                "noise_over_span": [float(noise[name].min()), float(noise[name].max())],
+            }
+            for name, surface in surfaces.items()
+        },
+        "proposal_cpu_seconds": [round(each, 3) for each in seconds],
+        "search_cpu_seconds": {name: float(np.median(each)) for name, each in spent.items() if each},
+        "regrets_from_trial": {
+            name: {searcher: [_steps(each) for each in repeats] for searcher, repeats in searches.items()}
+            for name, searches in found.items()
+        },
+    }
+
+
+def _steps(regrets: dict[int, float]) -> str:
+    """Return one search's regrets on one line: ``trials:regret`` wherever its recommendation changed."""
+    return " ".join(f"{trials}:{regret:.5f}" for trials, regret in regrets.items())
+
+
+if __name__ == "__main__":
+    main()
