@@ -13,7 +13,8 @@ one over the simplex of methods and over their balance with sparse. Claims over 
 
 Ray 2.60's ``AxSearch`` does not run with Ax 1.3.1 (``AttributeError: 'Objective' object has no attribute 'metric'``):
 Ax's own default client stands in its place. A proposal of it takes seconds; it therefore has fewer repeats, and so
-have the ablations.
+have the ablations. Random search, Sobol and TPE cost nothing and have more. Intervals are bootstrapped over repeats,
+each searcher's apart.
 
 Finished searches are kept in a file, and are not repeated while the code and the data that they used are the same.
 Results are written once all landscapes are there.
@@ -28,7 +29,7 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -40,6 +41,7 @@ import torch
 
 from benchmarks.landscapes import DATA, NAMES, SPACE, fitted, kept_runs, landscape, many_rows, residuals, variances
 from benchmarks.record import Claim, current_commit, markdown, write
+from benchmarks.regrets import FLOOR, RANDOM_TRIALS, STOPS, Regrets, after, bootstrapped, median_claim, regret_claims
 from benchmarks.searchers import (
     AX,
     FORMER,
@@ -55,23 +57,17 @@ from benchmarks.searchers import (
 )
 
 ROOT = Path(__file__).parents[1]
-STOPS = (25, 50)
-# Random search goes on, to see when it is as good as Shapetune after the first stop.
-RANDOM_TRIALS = 400
-COST, COST_TRIALS, COST_PROPOSALS, COST_STUDIES = "proposals", 100, 5, 3
-# Differences below this share of the span are nobody's concern, and a ratio must not be made of them.
-FLOOR = 1e-4
-RESAMPLED = 2_000
+COST, COST_TRIALS, COST_PROPOSALS, COST_STUDIES = "proposals", 100, 5, 2
 MEASURES = ("objective", "curve_objective", "reward", "gold_reward")
 LIBRARIES = ("ax-platform", "botorch", "gpytorch", "optuna", "scikit-learn", "scipy", "torch")
 ALL_USE = ("benchmarks/landscapes.py", "benchmarks/searchers.py", "search_spaces/credit_mix.py")
 MODEL_USES = ("outer", "generation", "observations", "posterior", "noise", "face_tolerance", "study_settings")
 OWN_USE = (*(f"pipeline/{name}.py" for name in MODEL_USES), "search_spaces/*.py")
 OWN_MODEL = (OWN, READ, READ_BASELINES, MEANS_ONLY, FORMER, COST)
-# Those of whose searches the best is compared with, and after how many trials.
-RIVALS = {"random": (RANDOM, STOPS), "tpe": ((TPE,), STOPS[1:]), "read_random": ((READ, READ_BASELINES), STOPS)}
+# What costs next to nothing.
+CHEAP = (*RANDOM, "Sobol", TPE)
 Array = np.ndarray
-Regrets = dict[str, dict[str, list[dict[int, float]]]]
+Found = dict[str, dict[str, list[Regrets]]]
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class Done:
 
     job: Job
     fingerprint: str
-    regrets: dict[int, float]
+    regrets: Regrets
     seconds: list[float]
 
     def line(self) -> str:
@@ -127,7 +123,7 @@ def main() -> None:
     _run_missing(planned, kept, options.keep, options.workers)
     # Timed alone: processors that share their caches take more seconds for the same work.
     _run_missing(timing, kept, options.keep, 1)
-    found: Regrets = {}
+    found: Found = {}
     for job in planned:
         found.setdefault(job.landscape, {}).setdefault(job.searcher, []).append(kept[job].regrets)
     seconds = [each for job in timing for each in kept[job].seconds]
@@ -144,6 +140,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--landscapes", nargs="+", default=list(NAMES), choices=NAMES)
     parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--cheap-repeats", type=int, default=200, help="of random search, Sobol and TPE")
     parser.add_argument("--ablation-repeats", type=int, default=10)
     parser.add_argument("--ax-repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -153,13 +150,14 @@ def _options() -> argparse.Namespace:
 
 def jobs(options: argparse.Namespace) -> list[Job]:
     """Return the searches, first repeats first."""
-    fewer = dict.fromkeys((MEANS_ONLY, FORMER), options.ablation_repeats) | {AX: options.ax_repeats}
+    repeats = dict.fromkeys(SEARCHERS, options.repeats) | dict.fromkeys(CHEAP, options.cheap_repeats)
+    repeats |= dict.fromkeys((MEANS_ONLY, FORMER), options.ablation_repeats) | {AX: options.ax_repeats}
     return [
         Job(name, searcher, repeat)
-        for repeat in range(options.repeats)
+        for repeat in range(max(repeats.values()))
         for name in options.landscapes
         for searcher in SEARCHERS
-        if repeat < fewer.get(searcher, options.repeats)
+        if repeat < repeats[searcher]
     ]
 
 
@@ -192,8 +190,9 @@ def _run_missing(planned: Sequence[Job], kept: dict[Job, Done], path: Path, work
             kept[done.job] = done
             file.write(done.line() + "\n")
             file.flush()
-            said = f"{done.job.landscape}, {done.job.searcher}, {done.job.repeat}: {sum(done.seconds):.0f} CPU s"
-            print(f"{number} of {len(missing)}: {said}", file=sys.stderr, flush=True)
+            if done.job.searcher not in CHEAP:
+                said = f"{done.job.landscape}, {done.job.searcher}, {done.job.repeat}: {sum(done.seconds):.0f} CPU s"
+                print(f"{number} of {len(missing)}: {said}", file=sys.stderr, flush=True)
 
 
 def _quiet() -> None:
@@ -209,115 +208,24 @@ def _run(job: Job, mark: str) -> Done:
     return Done(job, mark, {trials: surface.regret(row) for trials, row in search.recommended.items()}, [seconds])
 
 
-def at(regrets: dict[int, float], trials: int) -> float:
-    """Return the regret after so many trials: of the last recommendation until then."""
-    return regrets[max(done for done in regrets if done <= trials)]
-
-
-def after(searches: Sequence[dict[int, float]], trials: int) -> Array:
-    """Return every repeat's regret after so many trials."""
-    return np.array([at(regrets, trials) for regrets in searches])
-
-
-def curves(searches: Sequence[dict[int, float]]) -> Array:
-    """Return every repeat's regret after 1, 2, ... trials: ``repeats x RANDOM_TRIALS``."""
-    return np.column_stack([after(searches, trials) for trials in range(1, RANDOM_TRIALS + 1)])
-
-
-def ratio(pairs: Sequence[tuple[Array, Array]]) -> float:
-    """Return the geometric mean of ratios of medians, one pair of samples for each landscape."""
-    logs = [np.log(max(np.median(ours), FLOOR) / max(np.median(theirs), FLOOR)) for ours, theirs in pairs]
-    return float(np.exp(np.mean(logs)))
-
-
-def trials_saved(pairs: Sequence[tuple[Array, Sequence[Array]]]) -> float:
-    """Return how many times as many trials random search needs, the geometric mean over landscapes.
-
-    Args:
-        pairs: Each landscape's regrets at the first stop and the curves of random searches, ``repeats x trials``.
-            The search counts that is first at the median regret; one that never is counts as the curve's length.
-    """
-    logs = []
-    for ours, theirs in pairs:
-        reached = [np.median(curve, axis=0) <= max(np.median(ours), FLOOR) for curve in theirs]
-        needed = min(int(each.argmax()) + 1 if each.any() else len(each) for each in reached)
-        logs.append(np.log(needed / STOPS[0]))
-    return float(np.exp(np.mean(logs)))
-
-
-def interval(statistic: Callable[[Array], float], count: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the bootstrap interval of a statistic of which of ``count`` measurements are taken."""
-    chooser = np.random.default_rng(0)
-    drawn = [statistic(chooser.integers(0, count, count)) for _ in range(RESAMPLED)]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def bootstrapped(name: str, statistic: Callable[[Array], float], count: int) -> Claim:
-    """Return a claim whose interval is that of its statistic over resampled measurements."""
-    return Claim(name, statistic(np.arange(count)), *interval(statistic, count), count)
-
-
-def median_claim(name: str, values: Sequence[float]) -> Claim:
-    """Return the claim of a median."""
-    measured = np.array(values)
-    return bootstrapped(name, lambda taken: float(np.median(measured[taken])), len(measured))
-
-
-def regret_claims(found: Regrets) -> list[Claim]:
-    """Return Shapetune's regret over its rivals', over all landscapes and at each; then the trials that it saves.
-
-    Repeats are resampled together for all searchers and landscapes, since they share their luck.
-    """
-    claims = []
-    for rival, (names, stops) in RIVALS.items():
-        for stop in stops:
-            pairs = {
-                name: (after(searches[OWN], stop), after(_best(searches, names, stop), stop))
-                for name, searches in found.items()
-            }
-            claims += _over_landscapes(f"outer.regret_over_{rival}_{stop}", pairs, _resampled_ratio)
-    reach = {
-        name: (after(searches[OWN], STOPS[0]), [curves(searches[each]) for each in RANDOM])
-        for name, searches in found.items()
-    }
-    return claims + _over_landscapes("outer.trials_saved_vs_random", reach, _resampled_saving)
-
-
-def _best(searches: dict[str, list[dict[int, float]]], rivals: Sequence[str], stop: int) -> list[dict[int, float]]:
-    """Return the searches of the rival whose median regret is the lowest then."""
-    return min((searches[rival] for rival in rivals), key=lambda each: float(np.median(after(each, stop))))
-
-
-def _resampled_ratio(pairs: Sequence[tuple[Array, Array]], taken: Array) -> float:
-    return ratio([(ours[taken], theirs[taken]) for ours, theirs in pairs])
-
-
-def _resampled_saving(pairs: Sequence[tuple[Array, Sequence[Array]]], taken: Array) -> float:
-    return trials_saved([(ours[taken], [curve[taken] for curve in theirs]) for ours, theirs in pairs])
-
-
-def _over_landscapes(name: str, pairs: dict, statistic: Callable[[list, Array], float]) -> list[Claim]:
-    chosen = {name: list(pairs.values())} | {f"{name}_{each}": [pair] for each, pair in pairs.items()}
-    return [
-        bootstrapped(label, lambda taken, those=those: statistic(those, taken), len(those[0][0]))
-        for label, those in chosen.items()
-    ]
-
-
 def noise_claims() -> list[Claim]:
     """Return the variance of a difference between two rows on a shared seed over that on seeds of their own.
 
     Of residuals from what a Gaussian process of all other rows predicts, less what it misses in both runs of a row;
     rows are resampled.
     """
-    claims = []
-    for measure in MEASURES:
-        runs = kept_runs(measure)
-        shared, own = residuals(runs, fitted(runs))
-        ending = "" if measure == "objective" else f"_{measure}"
-        claims.append(paired_variance_ratio(f"outer.paired_variance_ratio{ending}", shared, own))
-    return claims
+    endings = {measure: "" if measure == MEASURES[0] else f"_{measure}" for measure in MEASURES}
+    return [
+        paired_variance_ratio(f"outer.paired_variance_ratio{ending}", *measure_residuals(measure))
+        for measure, ending in endings.items()
+    ]
+
+
+@cache
+def measure_residuals(measure: str) -> tuple[Array, Array]:
+    """Return the residuals of a measure's kept runs, on the shared seed and on the others."""
+    runs = kept_runs(measure)
+    return residuals(runs, fitted(runs))
 
 
 def paired_variance_ratio(name: str, shared: Array, own: Array) -> Claim:
@@ -330,7 +238,7 @@ def paired_variance_ratio(name: str, shared: Array, own: Array) -> Claim:
     return bootstrapped(name, statistic, len(shared))
 
 
-def regret_table(found: Regrets, stop: int) -> str:
+def regret_table(found: Found, stop: int) -> str:
     """Return median regrets in percent of the span, with 90 % intervals."""
     rows = []
     for searcher in SEARCHERS:
@@ -342,8 +250,8 @@ def regret_table(found: Regrets, stop: int) -> str:
 
 
 def _cell(regrets: Array) -> str:
-    low, high = interval(lambda taken: float(np.median(regrets[taken])), len(regrets), 0.9)
-    return f"{100 * np.median(regrets):.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    found = median_claim("", regrets.tolist(), level=0.9)
+    return f"{100 * found.value:.2f} [{100 * found.low:.2f}, {100 * found.high:.2f}]"
 
 
 def claim_table(claims: Sequence[Claim]) -> str:
@@ -352,7 +260,7 @@ def claim_table(claims: Sequence[Claim]) -> str:
     return markdown(("claim", "value", "95 % interval", "n"), rows)
 
 
-def _details(options: argparse.Namespace, found: Regrets, done: list[Done], seconds: list[float]) -> dict[str, object]:
+def _details(options: argparse.Namespace, found: Found, done: list[Done], seconds: list[float]) -> dict[str, object]:
     surfaces = {name: landscape(name) for name in found}
     noise = {name: surface.deviation(many_rows()) / surface.span for name, surface in surfaces.items()}
     spent = {name: [round(sum(each.seconds), 2) for each in done if each.job.searcher == name] for name in SEARCHERS}
@@ -367,17 +275,21 @@ def _details(options: argparse.Namespace, found: Regrets, done: list[Done], seco
             }
             for name, surface in surfaces.items()
         },
+        "one_seed_deviation": {
+            measure: dict(zip(("paired", "unpaired"), np.sqrt(variances(*measure_residuals(measure))), strict=True))
+            for measure in MEASURES
+        },
         "proposal_cpu_seconds": [round(each, 3) for each in seconds],
         "search_cpu_seconds": {name: float(np.median(each)) for name, each in spent.items() if each},
         "regrets_from_trial": {
-            name: {searcher: [_steps(each) for each in repeats] for searcher, repeats in searches.items()}
+            name: {searcher: "; ".join(map(_steps, repeats)) for searcher, repeats in searches.items()}
             for name, searches in found.items()
         },
     }
 
 
 def _steps(regrets: dict[int, float]) -> str:
-    """Return one search's regrets on one line: ``trials:regret`` wherever its recommendation changed."""
+    """Return one search's regrets in short: ``trials:regret`` wherever its recommendation changed."""
     return " ".join(f"{trials}:{regret:.5f}" for trials, regret in regrets.items())
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 
-from benchmarks import outer
+from benchmarks import outer, regrets
 from benchmarks.landscapes import (
     LAMBDA,
     PEAK,
@@ -31,11 +32,13 @@ from benchmarks.landscapes import (
     row_of,
     variances,
 )
-from benchmarks.outer import Done, Job, at, fingerprint, ratio, trials_saved
+from benchmarks.outer import Done, Job, fingerprint
+from benchmarks.regrets import RANDOM_TRIALS, at, median_claim, ratio, regret_claims, trials_saved
 from benchmarks.searchers import (
     FORMER,
     OWN,
     RANDOM,
+    READ,
     READ_BASELINES,
     SEARCHERS,
     TPE,
@@ -235,37 +238,70 @@ def test_a_ratio_over_landscapes_is_the_geometric_mean_of_ratios_of_medians() ->
 
 def test_trials_saved_are_those_until_the_better_random_search_is_first_as_good() -> None:
     def falling(trial: int) -> np.ndarray:
-        return np.tile(np.where(np.arange(1, outer.RANDOM_TRIALS + 1) < trial, 0.5, 0.1), (3, 1))
+        return np.tile(np.where(np.arange(1, RANDOM_TRIALS + 1) < trial, 0.5, 0.1), (3, 1))
 
-    ours, never = np.array([0.1, 0.2, 0.9]), np.full((3, outer.RANDOM_TRIALS), 0.5)
-    assert trials_saved([(ours, [falling(100), never])]) == pytest.approx(4.0)
-    assert trials_saved([(ours, [falling(200), falling(50)])]) == pytest.approx(2.0)
-    assert trials_saved([(ours, [never, never])]) == pytest.approx(outer.RANDOM_TRIALS / 25)
-    assert trials_saved([(ours, [never, falling(100)]), (ours, [never, never])]) == pytest.approx(8.0)
+    def saved(*pairs: tuple[np.ndarray, list[np.ndarray]]) -> float:
+        return trials_saved([(ours, np.stack(theirs)) for ours, theirs in pairs])
+
+    ours, never = np.array([0.1, 0.2, 0.9]), np.full((3, RANDOM_TRIALS), 0.5)
+    assert saved((ours, [falling(100), never])) == pytest.approx(4.0)
+    assert saved((ours, [falling(200), falling(50)])) == pytest.approx(2.0)
+    assert saved((ours, [never, never])) == pytest.approx(RANDOM_TRIALS / 25)
+    assert saved((ours, [never, falling(100)]), (ours, [never, never])) == pytest.approx(8.0)
 
 
-def test_claims_compare_with_the_better_rival_and_resample_repeats_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outer, "RESAMPLED", 100)
-    chooser = np.random.default_rng(0)
-    own = [{25: float(value), 50: float(value) / 2} for value in chooser.uniform(0.1, 0.2, 6)]
-    worse = [{trials: 3 * regret for trials, regret in each.items()} for each in own]
-    twice = [{trials: 2 * regret for trials, regret in each.items()} for each in own]
-    searches = {OWN: own, RANDOM[0]: worse, RANDOM[1]: twice, TPE: worse, outer.READ: own, READ_BASELINES: worse}
-    reached = {name: [{1: 9.0, **each} for each in runs] for name, runs in searches.items()}
-    claims = {claim.name: claim for claim in outer.regret_claims({"face_3": reached, "replay": reached})}
-    for name in ("outer.regret_over_random_25", "outer.regret_over_random_50_replay"):
-        # Whichever repeats are taken, each is twice as good as its rival.
-        assert (claims[name].value, claims[name].low, claims[name].high) == pytest.approx((0.5, 0.5, 0.5))
+def test_claims_compare_with_the_rival_that_is_better_at_each_landscape(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(regrets, "RESAMPLED", 50)
+
+    def searches(at_25: float, at_50: float, repeats: int) -> list[dict[int, float]]:
+        return [{1: 9.0, 25: at_25, 50: at_50} for _ in range(repeats)]
+
+    found = {OWN: searches(0.2, 0.1, 6), TPE: searches(0.6, 0.3, 9), READ: searches(0.2, 0.1, 6)}
+    found |= {READ_BASELINES: searches(0.8, 0.4, 6)}
+    first = found | {RANDOM[0]: searches(0.6, 0.15, 9), RANDOM[1]: searches(0.4, 0.2, 9)}
+    second = found | {RANDOM[0]: searches(1.6, 0.8, 9), RANDOM[1]: searches(2.0, 0.9, 9)}
+    claims = {claim.name: claim for claim in regret_claims({"face_3": first, "replay": second})}
+    expected = {
+        "outer.regret_over_random_25_face_3": 1 / 2,
+        "outer.regret_over_random_25_replay": 1 / 8,
+        "outer.regret_over_random_25": 1 / 4,
+        "outer.regret_over_random_50_face_3": 2 / 3,
+        "outer.regret_over_tpe_50": 1 / 3,
+        "outer.regret_over_read_random_50": 1.0,
+        # At 50 trials random is first as good at the one landscape, and never at the other.
+        "outer.trials_saved_vs_random_face_3": 2.0,
+        "outer.trials_saved_vs_random_replay": 16.0,
+        "outer.trials_saved_vs_random": 32**0.5,
+    }
+    for name, value in expected.items():
+        # All repeats are alike, so that the interval is a point.
+        assert (claims[name].value, claims[name].low, claims[name].high) == pytest.approx((value,) * 3), name
         assert claims[name].n == 6
-    assert claims["outer.regret_over_tpe_50"].value == pytest.approx(1 / 3)
-    assert claims["outer.regret_over_read_random_25_face_3"].value == pytest.approx(1.0)
-    # Twice the regret halves at 50 trials: only then is it Shapetune's of 25.
-    assert claims["outer.trials_saved_vs_random"].value == pytest.approx(2.0)
+
+
+def test_repeats_are_resampled_together_at_all_landscapes() -> None:
+    chooser = np.random.default_rng(0)
+    up = chooser.uniform(1, 3, 7)
+    pairs = {"face_3": (up, np.ones(4)), "replay": (1 / up, np.ones(4))}
+    together, *apart = regrets._over_landscapes("ratio", pairs, regrets._ratio_of_taken)
+    # Whichever are taken, what one landscape's median gains the other's loses.
+    assert (together.value, together.low, together.high) == pytest.approx((1.0, 1.0, 1.0))
+    assert all(claim.high > 1.2 * claim.low for claim in apart)
+
+
+def test_a_medians_interval_is_the_percentile_bootstraps() -> None:
+    values = np.random.default_rng(0).gamma(2.0, size=25)
+    peer = bootstrap((values,), np.median, method="percentile", n_resamples=20_000, confidence_level=0.9, rng=1)
+    claim = median_claim("median", values.tolist(), level=0.9)
+    assert claim.value == np.median(values)
+    assert (claim.low, claim.high) == pytest.approx(peer.confidence_interval, abs=0.05)
+    wider = median_claim("median", values.tolist())
+    assert wider.low < claim.low and claim.high < wider.high
 
 
 def test_a_regret_holds_until_the_next_recommendation() -> None:
-    regrets = {1: 0.9, 4: 0.3, 30: 0.5}
-    assert [at(regrets, trials) for trials in (1, 3, 4, 29, 30, 400)] == [0.9, 0.9, 0.3, 0.3, 0.5, 0.5]
+    found = {1: 0.9, 4: 0.3, 30: 0.5}
+    assert [at(found, trials) for trials in (1, 3, 4, 29, 30, 400)] == [0.9, 0.9, 0.3, 0.3, 0.5, 0.5]
 
 
 def test_kept_searches_count_only_for_the_code_that_made_them(tmp_path: Path) -> None:
@@ -280,12 +316,13 @@ def test_kept_searches_count_only_for_the_code_that_made_them(tmp_path: Path) ->
     assert outer._kept(path) == {job: done}
 
 
-def test_slow_searchers_have_fewer_repeats() -> None:
-    options = Namespace(landscapes=["replay", "peak_3"], repeats=4, ablation_repeats=2, ax_repeats=1)
+def test_slow_searchers_have_fewer_repeats_and_cheap_ones_more() -> None:
+    options = Namespace(landscapes=["replay", "peak_3"], repeats=4, cheap_repeats=5, ablation_repeats=2, ax_repeats=1)
     planned = outer.jobs(options)
     counts = {name: sum(job.searcher == name for job in planned) for name in SEARCHERS}
     assert counts.pop(outer.AX) == 2
     assert {counts.pop(name) for name in (outer.MEANS_ONLY, FORMER)} == {4}
-    assert set(counts.values()) == {8}
+    assert {counts.pop(name) for name in outer.CHEAP} == {10}
+    assert set(counts.values()) == {8} and OWN in counts
     assert [job.repeat for job in planned] == sorted(job.repeat for job in planned)
-    assert Job("replay", RANDOM[1], 0).stops[-1] == outer.RANDOM_TRIALS
+    assert Job("replay", RANDOM[1], 0).stops[-1] == RANDOM_TRIALS
