@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check smoke picture clean
+.PHONY: quickstart test check audit smoke picture clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
@@ -15,6 +15,14 @@ check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive shaping search_spaces pipeline benchmarks
+
+# Holds the pinned versions against the advisories of the Python Package Index; needs the network, so no test runs it.
+# Strict: where the index knows nothing of a package, that is an error, and not a clean bill of health.
+audit:
+	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 smoke: $(VENV)/.installed
 	$(BIN)/shapetune launch smoke

@@ -23,23 +23,20 @@ Results are written once all landscapes are there.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import logging
-import multiprocessing
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.landscapes import DATA, NAMES, SPACE, fitted, kept_runs, landscape, many_rows, residuals, variances
+from benchmarks import kept as kept_work
+from benchmarks.kept import ROOT
+from benchmarks.landscapes import NAMES, SPACE, fitted, kept_runs, landscape, many_rows, residuals, variances
 from benchmarks.record import Claim, current_commit, markdown, write
 from benchmarks.regrets import FLOOR, RANDOM_TRIALS, STOPS, Regrets, after, bootstrapped, median_claim, regret_claims
 from benchmarks.searchers import (
@@ -56,10 +53,8 @@ from benchmarks.searchers import (
     search_landscape,
 )
 
-ROOT = Path(__file__).parents[1]
 COST, COST_TRIALS, COST_PROPOSALS, COST_STUDIES = "proposals", 100, 5, 2
 MEASURES = ("objective", "curve_objective", "reward", "gold_reward")
-LIBRARIES = ("ax-platform", "botorch", "gpytorch", "optuna", "scikit-learn", "scipy", "torch")
 ALL_USE = ("benchmarks/landscapes.py", "benchmarks/searchers.py", "search_spaces/credit_mix.py")
 MODEL_USES = ("outer", "generation", "observations", "posterior", "noise", "face_tolerance", "study_settings")
 OWN_USE = (*(f"pipeline/{name}.py" for name in MODEL_USES), "search_spaces/*.py")
@@ -164,10 +159,7 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 @cache
 def fingerprint(is_own: bool) -> str:
     """Return a hash of the code, data and libraries that a search uses: with this project's model, or without."""
-    patterns = (*ALL_USE, *OWN_USE) if is_own else ALL_USE
-    files = sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
-    parts = [path.read_bytes() for path in (*files, DATA)] + [version(name).encode() for name in LIBRARIES]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return kept_work.fingerprint((*ALL_USE, *OWN_USE) if is_own else ALL_USE)
 
 
 def _kept(path: Path) -> dict[Job, Done]:
@@ -179,25 +171,12 @@ def _kept(path: Path) -> dict[Job, Done]:
 
 def _run_missing(planned: Sequence[Job], kept: dict[Job, Done], path: Path, workers: int) -> None:
     missing = [job for job in planned if job not in kept]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Worker processes must not inherit torch's threads.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_quiet) as pool, path.open("a") as file:
-        # Hashed here: a worker that looked later would mistake code that changed meanwhile for what it runs.
-        futures = [pool.submit(_run, job, fingerprint(job.searcher in OWN_MODEL)) for job in missing]
-        for number, future in enumerate(as_completed(futures), 1):
-            done = future.result()
-            kept[done.job] = done
-            file.write(done.line() + "\n")
-            file.flush()
-            if done.job.searcher not in CHEAP:
-                said = f"{done.job.landscape}, {done.job.searcher}, {done.job.repeat}: {sum(done.seconds):.0f} CPU s"
-                print(f"{number} of {len(missing)}: {said}", file=sys.stderr, flush=True)
-
-
-def _quiet() -> None:
-    logging.disable(logging.WARNING)
-    torch.set_num_threads(1)
+    each_done = kept_work.each_done(_run, missing, lambda job: fingerprint(job.searcher in OWN_MODEL), path, workers)
+    for number, done in enumerate(each_done, 1):
+        kept[done.job] = done
+        if done.job.searcher not in CHEAP:
+            said = f"{done.job.landscape}, {done.job.searcher}, {done.job.repeat}: {sum(done.seconds):.0f} CPU s"
+            print(f"{number} of {len(missing)}: {said}", file=sys.stderr, flush=True)
 
 
 def _run(job: Job, mark: str) -> Done:

@@ -74,11 +74,10 @@ def is_complete(folder: Path) -> bool:
     """Return whether the folder holds a finished asset whose files have their recorded sizes."""
     try:
         files: dict[str, list[Any]] = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+        sizes = {name: size for name, (size, _) in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in files.items()
-    )
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 from rich.console import Console
 
+from pipeline.interruption import Interrupted, interruptible
 from shaping.errors import ShapetuneError
 
 app = typer.Typer(
@@ -40,6 +41,25 @@ def launch(
         from pipeline.launch import launch_study
 
     launch_study(config, tuple(changes), studies, console)
+
+
+@app.command()
+def submit(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a built-in config's name.")],
+    address: Annotated[str, typer.Option(help="The cluster's dashboard: http://HEAD:8265.")],
+    studies: Annotated[Path, typer.Option(help="The folder that studies are kept in, on storage all nodes share.")],
+    changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
+    requirements: Annotated[Path | None, typer.Option(help="What pip installs on the nodes first.")] = None,
+    variables: Annotated[list[str], typer.Option("--env", help="A variable that the job needs, by name.")] = [],  # noqa: B006
+    follow: Annotated[bool, typer.Option("--follow", help="Print what the job prints, until it ends.")] = False,
+) -> None:
+    """Launch a study as a job of a Ray cluster, or go on with it."""
+    from pipeline.quiet import quiet_libraries
+
+    with quiet_libraries():
+        from pipeline.submit import submit_study
+
+    submit_study(config, tuple(changes), address, studies, requirements, tuple(variables), follow, console)
 
 
 @app.command()
@@ -70,18 +90,30 @@ def train(
 
 @app.command()
 def status(
-    study: StudyArgument,
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Its folder; with --storage, its name.")] = None,
+    storage: Annotated[str | None, typer.Option(help="A database's address: reads it in place of a folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a study's trials, its best arm so far and what is running."""
+    """Show a study's trials, its best arm so far and what is running; of a database alone, its studies."""
     from pipeline.status import read_status, show_status
+    from pipeline.stored_status import read_stored_status, read_stored_studies, show_stored_status, show_stored_studies
     from pipeline.study_folder import StudyFolder
+    from shaping.errors import ConfigError
 
-    rows = read_status(StudyFolder.existing(study))
-    if as_json:
-        print(json.dumps(rows, indent=1))
+    found: Any
+    show: Any
+    if storage is None and study is None:
+        raise ConfigError("status needs a study", "give its folder, or a database with --storage")
+    if storage is None:
+        found, show = read_status(StudyFolder.existing(Path(study or ""))), show_status
+    elif study is None:
+        found, show = read_stored_studies(storage), show_stored_studies
     else:
-        show_status(rows, console)
+        found, show = read_stored_status(storage, study), show_stored_status
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        show(found, console)
 
 
 @app.command()
@@ -143,13 +175,18 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _run(arguments: list[str] | None) -> int:
     try:
-        result: Any = app(args=arguments, standalone_mode=False)
+        with interruptible():
+            result: Any = app(args=arguments, standalone_mode=False)
     except ShapetuneError as error:
         return _refuse(error.message, error.hint)
     except typer.Exit as exit_request:
         return exit_request.exit_code
+    except Interrupted as stop:
+        _refuse(stop.message, stop.hint)
+        return stop.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        return _refuse("stopped", "the same command goes on where it stopped")
+        _refuse("stopped", "")
+        return 130
     except OSError as error:
         return _refuse(f"{error.filename or 'file'}: {error.strerror or error}", "nothing that was finished is lost")
     except Exception as error:

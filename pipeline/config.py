@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.database_url import check_url, masked
 from pipeline.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
 from pipeline.study_settings import (
     ConfirmSettings,
@@ -16,6 +18,7 @@ from pipeline.study_settings import (
     Section,
     ShapeSettings,
     SpaceSettings,
+    TrainerSettings,
 )
 from pipeline.tasks.paths import absolute_paths
 from pipeline.tasks.settings import TASK_NAMES, SentimentSettings, TaskSettings
@@ -24,9 +27,29 @@ from shaping.errors import ConfigError
 from shaping.reward_models.base import check_layer
 from shaping.shape import Shape
 
+# Of a study's folder: raised when a version keeps there what earlier ones would misread.
+FORMAT_KEY, FORMAT = "study_format", 1
+
+
+class StorageSettings(Section):
+    """Where the search's trials are kept: a SQLite file in the study's folder, or a PostgreSQL database."""
+
+    # Errors and tracebacks repeat what they refuse, and an address may hold a password.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    url: str | None = Field(None, description="postgresql+psycopg://USER@HOST:PORT/DATABASE, without a password.")
+    patience_seconds: float = Field(300, ge=0, description="How long a lost connection is tried again.")
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return None if value is None else check_url(value).render_as_string()
+
 
 class StudyConfig(Section):
-    """A study: task, space, inner loop, outer loop, confirmation, executor."""
+    """A study: task, space, inner loop, outer loop, confirmation, executor, storage."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     task: TaskSettings = Field(default_factory=SentimentSettings)
@@ -38,6 +61,13 @@ class StudyConfig(Section):
     search: SearchSettings = Field(default_factory=SearchSettings)
     confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
+    trainer: TrainerSettings | None = Field(None, description="In place of the built-in PPO; task is then unused.")
+    storage: StorageSettings = Field(default_factory=StorageSettings, description="An address alone is its url.")
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _address(cls, value: Any) -> Any:
+        return {} if value is None else {"url": value} if isinstance(value, str) else value
 
     @field_validator("task", mode="before")
     @classmethod
@@ -53,7 +83,7 @@ class StudyConfig(Section):
                 f"confirm.seeds: {sorted(shared)} are also in search.seeds; confirm on seeds the search never saw"
             )
         # The layers of other tasks' reward models are known when they are loaded.
-        if "attention" in self.space.methods and isinstance(self.task, SentimentSettings):
+        if self.trainer is None and "attention" in self.space.methods and isinstance(self.task, SentimentSettings):
             check_layer(self.shape.attention_layer, self.task.recipe.layers, self.task.name)
         baselines = [arm.name for arm in space.baselines()]
         # An earlier study may hold them already.
@@ -102,24 +132,37 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
         ConfigError: The file cannot be read, or a value cannot be used; names field, value and remedy.
     """
     values = _read_yaml(path)
+    _check_format(values, path)
     values["task"] = absolute_paths(values.get("task", {}), path.parent, every=False)
     for override in overrides:
         _apply(values, override)
     values["task"] = absolute_paths(values["task"], Path.cwd(), every=True)
-    _find_space_file(values, path.parent)
+    for section, key in (("space", "name"), ("trainer", "function")):
+        _find_file(values, section, key, path.parent)
     return parse_config(values, str(path))
 
 
-def _find_space_file(values: dict[str, Any], folder: Path) -> None:
-    """Make the file of a space of one's own absolute: workers have working folders of their own."""
-    space = values.get("space")
-    if not isinstance(space, dict) or not isinstance(space.get("name"), str):
+def _check_format(values: dict[str, Any], path: Path) -> None:
+    """Refuse a study that a newer version began; what it keeps may mean something else."""
+    found = values.pop(FORMAT_KEY, FORMAT)
+    if not isinstance(found, int) or found > FORMAT:
+        raise ConfigError(
+            f"{path}: {FORMAT_KEY} = {found!r}: a newer version of shapetune began this study; this one, "
+            f"{version('shapetune')}, knows formats up to {FORMAT}",
+            "upgrade shapetune",
+        )
+
+
+def _find_file(values: dict[str, Any], section: str, key: str, folder: Path) -> None:
+    """Make a file of one's own absolute: workers have working folders of their own."""
+    given = values.get(section)
+    if not isinstance(given, dict) or not isinstance(given.get(key), str):
         return
-    file, colon, factory = space["name"].rpartition(":")
+    file, colon, name = given[key].rpartition(":")
     if file.endswith(".py"):
         places = [place / Path(file).expanduser() for place in (folder, Path.cwd())]
         found = next((place for place in places if place.is_file()), places[-1])
-        values["space"] = {**space, "name": f"{found.absolute()}{colon}{factory}"}
+        values[section] = {**given, key: f"{found.absolute()}{colon}{name}"}
 
 
 def parse_config(values: dict[str, Any], source: str) -> StudyConfig:
@@ -163,7 +206,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: {text!r} is not YAML", "quote it") from error
+        shown = masked(text) if key.strip().startswith("storage") else text
+        raise ConfigError(f"--set {key}: {shown!r} is not YAML", "quote it") from error
     *parents, last = key.strip().split(".")
     place = values
     for parent in parents:
@@ -189,6 +233,9 @@ def _problem(problem: Any) -> str:
     value = problem["input"]
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool | list | tuple) else ""
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if place[:1] == ["storage"] and not isinstance(value, int | float):
+        # Its errors name the address themselves, without what may be a password in it.
+        return message if message.startswith(field) else f"{field}: {message}"
     return f"{message}" if field == "config" else f"{field}{shown}: {message}"
 
 

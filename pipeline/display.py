@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pipeline.arm import Arm
@@ -14,6 +15,7 @@ from pipeline.confirmation import confirmation_arms
 from pipeline.ending import Ending
 from pipeline.trial import Job
 from pipeline.trial import Progress as TrialProgress
+from shaping.printable import printable
 
 STAGES = {"search": "searching shapes", "confirm": "confirming on fresh seeds"}
 
@@ -75,13 +77,20 @@ class StudyDisplay:
         """Count a job that ended as done, however it ended."""
         self._move(stage, job, job.total_steps)
 
+    def retried(self, stage: str, job: Job, reason: str) -> None:
+        """Print why an attempt failed."""
+        name = f"trial {job.index:>2}" if stage == "search" else _plain(job.arm["name"])
+        line = f"  {name}, seed {job.seeds[0]}: [yellow]goes on from its last checkpoint[/] after {_plain(reason)}"
+        self._progress.console.print(line, highlight=False)
+
     def ended(self, stage: str, job: Job, ending: Ending) -> None:
         """Print one line for a search trial; a confirmation run only when it failed."""
         outcome = ending.outcome
         if ending.stopped:
-            self._progress.console.print(f"  trial {job.index:>2}  {ending.reason}", highlight=False)
+            self._progress.console.print(f"  trial {job.index:>2}  {_plain(ending.reason)}", highlight=False)
         elif outcome is None:
-            self._progress.console.print(f"  {job.arm['name']}: [red]failed[/], {ending.reason}", highlight=False)
+            line = f"  {_plain(job.arm['name'])}: [red]failed[/], {_plain(ending.reason)}"
+            self._progress.console.print(line, highlight=False)
         elif stage == "search":
             mean, error = outcome.metrics["objective"]
             shape = Arm.from_dict(job.arm).shape.describe()
@@ -92,3 +101,8 @@ class StudyDisplay:
         self._done[stage][f"{job.folder} {job.seeds}"] = done
         if stage in self._bars:
             self._progress.update(self._bars[stage], completed=sum(self._done[stage].values()))
+
+
+def _plain(text: str) -> str:
+    """Return what a model or an error wrote so that the console shows it and neither obeys nor formats it."""
+    return escape(printable(text))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import correlation, fmean, linear_regression, stdev
+from statistics import correlation, fmean, linear_regression, stdev, variance
 
 from ax.api.client import Client
 from ax.api.configs import RangeParameterConfig
@@ -20,6 +20,8 @@ from pipeline.quiet import quiet_libraries
 CURVE = "curve"
 # A straight line through fewer trials says nothing of the others.
 LEAST_TRIALS = 3
+# A trial stops at a dip: the line starts from the mean of its last values, of which the dip is one.
+WINDOW = 5
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,12 @@ class EarlyStopping:
 
     Args:
         worst_percent: A trial stops while it is among the worst, by this many percent, of all at the same place.
-        least_steps: Steps, over all seeds in their order, that every trial is given.
+        least_steps: Steps that every trial is given.
         least_trials: Trials that must have been trained to their ends before one is stopped.
     """
 
     def __init__(self, worst_percent: float, least_steps: int, least_trials: int) -> None:
+        self._least_steps, self._least_trials = least_steps, max(least_trials, LEAST_TRIALS)
         with quiet_libraries():
             self._client = Client()
             self._client.configure_experiment([RangeParameterConfig("trial", (0.0, 1.0e9), "float")])
@@ -50,10 +53,11 @@ class EarlyStopping:
                     metric_signatures=[CURVE],
                     percentile_threshold=worst_percent,
                     min_progression=float(least_steps),
-                    min_curves=max(least_trials, LEAST_TRIALS),
+                    min_curves=self._least_trials,
                 )
             )
         self._known: dict[int, int] = {}
+        self._asked: dict[int, int] = {}
         self._curves: dict[int, list[float]] = {}
         self._ends: dict[int, float] = {}
 
@@ -69,8 +73,12 @@ class EarlyStopping:
 
     def should_stop(self, trial: int) -> bool:
         """Return whether the trial is to be stopped now."""
-        if not self._curves.get(trial):
-            return False
+        length = len(self._curves.get(trial, ()))
+        if length < max(1, self._least_steps) or len(self._ends) < self._least_trials:
+            return False  # Ax would say so, too, after a while
+        if self._asked.get(trial) == length:
+            return False  # it was asked at this step
+        self._asked[trial] = length
         with quiet_libraries():
             return bool(self._client.should_stop_trial_early(self._known[trial]))
 
@@ -108,7 +116,9 @@ def projected(
         ends: Trial to final J, of trials that were trained to their ends.
     """
     place = len(curve) - 1
-    pairs = [(curves[trial][place], end) for trial, end in ends.items() if len(curves.get(trial, ())) > place >= 0]
+    pairs = [
+        (_level(curves[trial], place), end) for trial, end in ends.items() if len(curves.get(trial, ())) > place >= 0
+    ]
     if len(pairs) < LEAST_TRIALS:
         return None
     seen, reached = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -117,5 +127,13 @@ def projected(
         return Projection(fmean(reached), stdev(reached))
     slope, start = linear_regression(seen, reached)
     missed = [end - (start + slope * value) for value, end in pairs]
-    deviation = (sum(each**2 for each in missed) / max(len(pairs) - 2, 1)) ** 0.5
-    return Projection(start + slope * curve[place], deviation)
+    level, count = _level(curve, place), len(pairs)
+    # What a new end may miss the line by: the more, the further its trial is from those that drew it.
+    leverage = 1 + 1 / count + (level - fmean(seen)) ** 2 / ((count - 1) * variance(seen))
+    deviation = (sum(each**2 for each in missed) / max(count - 2, 1) * leverage) ** 0.5
+    # Nothing is known of ends that no trial had.
+    return Projection(min(max(start + slope * level, min(reached)), max(reached)), deviation)
+
+
+def _level(curve: Sequence[float], place: int) -> float:
+    return fmean(curve[max(0, place - WINDOW + 1) : place + 1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,16 @@ from pipeline.config import StudyConfig, load_config
 from pipeline.confirmation import Verdict
 from pipeline.display import StudyDisplay
 from pipeline.export import export_winner
+from pipeline.interruption import Interrupted
+from pipeline.kept_files import read_kept
 from pipeline.outer import EARLIER
+from pipeline.own_trainer import find_trainer
 from pipeline.ppo.evaluation import SampleText
 from pipeline.report import load_report_data, write_report
 from pipeline.source import Executor
+from pipeline.storage import locked, study_database
 from pipeline.study import Study, confirmation_runs
-from pipeline.study_folder import StudyFolder, read_json
+from pipeline.study_folder import StudyFolder
 from pipeline.summary import show_summary
 from pipeline.task_models import build_assets, check_methods, open_task
 from pipeline.tasks.registry import load_task
@@ -48,21 +51,43 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
     folder.check(config)
     check_warm_start(config)
     started = time.perf_counter()
-    assets = build_assets(config, console)
-    task = open_task(config, assets, console)
-    check_methods(config, task)
-    reward_critic = task.critic_source is not None
-    if config.executor.name != "local":
-        # The workers load models of their own; this process needs the memory no more than the time.
-        del task
-        load_task.cache_clear()
+    try:
+        # First what may be refused at once: a database that cannot be reached, or whose study runs elsewhere.
+        with locked(study_database(config.storage, folder.root), config.name):
+            verdict = _launched(config, folder, console)
+    except Interrupted as stop:
+        done = _finished_runs(folder.trials) + _finished_runs(folder.confirm)
+        raise Interrupted(
+            stop.number,
+            f"stopped by {stop.name} with {done} runs finished; nothing of them is lost",
+            "the same command goes on, with those that had begun from their last checkpoints",
+        ) from None
+    show_summary(config, folder, verdict, console, time.perf_counter() - started)
+
+
+def _launched(config: StudyConfig, folder: StudyFolder, console: Console) -> Verdict | None:
+    assets, reward_critic = _prepared(config, console)
     # From here on the cores belong to the trials; the Gaussian process is small.
     torch.set_num_threads(1)
     folder.create(config)
     with folder.locked():
         verdict = _run(config, folder, assets, reward_critic, console)
         _write_results(config, folder, assets)
-    show_summary(config, folder, verdict, console, time.perf_counter() - started)
+        return verdict
+
+
+def _prepared(config: StudyConfig, console: Console) -> tuple[Path | None, bool]:
+    """Return the folder of what the task built once, and whether a critic can start as its reward model."""
+    if config.trainer is not None:
+        find_trainer(config.trainer.function)
+        return None, False
+    assets = build_assets(config, console)
+    task = open_task(config, assets, console)
+    check_methods(config, task)
+    if config.executor.name != "local":
+        # The workers load models of their own; this process needs the memory no more than the time.
+        load_task.cache_clear()
+    return assets, task.critic_source is not None
 
 
 def _run(
@@ -81,7 +106,8 @@ def _run(
 
 def _finished_runs(folder: Path) -> int:
     """Return the finished inner runs; the steps of one that goes on are reported by its job."""
-    taken = [path.parent for path in folder.glob("*/trial.json") if read_json(path)["origin"] == EARLIER]
+    origins = {path.parent: read_kept(path, lambda made: made["origin"]) for path in folder.glob("*/trial.json")}
+    taken = [trial for trial, origin in origins.items() if origin == EARLIER]
     own = [path for path in folder.glob("*/seed-*.json") if path.parent not in taken]
     return len(own)
 
@@ -91,11 +117,18 @@ def make_executor(config: StudyConfig) -> Executor:
     if config.executor.name == "local":
         from pipeline.executors.local import LocalExecutor
 
-        return LocalExecutor()
+        return LocalExecutor(config.executor.retries, config.executor.stall_minutes)
     from pipeline.executors.ray_tune import RayTuneExecutor
 
     where = config.executor
-    return RayTuneExecutor(where.slots, where.address, where.cpus, where.gpus)
+    return RayTuneExecutor(
+        where.slots,
+        where.address,
+        where.cpus,
+        where.gpus,
+        retries=where.retries,
+        stall_minutes=where.stall_minutes,
+    )
 
 
 def _write_results(config: StudyConfig, folder: StudyFolder, assets: Path | None) -> None:
@@ -108,13 +141,16 @@ def _write_results(config: StudyConfig, folder: StudyFolder, assets: Path | None
 
 def _explained(config: StudyConfig, folder: StudyFolder, assets: Path | None) -> list[dict[str, Any]]:
     """Return token rewards of the winner's own responses on held-out prompts."""
+    if config.trainer is not None:
+        return []
     runs = confirmation_runs(folder).get("winner") or _search_runs(folder)
     texts = [SampleText(**text) for text in runs[0]["evaluation"]["texts"]] if runs else []
-    winner = Shape.from_dict(read_json(folder.winner_file)["shape"])
+    winner = read_kept(folder.winner_file, lambda kept: Shape.from_dict(kept["shape"]))
+    assert winner is not None
     return token_rewards(load_task(config.task, "" if assets is None else str(assets)), winner, texts)
 
 
 def _search_runs(folder: StudyFolder) -> list[dict[str, Any]]:
-    name = read_json(folder.winner_file)["name"]
-    results = [json.loads(path.read_text()) for path in folder.trials.glob("*/result.json")]
-    return [run for result in results if result["arm"]["name"] == name for run in result["runs"]]
+    name = read_kept(folder.winner_file, lambda kept: kept["name"])
+    found = [read_kept(path, lambda kept: (kept["arm"]["name"], kept["runs"])) for path in folder.results()]
+    return [run for each in found if each is not None and each[0] == name for run in each[1]]

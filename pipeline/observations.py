@@ -13,17 +13,15 @@ from ax.core.data import Data
 from ax.core.trial_status import TrialStatus
 
 from pipeline.noise import pooled_error
+from pipeline.stored_trial import DEVIATION, OBJECTIVE, PROJECTED, SEED
 from pipeline.study_settings import SearchSettings
 
-OBJECTIVE = "J"
-# Of trials that were stopped: what they would have reached, as it was told, and how uncertain that is.
-PROJECTED, DEVIATION = "J_projected", "J_projection_deviation"
 SPARSE = "sparse"
 
 
 def seed_metric(seed: int) -> str:
     """Return the name under which one seed's objective is kept."""
-    return f"J_seed_{seed}"
+    return f"{SEED}{seed}"
 
 
 class Observations:
@@ -75,7 +73,7 @@ class Observations:
             measured = by_seed.get(int(index))
             mean = math.fsum(measured.values()) / len(measured) if measured else projected[int(index)]
             means.append(mean - origin)
-            errors.append(math.nan if error is None else math.hypot(error, deviations.get(int(index), 0.0)))
+            errors.append(math.nan if error is None else max(error, deviations.get(int(index), 0.0)))
         mine["mean"], mine["sem"] = means, errors
         self._experiment.attach_data(Data(df=mine))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +9,7 @@ from typing import Any
 
 from pipeline.arm import Arm
 from pipeline.confirmation import smoothed
+from pipeline.kept_files import read_kept
 from pipeline.outer import Proposal
 from pipeline.trial import seed_file
 
@@ -34,7 +34,7 @@ class OpenTrial:
         self.arm = Arm(proposal.arm, proposal.shape)
         finished = {seed: seed_file(folder, seed) for seed in seeds}
         self.runs: dict[int, dict[str, Any]] = {
-            seed: json.loads(path.read_text()) for seed, path in finished.items() if path.exists()
+            seed: run for seed, path in finished.items() if (run := read_kept(path, _run)) is not None
         }
         self.waiting = [seed for seed in seeds if seed not in self.runs]
         self.out: set[int] = set()
@@ -60,20 +60,26 @@ class OpenTrial:
         """Take note of J after a training step."""
         self._points[seed][step] = objective
 
-    def curve(self, steps: int) -> list[float]:
-        """Return the trial's curve so far, one value for each step of each seed in the order of the seeds.
+    @property
+    def done_steps(self) -> int:
+        """Training steps of all seeds so far."""
+        return sum(len(points) for points in self._points.values())
 
-        A value is the smoothed J of that step, averaged over the seeds that came that far: trials of one study are
-        compared at the same place, so on the same seeds. It ends where the first seed that is not finished stands.
+    def curve(self) -> list[float]:
+        """Return the trial's curve so far: the mean over all seeds of the smoothed J, up to the slowest one's step.
+
+        Trials of one study are compared at the same step and on the same seeds; one seed alone says too little.
         """
-        found: list[float] = []
-        before: list[list[float]] = []
-        for seed in self.seeds:
-            points = self._points[seed]
-            length = next((step for step in range(steps) if step not in points), steps)
-            own = smoothed([points[step] for step in range(length)])
-            found += [fmean([*(other[step] for other in before), own[step]]) for step in range(length)]
-            if length < steps:
-                break
-            before.append(own)
-        return found
+        curves = []
+        for points in self._points.values():
+            length = next((step for step in range(len(points)) if step not in points), len(points))
+            curves.append(smoothed([points[step] for step in range(length)]))
+        return [fmean(values) for values in zip(*curves, strict=False)]
+
+
+def _run(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a run; what has none of its values is none."""
+    curve = [point["objective"] for point in content["curve"]]
+    for value in (content["seed"], content["evaluation"]["objective"], *curve):
+        float(value)
+    return content

@@ -8,24 +8,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ax.api.client import Client
-from ax.api.configs import StorageConfig
 from ax.core.trial_status import TrialStatus
 from ax.exceptions.core import AxError
-from ax.storage.sqa_store.db import create_all_tables, get_engine, init_engine_and_session_factory
-from ax.storage.sqa_store.load import _get_experiment_id
-from ax.storage.sqa_store.sqa_config import SQAConfig
 from ax.utils.common.random import with_rng_seed
 
-from pipeline import face_tolerance
+from pipeline import face_tolerance, plain_expressions
+from pipeline.database import Database
 from pipeline.early_stopping import Projection
 from pipeline.generation import SOBOL, generation_strategy
-from pipeline.observations import DEVIATION, OBJECTIVE, PROJECTED, Observations, seed_metric
+from pipeline.observations import Observations, seed_metric
 from pipeline.posterior import Posterior, Prediction
 from pipeline.quiet import quiet_libraries
+from pipeline.storage import Store, as_stored, sqlite_file
+from pipeline.stored_trial import DEVIATION, OBJECTIVE, ORIGIN, PROJECTED, REASON, SHAPE, plain_text
 from pipeline.study_settings import SearchSettings
 from search_spaces import BaselineArm, Fillable, SearchSpace, filling
 from shaping.errors import ShapetuneError
@@ -74,7 +74,7 @@ class OuterLoop:
     Args:
         name: The study's name in the database.
         space: What may vary.
-        database: The SQLite file; made when it is not there.
+        database: Where it is kept, or a SQLite file, made when it is not there; ``None`` keeps nothing.
         search: Trials, seeds, model and constraints.
         earlier: Trials of another study that count as this one's data, but not as its trials.
         first_arms: Arms that are tried after the baselines.
@@ -84,27 +84,24 @@ class OuterLoop:
         self,
         name: str,
         space: SearchSpace,
-        database: Path,
+        database: Database | Path | None,
         search: SearchSettings,
         earlier: Sequence[EarlierTrial] = (),
         first_arms: Sequence[BaselineArm] = (),
     ) -> None:
         face_tolerance.install()
+        plain_expressions.install()
         self._space, self._search = space, search
         self._baselines, self._first_arms = space.baselines(), list(first_arms)
         self._filling = _filling_arms(space, max(0, search.sobol_trials - len(earlier)), search.seed)
         self._handed_out: set[int] = set()
-        url = f"sqlite:///{database}"
-        storage = StorageConfig(url=url)
+        if isinstance(database, Path):
+            database = sqlite_file(database)
+        self._store = None if database is None else Store(database, name)
         with quiet_libraries():
-            # Ax keeps one engine a process; without force a second study would write into the first one's file.
-            init_engine_and_session_factory(url=url, force_init=True)
-            create_all_tables(get_engine())
-            if _is_stored(name):
-                self._client = Client.load_from_database(name, storage_config=storage)
-            else:
-                self._client = Client(storage_config=storage, random_seed=search.seed)
-                self._configure(name, [trial.arm for trial in earlier])
+            names = [trial.arm for trial in earlier]
+            make = partial(self._configured, name, names)
+            self._client = make() if self._store is None else self._store.open(make)
             known = set(self._experiment.arms_by_name)
             for trial in earlier:
                 if trial.arm not in known:
@@ -112,8 +109,9 @@ class OuterLoop:
         self._observations = Observations(self._experiment, search)
         self._posterior = Posterior(self._experiment, search)
 
-    def _configure(self, name: str, earlier: Sequence[str]) -> None:
-        client, search = self._client, self._search
+    def _configured(self, name: str, earlier: Sequence[str]) -> Client:
+        search = self._search
+        client = Client(random_seed=search.seed)
         client.configure_experiment(
             parameters=self._space.parameters(), parameter_constraints=self._space.constraints(), name=name
         )
@@ -127,13 +125,16 @@ class OuterLoop:
         # An earlier study's trials fill the space as well as new ones.
         initial = len(earlier) + len(unknown) + max(0, search.sobol_trials - len(earlier))
         client.set_generation_strategy(
-            generation_strategy(initial, search.model, search.seed, _discrete_points(self._experiment))
+            generation_strategy(initial, search.model, search.seed, _discrete_points(client._experiment))
         )
+        return client
 
     def _add(self, trial: EarlierTrial) -> None:
-        index = self._attach(BaselineArm(trial.arm, self._space.encode(trial.shape)))
+        index = self._attached(BaselineArm(trial.arm, self._space.encode(trial.shape)))
         self._experiment.trials[index].update_run_metadata({EARLIER: True})
-        self.tell(index, trial.values, trial.tracked)
+        # Before it is saved: a kill in between would leave a trial that looks like this study's own.
+        self._complete(index, trial.values, trial.tracked)
+        self._save_new(index)
 
     def ask(self) -> Proposal | None:
         """Return the next trial, or ``None`` when none is left or none can be proposed before others end.
@@ -159,11 +160,26 @@ class OuterLoop:
         return self._propose()
 
     def _attach(self, arm: BaselineArm) -> int:
+        index = self._attached(arm)
+        self._save_new(index)
+        return index
+
+    def _attached(self, arm: BaselineArm) -> int:
         with quiet_libraries():
             if arm.name == SPARSE:
                 # Constraints relative to it look for it there.
                 return int(self._client.attach_baseline(arm.point, arm_name=arm.name))
             return int(self._client.attach_trial(arm.point, arm_name=arm.name))
+
+    def _save_new(self, index: int) -> None:
+        """Save a trial for the first time, with what a reader without the study's space must know of it."""
+        proposal, trial = self.proposal(index), self._experiment.trials[index]
+        trial.update_run_metadata({SHAPE: proposal.shape.to_dict(), ORIGIN: proposal.origin})
+        self._save(index, whole=proposal.arm == SPARSE)
+
+    def _save(self, index: int, whole: bool = False) -> None:
+        if self._store is not None:
+            self._store.save(self._client, index, whole)
 
     def _propose(self) -> Proposal | None:
         self._check_sparse()
@@ -195,8 +211,7 @@ class OuterLoop:
                 return None
             trial = experiment.new_trial(generator_run=run)
             trial.mark_running(no_runner_required=True)
-            self._client._save_generation_strategy_to_db_if_possible(generation_strategy=strategy)
-            self._client._save_or_update_trials_in_db_if_possible(experiment=experiment, trials=[trial])
+        self._save_new(trial.index)
         return int(trial.index)
 
     def _is_known(self, point: Mapping[str, Any]) -> bool:
@@ -276,11 +291,15 @@ class OuterLoop:
         Raises:
             ShapetuneError: A value is not finite; such a trial must be failed instead.
         """
+        self._complete(index, values, tracked)
+        self._save(index)
+
+    def _complete(self, index: int, values: Mapping[int, float], tracked: Mapping[str, float]) -> None:
         seeds = {seed_metric(seed): value for seed, value in values.items()}
         told = {OBJECTIVE: math.fsum(values.values()) / len(values), **seeds, **tracked}
         _check_finite(index, told)
         with quiet_libraries():
-            self._client.complete_trial(trial_index=index, raw_data=told)
+            self._client.complete_trial(trial_index=index, raw_data=as_stored(told))
 
     def stop(self, index: int, projection: Projection) -> None:
         """End a trial early, with what it would have reached: a value to learn from, but never a winner."""
@@ -288,16 +307,18 @@ class OuterLoop:
         told = {OBJECTIVE: value, PROJECTED: value, DEVIATION: projection.deviation}
         _check_finite(index, told)
         with quiet_libraries():
-            self._client.attach_data(trial_index=index, raw_data=told)
+            self._client.attach_data(trial_index=index, raw_data=as_stored(told))
             self._client.mark_trial_early_stopped(trial_index=index)
+        self._save(index)
 
     def fail(self, index: int, reason: str = "") -> None:
         """Give a trial up. Abandoned, not failed: Ax proposes the point of a failed trial again."""
+        trial, reason = self._experiment.trials[index], plain_text(reason)
         with quiet_libraries():
-            self._experiment.trials[index].mark_abandoned(reason=reason[:REASON_CHARACTERS] or None)
-            self._client._save_or_update_trial_in_db_if_possible(
-                experiment=self._experiment, trial=self._experiment.trials[index]
-            )
+            trial.mark_abandoned(reason=reason[:REASON_CHARACTERS] or None)
+        if reason:
+            trial.update_run_metadata({REASON: reason})
+        self._save(index)
 
     def ranking(self) -> list[Prediction]:
         """Return the completed arms, best first, by the model's posterior mean of J.
@@ -315,7 +336,7 @@ class OuterLoop:
         return self._posterior.sensitivity()
 
     def trials(self) -> list[dict[str, Any]]:
-        """Return every trial as plain values: index, arm, origin, status and shape."""
+        """Return every trial as plain values: index, arm, origin, status, shape, and the reason of a failed one."""
         rows = []
         for index, trial in sorted(self._experiment.trials.items()):
             proposal = self.proposal(index)
@@ -326,6 +347,7 @@ class OuterLoop:
                     "origin": proposal.origin,
                     "status": trial.status.name.lower(),
                     "shape": proposal.shape.to_dict(),
+                    "reason": str(trial.run_metadata.get(REASON, "")),
                 }
             )
         return rows
@@ -368,7 +390,3 @@ def _outcome_constraints(search: SearchSettings) -> list[str]:
 def _check_finite(index: int, values: Mapping[str, float]) -> None:
     if not all(math.isfinite(value) for value in values.values()):
         raise ShapetuneError(f"trial {index} reports a value that is not finite: {dict(values)}")
-
-
-def _is_stored(name: str) -> bool:
-    return _get_experiment_id(name, SQAConfig()) is not None

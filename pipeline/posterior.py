@@ -13,8 +13,9 @@ from ax.exceptions.core import AxError
 from ax.utils.sensitivity.sobol_measures import ax_parameter_sens
 
 from pipeline.generation import surrogate
-from pipeline.observations import OBJECTIVE, Observations
+from pipeline.observations import Observations
 from pipeline.quiet import quiet_libraries
+from pipeline.stored_trial import OBJECTIVE
 from pipeline.study_settings import SearchSettings
 
 # Ax raises whatever its parts raise where a model cannot be fitted or asked.

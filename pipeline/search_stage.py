@@ -10,10 +10,13 @@ from typing import Any
 from pipeline.config import StudyConfig
 from pipeline.early_stopping import EarlyStopping, Projection
 from pipeline.ending import Ending
+from pipeline.kept_files import read_kept
 from pipeline.open_trial import OpenTrial
 from pipeline.outer import BASELINE, TRACKED, OuterLoop, Proposal
-from pipeline.study_folder import StudyFolder, read_json
-from pipeline.trial import Job, Outcome, Progress, summarize, write_json
+from pipeline.storage import study_database
+from pipeline.study_folder import StudyFolder
+from pipeline.trial import Job, Outcome, Progress, write_json
+from pipeline.trial_files import restore, write_begun, write_result
 from pipeline.warm_start import copy_results, read_warm_start
 
 
@@ -34,13 +37,15 @@ class SearchStage:
         self._plain = config.model_dump(mode="json")
         self._open: dict[int, OpenTrial] = {}
         self.outer = self._outer_loop()
+        self._restore_files()
         self._stopping = self._early_stopping()
 
     def _outer_loop(self) -> OuterLoop:
         config, folder = self._config, self._folder
         warm = read_warm_start(config, folder)
         space = config.make_space()
-        outer = OuterLoop(config.name, space, folder.database, config.search, warm.trials, warm.arms)
+        database = study_database(config.storage, folder.root)
+        outer = OuterLoop(config.name, space, database, config.search, warm.trials, warm.arms)
         for row in outer.trials():
             if row["arm"] in warm.sources and row["status"] == "completed":
                 source = warm.sources[row["arm"]]
@@ -56,12 +61,21 @@ class SearchStage:
         for row in self.outer.trials():
             trial = self._trial(self.outer.proposal(row["index"]))
             if row["status"] == "completed" and trial.complete:
-                stopping.observe(row["index"], trial.curve(steps))
+                stopping.observe(row["index"], trial.curve())
                 stopping.completed(row["index"], fmean(self._values(trial).values()))
             elif row["status"] == "early_stopped":
-                stopping.observe(row["index"], read_json(trial.folder / "stopped.json")["curve"])
-                stopping.stopped(row["index"])
+                curve = read_kept(trial.folder / "stopped.json", lambda kept: list(kept["curve"]))
+                if curve:
+                    stopping.observe(row["index"], curve)
+                    stopping.stopped(row["index"])
         return stopping
+
+    def _restore_files(self) -> None:
+        """Write what the folder lacks of ended trials, as far as the database and their seeds' files tell it."""
+        for row in self.outer.trials():
+            trial = self._trial(self.outer.proposal(row["index"]))
+            if row["status"] != "running" and trial.folder.is_dir():
+                restore(trial, row)
 
     def _trial(self, proposal: Proposal) -> OpenTrial:
         return OpenTrial(proposal, self._folder.trial_folder(proposal.index), self._config.search.seeds)
@@ -81,11 +95,12 @@ class SearchStage:
         """Open a trial; one that ended although an earlier launch could not say so any more is ended now."""
         index = trial.proposal.index
         trial.folder.mkdir(parents=True, exist_ok=True)
-        made = {"index": index, "arm": trial.arm.name, "origin": trial.proposal.origin}
-        write_json(trial.folder / "trial.json", {**made, "shape": trial.arm.shape.to_dict()})
-        stopped = read_json(trial.folder / "stopped.json")
+        write_begun(trial)
+        stopped = read_kept(
+            trial.folder / "stopped.json", lambda kept: Projection(float(kept["objective"]), float(kept["deviation"]))
+        )
         if stopped is not None:
-            self.outer.stop(index, Projection(stopped["objective"], stopped["deviation"]))
+            self.outer.stop(index, stopped)
             return
         self._open[index] = trial
         if trial.complete:
@@ -113,9 +128,9 @@ class SearchStage:
         trial.observe(progress.seed, progress.step, progress.point["objective"])
         if self._stopping is None or trial.ended:
             return None
-        curve = trial.curve(steps)
+        curve = trial.curve()
         self._stopping.observe(job.index, curve)
-        unfinished = len(curve) < steps * len(trial.seeds)
+        unfinished = len(curve) < steps
         if trial.proposal.origin == BASELINE or not unfinished or not self._stopping.should_stop(job.index):
             return None
         projection = self._stopping.projection(job.index)
@@ -125,13 +140,13 @@ class SearchStage:
         index, total = trial.proposal.index, self._config.ppo.steps * len(trial.seeds)
         trial.end("stopped")
         # The file first: a launch that finds it knows how the trial ended, whatever the database says.
-        write_json(trial.folder / "stopped.json", {"steps": len(curve), **asdict(projection), "curve": curve})
+        write_json(trial.folder / "stopped.json", {"steps": trial.done_steps, **asdict(projection), "curve": curve})
         self.outer.stop(index, projection)
         assert self._stopping is not None
         self._stopping.stopped(index)
         return Ending(
             None,
-            f"stopped after {len(curve)} of {total} steps: it was on its way to "
+            f"stopped after {trial.done_steps} of {total} steps: it was on its way to "
             f"J {projection.objective:+.3f} ± {projection.deviation:.3f}",
             stopped=True,
         )
@@ -150,15 +165,13 @@ class SearchStage:
         return self._complete(trial)
 
     def _complete(self, trial: OpenTrial) -> Ending:
-        index, outcome = trial.proposal.index, summarize(trial.ordered_runs())
-        kept = {**outcome.to_dict(), "arm": trial.arm.to_dict(), "seeds": list(trial.seeds)}
-        write_json(trial.folder / "result.json", kept)
+        index, outcome = trial.proposal.index, write_result(trial)
         tracked = {name: outcome.metrics[name][0] for name in TRACKED if name in outcome.metrics}
         tracked["certificate_error"] = outcome.certificate["largest_error"]
         values = self._values(trial)
         self.outer.tell(index, values, tracked)
         if self._stopping is not None:
-            self._stopping.observe(index, trial.curve(self._config.ppo.steps))
+            self._stopping.observe(index, trial.curve())
             self._stopping.completed(index, fmean(values.values()))
         del self._open[index]
         return Ending(outcome, "")
@@ -177,7 +190,7 @@ class SearchStage:
         ended = bool(trial.ended)
         if not ended:
             trial.end("failed")
-            self.outer.fail(job.index)
+            self.outer.fail(job.index, reason)
             if self._stopping is not None:
                 self._stopping.failed(job.index)
         self._close(trial)

@@ -31,7 +31,11 @@ class TrialSource(Protocol):
         ...
 
     def fail(self, job: Job, reason: str, detail: str) -> None:
-        """Take a failed job: a short reason and one line of detail."""
+        """Take a job that is given up: a short reason and one line of detail."""
+        ...
+
+    def retried(self, job: Job, reason: str, detail: str) -> None:
+        """Take note of an attempt that failed; another one goes on from its last checkpoint."""
         ...
 
 

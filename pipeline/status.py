@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.study_folder import StudyFolder, read_json
+from pipeline.kept_files import read_kept, understood
+from pipeline.study_folder import StudyFolder
+from shaping.printable import printable
 from shaping.shape import Shape
 
 # What a trial shows beside its index, arm, origin and shape until a file of it says more.
@@ -34,34 +35,49 @@ def read_status(folder: StudyFolder) -> list[dict[str, Any]]:
     A trial that was stopped early has no J; ``projected_J`` with its deviation is what it was on its way to after
     ``steps`` of ``total_steps``, over all seeds.
     """
-    paths = sorted(folder.trials.glob("*/trial.json"), key=lambda path: int(path.parent.name))
-    return [_row(path.parent, folder) for path in paths]
+    folders = [path for path in folder.trials.glob("*") if path.name.isdigit()]
+    return [_row(path, folder) for path in sorted(folders, key=lambda path: int(path.name))]
 
 
 def _total_steps(folder: StudyFolder) -> int:
     """Return a trial's training steps; read past the config's own checks, which would import the optimizer."""
-    config = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
-    return int(config["ppo"]["steps"]) * len(config["search"]["seeds"])
+    with understood(folder.config_file):
+        config = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
+        return int(config["ppo"]["steps"]) * len(config["search"]["seeds"])
 
 
 def _row(folder: Path, study: StudyFolder) -> dict[str, Any]:
-    row: dict[str, Any] = {"shape": None, **json.loads((folder / "trial.json").read_text()), **UNKNOWN}
-    result, failure = read_json(folder / "result.json"), read_json(folder / "failure.json")
-    stopped = read_json(folder / "stopped.json")
+    known = {"index": int(folder.name), "arm": "", "origin": "", "shape": None}
+    row = {**known, **(read_kept(folder / "trial.json", _begun) or {}), **UNKNOWN}
     # First: a seed that was still out when its trial was stopped may have failed afterwards.
-    if stopped is not None:
-        steps, total = stopped["steps"], _total_steps(study)
-        mean, deviation = stopped["objective"], stopped["deviation"]
-        reason = f"stopped after {steps} of {total} steps, on its way to J {mean:+.3f} ± {deviation:.3f}"
-        row |= {"projected_J": mean, "projected_J_deviation": deviation, "steps": steps, "total_steps": total}
-        return row | {"state": "stopped", "reason": reason}
-    if failure is not None:
-        return row | {"state": "failed", "reason": f"{failure['reason']}: {failure['detail']}"}
-    if result is not None:
-        mean, error = result["metrics"]["objective"]
-        row |= {"state": "completed", "J": mean, "J_standard_error": error, "shape": result["arm"]["shape"]}
-        row |= {"kl_nats": result["metrics"]["kl_nats"][0]}
+    for name, parse in (("stopped", lambda kept: _stopped(kept, study)), ("failure", _failed), ("result", _completed)):
+        found = read_kept(folder / f"{name}.json", parse)
+        if found is not None:
+            return row | found
     return row
+
+
+def _begun(made: dict[str, Any]) -> dict[str, Any]:
+    index, arm, origin = made["index"], made["arm"], made["origin"]
+    return {**made, "index": int(index), "arm": str(arm), "origin": str(origin)}
+
+
+def _stopped(kept: dict[str, Any], study: StudyFolder) -> dict[str, Any]:
+    steps, total = kept["steps"], _total_steps(study)
+    mean, deviation = kept["objective"], kept["deviation"]
+    reason = f"stopped after {steps} of {total} steps, on its way to J {mean:+.3f} ± {deviation:.3f}"
+    numbers = {"projected_J": mean, "projected_J_deviation": deviation, "steps": steps, "total_steps": total}
+    return {"state": "stopped", "reason": reason, **numbers}
+
+
+def _failed(kept: dict[str, Any]) -> dict[str, Any]:
+    return {"state": "failed", "reason": f"{kept['reason']}: {kept['detail']}"}
+
+
+def _completed(kept: dict[str, Any]) -> dict[str, Any]:
+    mean, error = kept["metrics"]["objective"]
+    told = {"J": mean, "J_standard_error": error, "kl_nats": kept["metrics"]["kl_nats"][0]}
+    return {"state": "completed", "shape": kept["arm"]["shape"], **told}
 
 
 def show_status(rows: list[dict[str, Any]], console: Console) -> None:
@@ -79,8 +95,8 @@ def show_status(rows: list[dict[str, Any]], console: Console) -> None:
         objective = "" if row["J"] is None else f"{row['J']:+.3f}{spread}"
         kl = "" if row["kl_nats"] is None else f"{row['kl_nats']:.1f}"
         shape = Shape.from_dict(row["shape"]).describe() if row["shape"] else ""
-        said = "\n".join(escape(part) for part in (shape, row["reason"]) if part)
-        table.add_row(str(row["index"]), escape(row["origin"]), row["state"], objective, kl, said)
+        said = "\n".join(escape(printable(part)) for part in (shape, row["reason"]) if part)
+        table.add_row(str(row["index"]), escape(printable(row["origin"])), row["state"], objective, kl, said)
     console.print(table)
     finished = [row for row in rows if row["J"] is not None]
     if finished:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +10,11 @@ from pipeline.config import StudyConfig
 from pipeline.confirm_stage import ConfirmStage
 from pipeline.confirmation import Verdict, confirmation_arms, judge
 from pipeline.ending import Ending
+from pipeline.failures import EXCEPTION, attempts_file
+from pipeline.kept_files import read_kept
 from pipeline.posterior import Prediction
 from pipeline.search_stage import SearchStage
-from pipeline.study_folder import StudyFolder, read_json
+from pipeline.study_folder import StudyFolder
 from pipeline.trial import Job, Outcome, Progress, write_json
 from shaping.errors import ShapetuneError
 
@@ -31,6 +32,9 @@ class Listener(Protocol):
 
     def left(self, stage: str, job: Job) -> None:
         """A job ended, whatever became of it."""
+
+    def retried(self, stage: str, job: Job, reason: str) -> None:
+        """An attempt of a job failed; another one goes on from its last checkpoint."""
 
     def ended(self, stage: str, job: Job, ending: Ending) -> None:
         """A trial ended; ``job`` is the last of its jobs that said something."""
@@ -59,6 +63,11 @@ class Study:
         self._assets, self._listener, self._reward_critic = assets, listener, reward_critic
         self._search = SearchStage(config, folder, assets)
         self._confirm: ConfirmStage | None = None
+        # Failures that may be the code's fault rather than a trial's, until a run of any arm comes to its end.
+        self._suspected: list[tuple[Job, str, str]] | None = [] if not self._any_run() else None
+
+    def _any_run(self) -> bool:
+        return any(any(place.glob("*/seed-*.json")) for place in (self.folder.trials, self.folder.confirm))
 
     def _stage(self) -> SearchStage | ConfirmStage:
         if not self._search.finished():
@@ -107,6 +116,7 @@ class Study:
 
     def tell(self, job: Job, outcome: Outcome) -> None:
         """Take an outcome; a broken certificate makes it a failure."""
+        self._clear_suspicion()
         if not outcome.certificate["return_preserving"] and self.config.shape.policy_preserving:
             error = outcome.certificate["largest_error"]
             self.fail(job, CERTIFICATE_FAILED, f"a response's rewards missed its score by {error:.2e}")
@@ -114,8 +124,34 @@ class Study:
         stage = self._stage_of(job)
         self._ended(stage, job, stage.tell(job, outcome))
 
+    def retried(self, job: Job, reason: str, detail: str) -> None:
+        """Take note of an attempt that failed and is followed by another."""
+        self._listener.retried(self._stage_of(job).name, job, f"{reason}: {detail}")
+
     def fail(self, job: Job, reason: str, detail: str) -> None:
-        """Record a failed job with its reason; the study goes on."""
+        """Record a failed job with its reason; the study goes on.
+
+        Raises:
+            ShapetuneError: Two arms failed with an exception before any run came to its end: whatever it is, it is no
+                trial's fault. Neither is given up; both run again once it is mended.
+        """
+        if self._suspected is not None and reason == EXCEPTION:
+            self._suspected.append((job, reason, detail))
+            if len({str(each.arm["name"]) for each, *_ in self._suspected}) > 1:
+                raise ShapetuneError(
+                    f"no run came to its end; two arms failed in the same way: {detail}",
+                    f"mend that, and the same command goes on; the whole trace is in {attempts_file(job)}",
+                )
+            return
+        self._clear_suspicion()
+        self._fail(job, reason, detail)
+
+    def _clear_suspicion(self) -> None:
+        suspected, self._suspected = self._suspected or [], None
+        for each in suspected:
+            self._fail(*each)
+
+    def _fail(self, job: Job, reason: str, detail: str) -> None:
         folder = Path(job.folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "failure.json", {"reason": reason, "detail": detail, "arm": job.arm})
@@ -147,9 +183,9 @@ class Study:
         Raises:
             ShapetuneError: No trial of the search succeeded.
         """
-        kept = read_json(self.folder.winner_file)
-        if kept is not None and kept.get("trials", self.config.search.trials) == self.config.search.trials:
-            return Arm.from_dict(kept)
+        kept = read_kept(self.folder.winner_file, lambda found: (Arm.from_dict(found), found.get("trials")))
+        if kept is not None and kept[1] in (None, self.config.search.trials):
+            return kept[0]
         ranking = self.ranking()
         if not ranking:
             raise ShapetuneError("no trial of the search succeeded", "shapetune status shows each one's reason")
@@ -158,8 +194,8 @@ class Study:
                 "no trial is expected to keep to search.constraints", "start a new study with wider limits"
             )
         winner = self._arm(ranking[0])
-        if kept is not None and Arm.from_dict(kept).shape != winner.shape:
-            self.folder.put_aside_winner(kept["trials"])
+        if kept is not None and kept[0].shape != winner.shape:
+            self.folder.put_aside_winner(kept[1])
         write_json(self.folder.ranking_file, [vars(row) for row in ranking])
         write_json(self.folder.sensitivity_file, self._search.outer.sensitivity())
         write_json(self.folder.winner_file, {**winner.to_dict(), "trials": self.config.search.trials})
@@ -167,7 +203,9 @@ class Study:
 
     def runners_up(self) -> list[Arm]:
         """Return the arms that are confirmed beside the winner, best first: ``confirm.top`` less one of them."""
-        ranking = [Prediction(**row) for row in read_json(self.folder.ranking_file)]
+        ranking = read_kept(self.folder.ranking_file, lambda rows: [Prediction(**row) for row in rows])
+        if ranking is None:
+            ranking = self.ranking()
         others = [row for row in ranking if row.arm != self.winner().name and row.feasible]
         wanted = others[: self.config.confirm.top - 1]
         return [Arm(f"place {place}, {row.arm}", self._arm(row).shape) for place, row in enumerate(wanted, start=2)]
@@ -192,6 +230,7 @@ def confirmation_runs(folder: StudyFolder) -> dict[str, list[dict[str, Any]]]:
     for path in sorted(folder.confirm.glob("*/result.json")):
         if (path.parent / "failure.json").exists():  # its certificate was refused
             continue
-        result = json.loads(path.read_text())
-        runs.setdefault(result["arm"]["name"], []).extend(result["runs"])
+        found = read_kept(path, lambda result: (str(result["arm"]["name"]), list(result["runs"])))
+        if found is not None:
+            runs.setdefault(found[0], []).extend(found[1])
     return {name: sorted(results, key=lambda run: int(run["seed"])) for name, results in runs.items()}

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
+import hashlib
 import os
+import re
 import shutil
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import StudyConfig, load_config
-from shaping.errors import ConfigError, ShapetuneError
+from pipeline.config import FORMAT, FORMAT_KEY, StudyConfig, load_config
+from pipeline.study_lock import study_lock
+from shaping.errors import ConfigError
 
 # A study of the built-in size writes some 5 MB; Ray and SQLite need room to work.
 FREE_BYTES_NEEDED = 200 * 2**20
 # What may grow after a study was launched.
 RAISABLE = "search.trials"
+# What is left of an arm's name in the name of its folder.
+UNSAFE, LONGEST_NAME = re.compile(r"[^A-Za-z0-9_+-]"), 100
 
 
 class StudyFolder:
@@ -28,7 +29,6 @@ class StudyFolder:
         # Workers have working folders of their own, so every path that travels is absolute.
         self.root = root = root.absolute()
         self.config_file = root / "study.yaml"
-        self.database = root / "study.db"
         self.trials = root / "trials"
         self.confirm = root / "confirm"
         self.verdict_file = root / "verdict.json"
@@ -100,7 +100,7 @@ class StudyFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists() or self.config().search.trials < config.search.trials:
             partial = self.root / ".study.yaml.partial"
-            partial.write_text(config.to_yaml())
+            partial.write_text(f"{FORMAT_KEY}: {FORMAT}\n{config.to_yaml()}")
             os.replace(partial, self.config_file)
 
     def put_aside_winner(self, trials: int) -> None:
@@ -113,26 +113,13 @@ class StudyFolder:
             if path.exists():
                 shutil.move(path, aside / path.name)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the study against a second launch; a dead process's lock is free.
+    def locked(self) -> AbstractContextManager[None]:
+        """Return what holds the study against a second launch; see ``study_lock``."""
+        return study_lock(self.root / ".lock", self.root)
 
-        Raises:
-            ShapetuneError: Another process runs this study; its host and process id are named.
-        """
-        with (self.root / ".lock").open("a+") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                lock.seek(0)
-                raise ShapetuneError(
-                    f"study {self.root} already runs: {lock.read().strip() or 'holder unknown'}",
-                    "wait for it, or stop that process",
-                ) from error
-            lock.truncate(0)
-            lock.write(f"host {socket.gethostname()}, process {os.getpid()}")
-            lock.flush()
-            yield
+    def results(self) -> list[Path]:
+        """Return the files of the search's finished trials."""
+        return sorted(self.trials.glob("*/result.json"))
 
     def trial_folder(self, index: int) -> Path:
         """Return the folder of a search trial."""
@@ -140,12 +127,15 @@ class StudyFolder:
 
     def confirm_folder(self, arm: str, seed: int) -> Path:
         """Return the folder of one confirmation run."""
-        return self.confirm / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+        return self.confirm / f"{_file_name(arm)}-{seed}"
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file, or ``None`` when it is not there."""
-    return json.loads(path.read_text()) if path.is_file() else None
+def _file_name(arm: str) -> str:
+    """Return an arm's name as one part of a path; names from a database or a space of one's own may hold anything."""
+    plain = arm.replace(", ", "-").replace(" ", "-")
+    kept = UNSAFE.sub("_", plain)[:LONGEST_NAME]
+    # Names that differ in what was replaced stay different.
+    return kept if kept == plain else f"{kept}-{hashlib.sha256(arm.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _what_decides(config: StudyConfig) -> dict[str, Any]:
@@ -159,5 +149,5 @@ def _what_decides(config: StudyConfig) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    walk("", config.model_dump(mode="json", exclude={"executor"}))
+    walk("", config.model_dump(mode="json", exclude={"executor", "storage"}))
     return flat

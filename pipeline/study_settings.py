@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -126,6 +126,15 @@ class ExecutorSettings(Section):
     cpus: int = Field(1, ge=1, description="Cores and threads of a run.")
     gpus: float | None = Field(None, ge=0, description="GPUs of a run, or a fraction; unset shares what Ray finds.")
     address: str = Field("local", min_length=1, description="Ray cluster: local starts one for the study.")
+    retries: int = Field(3, ge=0, le=100, description="Further attempts of a run that failed, from its checkpoint.")
+    stall_minutes: float = Field(60.0, gt=0, description="Silence after which a run counts as hung.")
+
+
+class TrainerSettings(Section):
+    """A trainer of one's own in place of the built-in PPO; see ``pipeline.own_trainer``."""
+
+    function: str = Field(pattern=r"^.+:.+$", description="package.module:name or file.py:name.")
+    options: dict[str, Any] = Field(default_factory=dict, description="The trainer's own.")
 
 
 def distinct_seeds(value: tuple[int, ...]) -> tuple[int, ...]:

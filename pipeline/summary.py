@@ -10,10 +10,11 @@ from rich.table import Table
 
 from pipeline.config import StudyConfig
 from pipeline.confirmation import WINNER, Verdict
+from pipeline.kept_files import read_json
 from pipeline.spread import mean_and_error
 from pipeline.status import read_status
 from pipeline.study import confirmation_runs
-from pipeline.study_folder import StudyFolder, read_json
+from pipeline.study_folder import StudyFolder
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 

@@ -18,7 +18,10 @@ from pipeline.allocator import keep_freed_memory
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig, parse_config
 from pipeline.inner_run import InnerRun
+from pipeline.kept_files import read_json
 from pipeline.machine import where
+from pipeline.own_trainer import find_trainer, run_own
+from pipeline.ppo.checkpoint import remove_checkpoints
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.spread import mean_and_error
 from pipeline.tasks.base import Task
@@ -94,8 +97,8 @@ class Outcome:
         return cls(metrics, values["certificate"], values["runs"])
 
 
-EVALUATED = ("objective", "reward", "kl_nats", "response_tokens", "entropy_nats")
 DISTINCT = ("distinct_unigrams", "distinct_bigrams", "distinct_trigrams")
+EVALUATED = ("objective", "reward", "kl_nats", "response_tokens", "entropy_nats", *DISTINCT, "gold_reward")
 
 
 def run_trial(job: Job) -> Iterator[Progress | Outcome]:
@@ -115,7 +118,7 @@ def run_trial(job: Job) -> Iterator[Progress | Outcome]:
         before = place * config.ppo.steps
         finished = seed_file(folder, seed)
         if finished.exists():
-            runs.append(json.loads(finished.read_text()))
+            runs.append(read_json(finished))
             for step, point in enumerate(runs[-1]["curve"]):
                 yield Progress(before + step + 1, seed, step, point)
             continue
@@ -124,7 +127,7 @@ def run_trial(job: Job) -> Iterator[Progress | Outcome]:
                 yield replace(result, done_steps=before + result.step + 1)
             else:
                 write_json(finished, result)
-                (folder / f"seed-{seed}.safetensors").unlink(missing_ok=True)
+                remove_checkpoints(folder / f"seed-{seed}.safetensors")
                 runs.append(result)
     yield summarize(runs)
 
@@ -136,6 +139,15 @@ def seed_file(folder: Path, seed: int) -> Path:
 
 def _run_seed(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | dict[str, Any]]:
     """Yield every training step, then the seed's result."""
+    if config.trainer is None:
+        yield from _run_ppo(job, config, seed)
+        return
+    arm, trainer = Arm.from_dict(job.arm), find_trainer(config.trainer.function)
+    for told in run_own(trainer, arm.name, arm.shape, seed, Path(job.folder), job.config):
+        yield told if isinstance(told, dict) else Progress(told[0] + 1, seed, *told)
+
+
+def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | dict[str, Any]]:
     keep_freed_memory()
     arm, task = Arm.from_dict(job.arm), _task(config, job.assets)
     settings = config.ppo if arm.critic is None else config.ppo.model_copy(update={"critic": arm.critic})
@@ -175,9 +187,9 @@ def _task(config: StudyConfig, assets: str) -> Task:
 
 def summarize(runs: list[dict[str, Any]]) -> Outcome:
     """Return means and standard errors over seeds."""
-    series = {name: [float(run["evaluation"][name]) for run in runs] for name in (*EVALUATED, *DISTINCT)}
-    if all(run["evaluation"]["gold_reward"] is not None for run in runs):
-        series["gold_reward"] = [float(run["evaluation"]["gold_reward"]) for run in runs]
+    # A task may have no gold model, and a trainer of one's own measures what it measures.
+    names = [name for name in EVALUATED if all(run["evaluation"].get(name) is not None for run in runs)]
+    series = {name: [float(run["evaluation"][name]) for run in runs] for name in names}
     series["curve_objective"] = [fmean(point["objective"] for point in run["curve"]) for run in runs]
     series["training_cpu_seconds"] = [float(run["training_cpu_seconds"]) for run in runs]
     certificate = Certificate.from_dict(runs[0]["certificate"])

@@ -9,8 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.config import StudyConfig
+from pipeline.kept_files import read_json
 from pipeline.outer import EARLIER, TRACKED, EarlierTrial
-from pipeline.study_folder import StudyFolder, read_json
+from pipeline.study_folder import StudyFolder
 from pipeline.trial import seed_file, summarize, write_json
 from search_spaces import BaselineArm, SearchSpace
 from shaping.errors import ConfigError

@@ -67,8 +67,15 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Certificate:
-        """Return the certificate of ``to_dict``'s values."""
-        return cls(values["largest_error"], values["responses"], values["gamma"], dict(values["causal"]))
+        """Return the certificate of ``to_dict``'s values.
+
+        Raises:
+            KeyError: A value is missing.
+            TypeError: One is of another kind.
+            ValueError: One is no number.
+        """
+        causal = {str(name): bool(value) for name, value in dict(values["causal"]).items()}
+        return cls(float(values["largest_error"]), int(values["responses"]), float(values["gamma"]), causal)
 
 
 def _is_causal(name: str, closure: str) -> bool:

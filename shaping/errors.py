@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from shaping.printable import printable
+
 
 class ShapetuneError(Exception):
-    """An error with a remedy.
+    """An error with a remedy; control characters in its words are escaped, as they go to a terminal.
 
     Args:
         message: One line that names the field and the value.
@@ -12,9 +14,9 @@ class ShapetuneError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        super().__init__(printable(message))
+        self.message = printable(message)
+        self.hint = printable(hint)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
@@ -40,7 +42,7 @@ class TrialFailed(ShapetuneError):
     def __init__(self, reason: str, message: str, hint: str = "") -> None:
         super().__init__(f"{reason}: {message}", hint)
         self.reason = reason
-        self.detail = message
+        self.detail = printable(message)
 
     def __reduce__(self) -> tuple[type[TrialFailed], tuple[str, str, str]]:
         """Rebuild from all arguments: a worker process sends this error to the driver."""

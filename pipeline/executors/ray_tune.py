@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# A signal ends the study, which says how to go on; Tune would save a state that nobody reads.
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 # A trial sees the GPUs it was given and no others: none, where it was given none.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
@@ -27,15 +31,31 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from pipeline.failures import (
+    HUNG,
+    NODE_LOST,
+    OUT_OF_MEMORY,
+    WORKER_DIED,
+    Failure,
+    attempts_file,
+    failure_of,
+    halted,
+    note_failure,
+    noted_failures,
+    stall_file,
+)
+from pipeline.interruption import handlers_kept
 from pipeline.source import TrialSource
+from pipeline.stall import WorkerWatch, silence
 from pipeline.trial import Job, Outcome, Progress, run_trial
-from shaping.errors import ShapetuneError, TrialFailed
+from shaping.errors import ShapetuneError
 
 # A worker reports about this often: often enough for a live display, rarely enough to cost nothing.
 REPORT_SECONDS = 1.0
-# A killed worker or a lost node is tried again this often, from the last finished seed.
-MAX_FAILURES = 2
 CONNECT_SECONDS = 5.0
+# What Ray writes about a worker that is gone, and what that is called here.
+DEATHS = {"memory pressure": OUT_OF_MEMORY, "(OOM)": OUT_OF_MEMORY, "node has died": NODE_LOST}
+ACTOR_FIELDS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")
 
 
 class RayTuneExecutor:
@@ -47,6 +67,8 @@ class RayTuneExecutor:
         cpus: Cores of each trial.
         gpus: GPUs of each trial; a fraction shares one. ``None`` shares what a Ray of its own finds among the slots.
         machine_gpus: GPUs that a Ray of its own counts; ``None`` lets it look.
+        retries: Further attempts of a job whose attempt failed, each in a fresh process and from its last checkpoint.
+        stall_minutes: Silence after which a worker counts as hung.
     """
 
     def __init__(
@@ -56,27 +78,35 @@ class RayTuneExecutor:
         cpus: int = 1,
         gpus: float | None = 0.0,
         machine_gpus: int | None = None,
+        retries: int = 3,
+        stall_minutes: float = 60.0,
     ) -> None:
         self._slots, self._address = slots, address
         self._cpus, self._gpus, self._machine_gpus = cpus, gpus, machine_gpus
+        self._retries, self._stall_minutes = retries, stall_minutes
 
     def run(self, source: TrialSource) -> None:
         """Run every job of the source.
 
         Raises:
-            ShapetuneError: Ray could not be started or reached, or has not what a trial was promised.
+            ShapetuneError: Ray could not be started or reached, has not what a trial was promised, or nothing can be
+                written any more.
         """
-        self._connect()
+        with handlers_kept():
+            self._connect()
         try:
             resources = self._resources()
             with tempfile.TemporaryDirectory(prefix="shapetune-tune-") as scratch:
                 self._tuner(source, scratch, resources).fit()
+        except _Ended as ended:
+            raise ended.error from None
         finally:
             ray.shutdown()
 
     def _connect(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address == "local":
+            _demand_a_token()
             options |= {"num_cpus": self._slots * self._cpus, "num_gpus": self._machine_gpus}
             options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
         try:
@@ -111,8 +141,8 @@ class RayTuneExecutor:
         return wanted
 
     def _tuner(self, source: TrialSource, scratch: str, resources: dict[str, float]) -> tune.Tuner:
-        logging.getLogger("ray.tune").setLevel(logging.ERROR)
-        searcher = _SourceSearcher(source)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        searcher = _SourceSearcher(source, self._stall_minutes)
         return tune.Tuner(
             tune.with_resources(_InnerTrial, resources),
             tune_config=tune.TuneConfig(
@@ -127,7 +157,8 @@ class RayTuneExecutor:
                 storage_path=scratch,
                 name="trials",
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                failure_config=tune.FailureConfig(max_failures=self._retries),
+                callbacks=[_RetryCallback(searcher)],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 log_to_file=False,
             ),
@@ -141,9 +172,12 @@ class _InnerTrial(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._results: Iterator[Progress | Outcome] = run_trial(_job_of(config))
+        self._job = _job_of(config)
+        self._watch = WorkerWatch(config["stall_minutes"], stall_file(self._job))
+        self._results: Iterator[Progress | Outcome] = run_trial(self._job)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
         self.setup(new_config)
         return True
 
@@ -152,7 +186,9 @@ class _InnerTrial(tune.Trainable):
         steps: list[dict[str, Any]] = []
         told: dict[str, Any] = {"done": True}
         try:
+            self._watch.progressed()
             for result in self._results:
+                self._watch.progressed()
                 if isinstance(result, Outcome):
                     told["outcome"] = json.dumps(result.to_dict())
                     break
@@ -160,12 +196,25 @@ class _InnerTrial(tune.Trainable):
                 if time.monotonic() >= until:
                     told["done"] = False
                     break
-        except TrialFailed as failure:
-            told["failure"] = json.dumps([failure.reason, failure.detail])
+        except Exception as error:
+            told |= self._failed(error)
+        finally:
+            self._watch.rests()
         return {**told, "progress": json.dumps(steps)}
+
+    def _failed(self, error: Exception) -> dict[str, str]:
+        """Return what is told of a failure that is final; others are raised, for Tune to try again elsewhere."""
+        failure = failure_of(error)
+        if failure.halts:
+            return {"halted": json.dumps(asdict(failure))}
+        note_failure(self._job, failure)
+        if failure.may_be_retried:
+            raise error
+        return {"failure": json.dumps([failure.reason, failure.detail])}
 
     def cleanup(self) -> None:
         self._results = iter(())
+        self._watch.close()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Keep nothing here: finished seeds are in the trial's own folder."""
@@ -174,36 +223,61 @@ class _InnerTrial(tune.Trainable):
         """Read nothing here; see ``save_checkpoint``."""
 
 
+class _Ended(BaseException):
+    """Carries the study's own error through Tune, which would take an ``Exception`` for a trial's."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _SourceSearcher(Searcher):
     """Lets Tune draw its trials from a study, and takes their results back."""
 
-    def __init__(self, source: TrialSource) -> None:
+    def __init__(self, source: TrialSource, stall_minutes: float) -> None:
         super().__init__(metric="done", mode="max")
-        self._source = source
+        self._source, self._stall_minutes = source, stall_minutes
         self._jobs: dict[str, Job] = {}
+        self._failures: dict[str, Failure] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self._source.finished():
-            return str(Searcher.FINISHED)
-        job = self._source.ask()
-        if job is None:
-            return str(Searcher.FINISHED) if self._source.finished() else None
+        with _errors_carried():
+            if self._source.finished():
+                return str(Searcher.FINISHED)
+            job = self._source.ask()
+            if job is None:
+                return str(Searcher.FINISHED) if self._source.finished() else None
         self._jobs[trial_id] = job
-        return {"job": asdict(job)}
+        return {"job": asdict(job), "stall_minutes": self._stall_minutes}
 
     def report(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Pass training steps on; return whether the trial is to stop."""
         job = self._jobs.get(trial_id)
         if job is None:
             return False
-        steps = [Progress(**step) for step in json.loads(result.get("progress") or "[]")]
-        # Every step is passed on, also those after one that asks for an end.
-        stops = [self._source.report(job, step) for step in steps]
-        if any(stops) and not result["done"]:
-            del self._jobs[trial_id]
-            self._source.stopped(job)
-            return True
+        with _errors_carried():
+            if result.get("halted"):
+                raise halted(Failure(**json.loads(result["halted"])))
+            steps = [Progress(**step) for step in json.loads(result.get("progress") or "[]")]
+            # Every step is passed on, also those after one that asks for an end.
+            stops = [self._source.report(job, step) for step in steps]
+            if any(stops) and not result["done"]:
+                del self._jobs[trial_id]
+                self._source.stopped(job)
+                return True
         return False
+
+    def failed(self, trial_id: str, error: object, is_last: bool) -> None:
+        """Take note of an attempt's end without a result; the last one's is told when the trial completes."""
+        job = self._jobs.get(trial_id)
+        if job is None:
+            return
+        failure = _failure(job, error, self._stall_minutes)
+        if is_last:
+            self._failures[trial_id] = failure
+            return
+        with _errors_carried():
+            self._source.retried(job, failure.reason, failure.detail)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id not in self._jobs:
@@ -212,12 +286,15 @@ class _SourceSearcher(Searcher):
         # A trial's last steps come with its end, of which the scheduler is not told.
         self.report(trial_id, {**result, "done": True})
         job = self._jobs.pop(trial_id)
-        if result.get("outcome"):
-            self._source.tell(job, Outcome.from_dict(json.loads(result["outcome"])))
-        elif result.get("failure"):
-            self._source.fail(job, *json.loads(result["failure"]))
-        else:
-            self._source.fail(job, "worker_died" if error else "no_result", "the worker ended without a result")
+        with _errors_carried():
+            if result.get("outcome"):
+                self._source.tell(job, Outcome.from_dict(json.loads(result["outcome"])))
+            elif result.get("failure"):
+                self._source.fail(job, *json.loads(result["failure"]))
+            else:
+                died = Failure(WORKER_DIED, "the worker ended without a result")
+                failure = self._failures.pop(trial_id, died)
+                self._source.fail(job, failure.reason, failure.detail)
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the study's database is the only truth."""
@@ -239,6 +316,72 @@ class _SourceScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         stop = self._searcher.report(trial.trial_id, result)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        # Tune tells the searcher only that there was an error.
+        self._searcher.failed(trial.trial_id, _error_of(trial), is_last=True)
+
+
+class _RetryCallback(tune.Callback):
+    """Hears of attempts that failed and are followed by another."""
+
+    def __init__(self, searcher: _SourceSearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._searcher.failed(trial.trial_id, _error_of(trial), is_last=False)
+
+
+@contextmanager
+def _errors_carried() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise _Ended(error) from error
+
+
+def _failure(job: Job, error: object, stall_minutes: float) -> Failure:
+    """Return why an attempt failed: as its worker noted it, or from what Ray says of a worker that is gone."""
+    stacks = stall_file(job)
+    if stacks.exists() and stacks.stat().st_size:
+        failure = Failure(HUNG, silence(stall_minutes), stacks.read_text(encoding="utf-8", errors="replace"))
+        stacks.unlink()
+    elif isinstance(error, ray.exceptions.RayActorError | ray.exceptions.RaySystemError):
+        said = str(error)
+        reason = next((reason for sign, reason in DEATHS.items() if sign in said), WORKER_DIED)
+        failure = Failure(reason, _last_words(said), said)
+    else:
+        noted = noted_failures(attempts_file(job))
+        if noted:
+            return Failure(noted[-1]["reason"], noted[-1]["detail"])
+        failure = Failure(WORKER_DIED, "the worker ended without a result", str(error))
+    note_failure(job, failure)
+    return failure
+
+
+def _error_of(trial: Any) -> object:
+    """Return the exception that ended an attempt; a class of the user's own may not be known here."""
+    try:
+        return trial.get_pickled_error()
+    except Exception:
+        return trial.get_error()
+
+
+def _last_words(said: str) -> str:
+    """Return the cause and the process of a message that Ray spreads over lines."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    where = " ".join(line.replace(": ", " ") for line in lines if line.startswith(("pid:", "ip:")))
+    cause = next((line for line in lines[1:] if not line.startswith(ACTOR_FIELDS)), "the worker process ended")
+    return f"{cause.split('. ')[0].rstrip('.')} ({where})" if where else cause.split(". ")[0].rstrip(".")
+
+
+def _demand_a_token() -> None:
+    """Give a Ray of the study's own a token that stands on no disk; what the user has set is left alone.
+
+    Ray demands tokens of whoever speaks to a cluster of its own making: some of its ports are open on all interfaces.
+    """
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _check_reachable(address: str) -> None:

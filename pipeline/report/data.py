@@ -82,18 +82,13 @@ class EarlyStop:
         steps: Training steps, of all its seeds.
         objective: Projected value of what the search maximised.
         deviation: Standard deviation of the projection.
-        curve: Smoothed J, step by step, seed after seed: each value is the mean over the seeds that came that far.
+        curve: The mean over all seeds of the smoothed J, step by step.
     """
 
     steps: int
     objective: float
     deviation: float
     curve: tuple[float, ...]
-
-    def seed_mean(self, steps: int) -> tuple[float, ...]:
-        """Return J over a run's ``steps`` as the last whole seed left it; of the first seed while it is not whole."""
-        whole = len(self.curve) // steps
-        return self.curve[(whole - 1) * steps : whole * steps] if whole else self.curve
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
 from pipeline.confirmation import WINNER, Difference, Verdict
+from pipeline.kept_files import read_kept
 from pipeline.report.data import (
     ArmResult,
     Belief,
@@ -28,16 +28,13 @@ from pipeline.report.data import (
     TrialRow,
 )
 from pipeline.report.sensitivity import read_sensitivity
-from pipeline.study_folder import StudyFolder, read_json
+from pipeline.study_folder import StudyFolder
 from shaping.certificate import Certificate
-from shaping.errors import ShapetuneError
 from shaping.shape import Shape
 
 EVALUATED = ("objective", "reward", "kl_nats", "gold_reward")
 CURVES = ("objective", "reward", "kl_nats")
 PACKAGES = ("shapetune", "torch", "transformers", "trl", "ax-platform", "botorch", "ray")
-
-Parsed = TypeVar("Parsed")
 
 
 def load_report_data(folder: StudyFolder) -> ReportData:
@@ -50,42 +47,29 @@ def load_report_data(folder: StudyFolder) -> ReportData:
     config = folder.config()
     space = config.make_space()
     baselines = {arm.name for arm in space.baselines()}
-    beliefs = _read(folder.ranking_file, _beliefs) or {}
+    beliefs = read_kept(folder.ranking_file, _beliefs) or {}
     trials = [_trial(path, config, baselines, beliefs) for path in folder.trials.glob("*") if path.name.isdigit()]
     return ReportData(
         config=config,
         config_yaml=folder.config_file.read_text(encoding="utf-8"),
         trials=tuple(sorted(trials, key=lambda trial: trial.index)),
-        winner=_read(folder.winner_file, Arm.from_dict),
-        verdict=_read(folder.verdict_file, _verdict),
+        winner=read_kept(folder.winner_file, Arm.from_dict),
+        verdict=read_kept(folder.verdict_file, _verdict),
         confirmed=_confirmed(folder),
         confirmation_failures=_confirmation_failures(folder),
-        sensitivity=_read(folder.sensitivity_file, lambda content: read_sensitivity(content, space)) or (),
-        samples=_read(folder.tokens_file, _samples) or (),
+        sensitivity=read_kept(folder.sensitivity_file, lambda content: read_sensitivity(content, space)) or (),
+        samples=read_kept(folder.tokens_file, _samples) or (),
         provenance=_provenance(),
     )
 
 
-def _read(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
-    """Return a file's parsed content, or ``None`` when it is not there."""
-    try:
-        content = read_json(path)
-        return None if content is None else parse(content)
-    except ShapetuneError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise ShapetuneError(
-            f"{path} is not what shapetune writes: {error!r}", "remove it and run shapetune launch again"
-        ) from error
-
-
 def _trial(path: Path, config: StudyConfig, baselines: set[str], beliefs: dict[int, Belief]) -> TrialRow:
     index = int(path.name)
-    made = _read(path / "trial.json", dict) or {}
-    failure = _read(path / "failure.json", _failure)
-    result = _read(path / "result.json", lambda content: _result(_searched(content["runs"], config)))
-    arm = _read(path / "result.json", _arm) or _read(path / "failure.json", _arm)
-    shape = arm.shape if arm else _read(path / "trial.json", _shape)
+    made = read_kept(path / "trial.json", _made) or {}
+    failure = read_kept(path / "failure.json", _failure)
+    result = read_kept(path / "result.json", lambda content: _result(_searched(content["runs"], config)))
+    arm = read_kept(path / "result.json", _arm) or read_kept(path / "failure.json", _arm)
+    shape = arm.shape if arm else read_kept(path / "trial.json", _shape)
     name = str(made.get("arm") or (arm.name if arm else f"trial {index}"))
     return TrialRow(
         index=index,
@@ -97,13 +81,17 @@ def _trial(path: Path, config: StudyConfig, baselines: set[str], beliefs: dict[i
         result=result,
         belief=beliefs.get(index),
         failure=failure,
-        stop=_read(path / "stopped.json", _stop),
+        stop=read_kept(path / "stopped.json", _stop),
     )
 
 
 def _searched(runs: list[dict[str, Any]], config: StudyConfig) -> list[dict[str, Any]]:
     """Return the runs that the search looked at: a trial of an earlier study may have had more seeds."""
     return [run for run in runs if int(run["seed"]) in config.search.seeds]
+
+
+def _made(content: dict[str, Any]) -> dict[str, Any]:
+    return {**content, "arm": str(content["arm"]), "origin": str(content["origin"])}
 
 
 def _shape(content: dict[str, Any]) -> Shape | None:
@@ -125,9 +113,10 @@ def _failure(content: dict[str, Any]) -> Failure:
 
 def _result(runs: list[dict[str, Any]]) -> ArmResult:
     runs = sorted(runs, key=lambda run: int(run["seed"]))
-    found = [name for name in EVALUATED if all(run["evaluation"][name] is not None for run in runs)]
+    found = [name for name in EVALUATED if all(run["evaluation"].get(name) is not None for run in runs)]
     metrics = {name: Estimate.of([float(run["evaluation"][name]) for run in runs]) for name in found}
-    curves = {name: tuple(tuple(float(point[name]) for point in run["curve"]) for run in runs) for name in CURVES}
+    drawn = [name for name in CURVES if all(name in point for run in runs for point in run["curve"])]
+    curves = {name: tuple(tuple(float(point[name]) for point in run["curve"]) for run in runs) for name in drawn}
     if all(curves["objective"]):
         metrics["curve_objective"] = Estimate.of([fmean(curve) for curve in curves["objective"]])
     certificate = Certificate.from_dict(runs[0]["certificate"])
@@ -148,29 +137,34 @@ def _beliefs(content: list[dict[str, Any]]) -> dict[int, Belief]:
 def _verdict(content: dict[str, Any]) -> Verdict:
     return Verdict(
         winner=content["winner"],
-        differences=tuple(Difference(**values) for values in content["differences"]),
+        differences=tuple(_difference(values) for values in content["differences"]),
         tuned_rival=content["tuned_rival"],
-        steps_to_level=dict(content["steps_to_level"]),
+        steps_to_level={arm: None if n is None else int(n) for arm, n in content["steps_to_level"].items()},
         total_steps=int(content["total_steps"]),
-        text=tuple(content["text"]),
+        text=tuple(map(str, content["text"])),
     )
+
+
+def _difference(values: dict[str, Any]) -> Difference:
+    numbers = {name: float(value) for name, value in values.items() if name not in ("rival", "seeds")}
+    return Difference(rival=str(values["rival"]), seeds=int(values["seeds"]), **numbers)
 
 
 def _confirmed(folder: StudyFolder) -> tuple[ConfirmedArm, ...]:
     arms: dict[str, Arm] = {}
     runs: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.confirm.glob("*/result.json")):
-        arm = _read(path, _arm)
+        arm = read_kept(path, _arm)
         # One whose certificate was refused is a failure, here as for the verdict.
         if arm is not None and not (path.parent / "failure.json").exists():
             arms[arm.name] = arm
-            runs.setdefault(arm.name, []).extend(_read(path, lambda content: content["runs"]) or [])
+            runs.setdefault(arm.name, []).extend(read_kept(path, lambda content: content["runs"]) or [])
     confirmed = [ConfirmedArm(arms[name], _result(results)) for name, results in runs.items() if results]
     return tuple(sorted(confirmed, key=lambda c: (c.arm.name != WINNER, -c.result.metrics["objective"].mean)))
 
 
 def _confirmation_failures(folder: StudyFolder) -> tuple[Failure, ...]:
-    failures = (_read(path, _failure) for path in sorted(folder.confirm.glob("*/failure.json")))
+    failures = (read_kept(path, _failure) for path in sorted(folder.confirm.glob("*/failure.json")))
     return tuple(failure for failure in failures if failure is not None)
 
 

@@ -63,7 +63,7 @@ def load_function(reference: str, field: str) -> RewardFunction:
         ConfigError: There is no such function, or it does not return one number for one text.
     """
     place, _, name = reference.rpartition(":")
-    module = _module(place, field)
+    module = own_module(place, field)
     function = getattr(module, name, None)
     if not callable(function):
         raise ConfigError(f"{field}: {place} has no function {name}", "check its spelling")
@@ -84,7 +84,12 @@ def load_function(reference: str, field: str) -> RewardFunction:
     return chosen
 
 
-def _module(place: str, field: str) -> ModuleType:
+def own_module(place: str, field: str) -> ModuleType:
+    """Return a module of the user's own: ``package.module`` or a path that ends in ``.py``.
+
+    Raises:
+        ConfigError: It cannot be imported; ``field`` names it.
+    """
     try:
         return _file_module(Path(place)) if place.endswith(".py") else importlib.import_module(place)
     except (ImportError, OSError) as error:

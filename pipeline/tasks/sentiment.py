@@ -26,6 +26,8 @@ from shaping.reward_models import CausalRewardModel
 PROMPT_TOKENS = 6  # <s> and five tokens of a review
 NORMALIZATION_PROMPTS = 512
 NORMALIZATION_TOKENS = 24
+# Nothing in the folder is run: neither pickled weights nor a model's own code.
+SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
 def unbuilt(settings: SentimentSettings, cache: Path) -> str:
@@ -63,8 +65,8 @@ def load_sentiment(folder: Path) -> Task:
     prompts = json.loads((folder / "prompts.json").read_text())
     return Task(
         name="sentiment",
-        policy=AutoModelForCausalLM.from_pretrained(folder / "policy", use_safetensors=True).eval(),
-        tokenizer=AutoTokenizer.from_pretrained(folder / "policy"),
+        policy=AutoModelForCausalLM.from_pretrained(folder / "policy", **SAFE).eval(),
+        tokenizer=AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False),
         reward_model=CausalRewardModel.from_pretrained(folder / "reward_model"),
         gold_model=CausalRewardModel.from_pretrained(folder / "gold_model"),
         train_prompts=_prompts(prompts["train"]),

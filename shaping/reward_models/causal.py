@@ -96,14 +96,16 @@ class CausalRewardModel:
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: Any) -> CausalRewardModel:
         """Return the reward model saved in ``folder``; its config may hold ``score_mean`` and ``score_deviation``."""
-        model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False
+        )
         mean, deviation = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_deviation", 1.0)
         return cls(model, float(mean), float(deviation), Path(folder).name, **options)
 
     @staticmethod
     def tokenizer(folder: str | Path) -> Any:
         """Return the tokenizer saved beside the reward model."""
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def identity(self) -> str:
         """Return a hash of the weights and of the scale: what an exported shape is bound to."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from statistics import linear_regression
+from statistics import fmean
 
+import numpy as np
 import pytest
 
 from pipeline.early_stopping import EarlyStopping, Projection, projected
@@ -67,16 +68,30 @@ def test_trials_that_failed_or_stopped_end_without_a_trace_or_as_curves() -> Non
 
 def test_projection_is_the_line_through_the_trials_that_ended() -> None:
     chance = random.Random(0)
-    curves = {trial: [chance.gauss(0, 1) for _ in range(5)] for trial in range(8)}
-    ends = {trial: 2 * curve[3] + 1 + chance.gauss(0, 0.1) for trial, curve in curves.items() if trial < 6}
-    seen = [curves[trial][3] for trial in ends]
-    slope, start = linear_regression(seen, list(ends.values()))
-    found = projected(curves[7][:4], curves, ends)
+    curves = {trial: [chance.gauss(0, 1) for _ in range(9)] for trial in range(13)}
+    levels = {trial: fmean(curve[3:8]) for trial, curve in curves.items()}
+    ends = {trial: 2 * levels[trial] + 1 + chance.gauss(0, 0.1) for trial in range(12)}
+    found = projected(curves[12][:8], curves, ends)
     assert found is not None
-    assert found.objective == pytest.approx(start + slope * curves[7][3])
-    assert found.objective == pytest.approx(2 * curves[7][3] + 1, abs=0.4)
-    missed = [end - start - slope * value for value, end in zip(seen, ends.values(), strict=True)]
-    assert found.deviation == pytest.approx((sum(each**2 for each in missed) / 4) ** 0.5)
+    # Ordinary least squares in matrices, with the standard error of a new observation.
+    design = np.array([[1.0, levels[trial]] for trial in ends])
+    target = np.array(list(ends.values()))
+    weights, (squares,), *_ = np.linalg.lstsq(design, target, rcond=None)
+    point = np.array([1.0, levels[12]])
+    spread = squares / (len(ends) - 2) * (1 + point @ np.linalg.inv(design.T @ design) @ point)
+    assert found.objective == pytest.approx(point @ weights)
+    assert found.objective == pytest.approx(2 * levels[12] + 1, abs=0.4)
+    assert found.deviation == pytest.approx(spread**0.5)
+
+
+def test_projection_promises_no_end_that_no_trial_had() -> None:
+    curves = {0: [1.0], 1: [2.0], 2: [3.0], 3: [9.0], 4: [-9.0]}
+    ends = {0: 1.0, 1: 2.5, 2: 3.0}
+    high, low = (projected(curves[trial], curves, ends) for trial in (3, 4))
+    assert high is not None and low is not None
+    assert (high.objective, low.objective) == (3.0, 1.0)
+    middle = projected([2.0], curves, ends)
+    assert middle is not None and high.deviation > 3 * middle.deviation
 
 
 def test_a_curve_that_says_nothing_of_the_end_projects_to_the_mean_of_all() -> None:

@@ -43,6 +43,7 @@ class ListSource:
         self.progress: dict[int, list[int]] = {job.index: [] for job in jobs}
         self.outcomes: dict[int, Outcome] = {}
         self.failures: dict[int, tuple[str, str]] = {}
+        self.retries: list[tuple[int, str, str]] = []
 
     def ask(self) -> Job | None:
         if not self.waiting:
@@ -71,6 +72,10 @@ class ListSource:
     def fail(self, job: Job, reason: str, detail: str) -> None:
         self.running.remove(job.index)
         self.failures[job.index] = (reason, detail)
+
+    def retried(self, job: Job, reason: str, detail: str) -> None:
+        assert job.index in self.running
+        self.retries.append((job.index, reason, detail))
 
 
 def jobs(folder: Path, assets: Path) -> list[Job]:

@@ -10,10 +10,11 @@ import pytest
 
 from pipeline.config import StudyConfig
 from pipeline.ending import Ending
+from pipeline.kept_files import read_json
 from pipeline.open_trial import OpenTrial
 from pipeline.outer import Proposal
 from pipeline.search_stage import SearchStage
-from pipeline.study_folder import StudyFolder, read_json
+from pipeline.study_folder import StudyFolder
 from pipeline.trial import Job, Progress, seed_file, summarize, write_json
 from shaping.shape import Shape
 from tests.pipeline.studies import tiny_config
@@ -122,19 +123,44 @@ def run_baselines(stage: SearchStage) -> None:
             tell(stage, ask(stage), level(end))
 
 
-def test_a_bad_trial_stops_in_its_first_seed_and_the_search_learns_what_it_was_worth(tmp_path: Path) -> None:
+def side_by_side(stage: SearchStage, jobs: list[Job], curve: list[float]) -> Ending | None:
+    """Report all seeds' steps in turn until the trial stops."""
+    for step, value in enumerate(curve):
+        for job in jobs:
+            ending = stage.report(job, Progress(step + 1, job.seeds[0], step, {"objective": value}))
+            if ending is not None:
+                return ending
+    return None
+
+
+def test_a_bad_trial_stops_where_all_its_seeds_have_come_and_the_search_learns_what_it_was_worth(
+    tmp_path: Path,
+) -> None:
     stage = stage_of(config_of(early_stopping=STOPPING), tmp_path)
     run_baselines(stage)
-    job = ask(stage)
-    ending = tell(stage, job, level(0.5))
-    assert ending is not None and ending.stopped and "stopped after 3 of 12 steps" in ending.reason
-    kept = read_json(Path(job.folder) / "stopped.json")
+    jobs = [ask(stage), ask(stage)]
+    ending = side_by_side(stage, jobs, level(1.2))
+    assert ending is not None and ending.stopped and "stopped after 6 of 12 steps" in ending.reason
+    kept = read_json(Path(jobs[0].folder) / "stopped.json")
     # All curves are straight lines through 0, so that the projection is exact.
-    assert kept["steps"] == 3 and kept["objective"] == pytest.approx(0.5) and kept["deviation"] == pytest.approx(0)
+    assert kept["steps"] == 6 and len(kept["curve"]) == 3
+    assert kept["objective"] == pytest.approx(1.2) and kept["deviation"] == pytest.approx(0, abs=1e-9)
     assert stage.outer.trials()[3]["status"] == "early_stopped"
-    assert stage.outer._observations.objective()[3] == pytest.approx(0.5)
+    assert stage.outer._observations.objective()[3] == pytest.approx(1.2)
     assert all(row.index != 3 for row in stage.outer.ranking())
+    assert all(stage.should_stop(job) for job in jobs) and not stage.finished()
+    for job in jobs:
+        stage.stopped(job)
     assert ask(stage).index == 4
+
+
+def test_one_seed_alone_stops_no_trial(tmp_path: Path) -> None:
+    stage = stage_of(config_of(early_stopping=STOPPING), tmp_path)
+    run_baselines(stage)
+    first, second = ask(stage), ask(stage)
+    assert tell(stage, first, level(-5.0)) is None
+    ending = tell(stage, second, level(-5.0))
+    assert ending is not None and ending.stopped and "stopped after 9 of 12 steps" in ending.reason
 
 
 def test_baselines_are_trained_to_their_ends_however_bad(tmp_path: Path) -> None:
@@ -146,13 +172,11 @@ def test_baselines_are_trained_to_their_ends_however_bad(tmp_path: Path) -> None
     assert [row["status"] for row in stage.outer.trials()] == ["completed"] * 3
 
 
-def test_a_stopped_trials_other_seeds_are_not_begun_and_running_ones_stop(tmp_path: Path) -> None:
-    stage = stage_of(config_of(early_stopping=STOPPING), tmp_path)
+def test_a_failed_trials_other_seeds_are_not_begun(tmp_path: Path) -> None:
+    stage = stage_of(config_of(seeds=(0, 1), early_stopping=STOPPING), tmp_path)
     run_baselines(stage)
-    first, second = ask(stage), ask(stage)
-    assert tell(stage, first, level(0.5)) is not None
-    assert stage.should_stop(second) and not stage.finished()
-    stage.stopped(second)
+    first = ask(stage)
+    stage.fail(first, "nan: it is")
     assert ask(stage).index == 4
 
 
@@ -160,11 +184,11 @@ def test_early_stopping_is_restored_by_a_new_launch(tmp_path: Path) -> None:
     config = config_of(early_stopping=STOPPING)
     stage = stage_of(config, tmp_path)
     run_baselines(stage)
-    tell(stage, ask(stage), level(0.5))
+    assert side_by_side(stage, [ask(stage), ask(stage)], level(0.5)) is not None
     again = stage_of(config, tmp_path)
-    job = ask(again)
-    assert job.index == 4
-    ending = tell(again, job, level(0.6))
+    jobs = [ask(again), ask(again)]
+    assert {job.index for job in jobs} == {4}
+    ending = side_by_side(again, jobs, level(0.6))
     assert ending is not None and ending.stopped
 
 
@@ -183,15 +207,17 @@ def test_what_ended_just_before_a_kill_is_not_run_again(tmp_path: Path) -> None:
     assert read_json(tmp_path / "trials" / "3" / "result.json")["metrics"]["objective"][0] == 4.0
 
 
-def test_a_curve_runs_through_the_seeds_in_order_and_averages_those_that_came_so_far(tmp_path: Path) -> None:
+def test_a_curve_is_the_mean_over_all_seeds_up_to_the_slowest_ones_step(tmp_path: Path) -> None:
     trial = OpenTrial(Proposal(0, "any", Shape(), "model"), tmp_path, (0, 1))
     trial.observe(1, 0, 10.0)
-    assert trial.curve(2) == []
+    assert trial.curve() == []
     trial.observe(0, 0, 1.0)
-    assert trial.curve(2) == [1.0]
+    assert trial.curve() == [5.5]
     trial.observe(0, 1, 3.0)
-    # The first seed is whole, so the second one's step counts: smoothed over the steps so far, then averaged.
-    assert trial.curve(2) == [1.0, 2.0, 5.5]
+    assert trial.curve() == [5.5] and trial.done_steps == 3
+    trial.observe(1, 1, 20.0)
+    # Each seed is smoothed over the steps so far, then both are averaged.
+    assert trial.curve() == [5.5, (2.0 + 15.0) / 2]
 
 
 def test_more_trials_go_on_where_the_search_ended(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.config import StudyConfig
+from pipeline.kept_files import read_json
 from pipeline.search_stage import SearchStage
-from pipeline.study_folder import StudyFolder, read_json
+from pipeline.study_folder import StudyFolder
 from pipeline.trial import write_json
 from pipeline.warm_start import check_warm_start
 from shaping.errors import ConfigError

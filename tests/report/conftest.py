@@ -82,7 +82,7 @@ class SyntheticStudy:
         shape = shape or self.mix(0.2, 0.1)
         made = {"index": index, "arm": f"{index}_0", "origin": "model", "shape": shape.to_dict()}
         self.write(path / "trial.json", made)
-        curve = [-0.4 + 0.01 * (step % STEPS) + 0.5 * (step // STEPS) for step in range(steps)]
+        curve = [-0.4 + 0.01 * step for step in range(min(steps, STEPS))]
         self.write(path / "stopped.json", {"steps": steps, "objective": projected, "deviation": 0.125, "curve": curve})
 
     def mix(self, prefix: float, attention: float, balance: float = 0.85) -> Shape:

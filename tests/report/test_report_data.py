@@ -105,15 +105,6 @@ def test_a_seed_that_failed_after_its_trial_was_stopped_does_not_make_it_a_failu
     assert [trial.index for trial in data.trials_in("failed")] == [10]
 
 
-def test_a_stopped_curve_is_drawn_as_its_last_whole_seed_left_it(whole_study):
-    whole_study.early_stopping()
-    inside_first, inside_second = (load_report_data(whole_study.folder).trials[i].stop for i in (12, 13))
-    # The curves rise by .01 a step, and by .5 from one seed's block to the next.
-    assert inside_first.seed_mean(30) == pytest.approx([-0.4 + 0.01 * step for step in range(20)])
-    assert inside_second.seed_mean(30) == pytest.approx([-0.4 + 0.01 * step for step in range(30)])
-    assert inside_second.seed_mean(15)[0] == pytest.approx(0.1)
-
-
 def test_stopped_trials_stand_behind_every_measured_one_whatever_they_promise(whole_study):
     whole_study.stopped_trial(12, 20, 0.25)
     whole_study.stopped_trial(13, 45, 99.0)

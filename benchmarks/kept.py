@@ -1,0 +1,67 @@
+"""Work that takes hours: each piece is kept in a file once it is done, and not repeated while its code is the same."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import torch
+
+from benchmarks.landscapes import DATA
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("ax-platform", "botorch", "gpytorch", "optuna", "scikit-learn", "scipy", "torch")
+
+
+class Kept(Protocol):
+    """What a job found."""
+
+    def line(self) -> str:
+        """Return it as a line of the file that keeps it."""
+        ...
+
+
+Job, Done = TypeVar("Job"), TypeVar("Done", bound=Kept)
+
+
+def fingerprint(patterns: Sequence[str]) -> str:
+    """Return a hash of the files that match, of the data and of the libraries."""
+    files = sorted({path for pattern in patterns for path in ROOT.glob(pattern)})
+    parts = [path.read_bytes() for path in (*files, DATA)] + [version(name).encode() for name in LIBRARIES]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+def each_done(
+    run: Callable[[Job, str], Done], missing: Sequence[Job], mark: Callable[[Job], str], path: Path, workers: int
+) -> Iterator[Done]:
+    """Run jobs in processes of their own; yield what each found once it stands in the file.
+
+    Args:
+        run: Of a job and its fingerprint.
+        missing: What is to be run.
+        mark: A job's fingerprint, taken now: a worker that looked later would mistake code that changed meanwhile for
+            what it runs.
+        path: The file, which is added to.
+        workers: Processes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Worker processes must not inherit torch's threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_quiet) as pool, path.open("a") as file:
+        futures = [pool.submit(run, job, mark(job)) for job in missing]
+        for future in as_completed(futures):
+            done = future.result()
+            file.write(done.line() + "\n")
+            file.flush()
+            yield done
+
+
+def _quiet() -> None:
+    logging.disable(logging.WARNING)
+    torch.set_num_threads(1)

@@ -1,0 +1,76 @@
+"""A study that somebody stops: by Ctrl+C, by a scheduler's SIGTERM, or by a terminal that closes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """The process was asked to end. No ``KeyboardInterrupt``, which the command line library would turn into another.
+
+    Args:
+        number: The signal's.
+        message: What stands at that moment; may be filled in by whom it passes.
+        hint: How to go on.
+    """
+
+    def __init__(self, number: int, message: str = "", hint: str = "") -> None:
+        super().__init__(number)
+        self.number, self.hint = number, hint
+        self.message = message or f"stopped by {self.name}"
+
+    @property
+    def name(self) -> str:
+        """The signal's name."""
+        return signal.Signals(self.number).name
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that a signal ended."""
+        return 128 + self.number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Raise ``Interrupted`` at the first signal within the block; a second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(number: int, frame: FrameType | None) -> None:
+        for each in heard:
+            signal.signal(each, second)
+        raise Interrupted(number)
+
+    def second(number: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    # What is ignored stays ignored: that is how nohup works.
+    heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {each: signal.signal(each, first) for each in heard}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Put the signals' handlers back after a library's start, which may have set its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
