@@ -70,7 +70,7 @@ def test_package_imports_only_what_lies_before_it(folder, allowed):
 
 def test_only_executors_import_ray():
     users = [name_of(path) for path in files(*PACKAGES) if "ray" in top_level(imported_modules(path))]
-    assert users == ["pipeline/executors/ray_jobs.py", "pipeline/executors/ray_tune.py"]
+    assert users and all(user.startswith("pipeline/executors/ray_") for user in users)
 
 
 def test_package_never_imports_tests_or_benchmarks():

@@ -1,4 +1,4 @@
-"""Runs trials side by side under Ray Tune. The only file that imports Ray.
+"""Runs trials side by side under Ray Tune.
 
 Tune asks this file's searcher for trials and the searcher asks the study; Tune keeps no truth of its own, so a
 study that goes on after an interruption simply starts a fresh Tuner.
@@ -31,31 +31,17 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline.failures import (
-    HUNG,
-    NODE_LOST,
-    OUT_OF_MEMORY,
-    WORKER_DIED,
-    Failure,
-    attempts_file,
-    failure_of,
-    halted,
-    note_failure,
-    noted_failures,
-    stall_file,
-)
+from pipeline.executors.ray_failures import attempts_of, lost_attempt
+from pipeline.failures import WORKER_DIED, Failure, failure_of, halted, note_failure, stall_file
 from pipeline.interruption import handlers_kept
 from pipeline.source import TrialSource
-from pipeline.stall import WorkerWatch, silence
+from pipeline.stall import WorkerWatch
 from pipeline.trial import Job, Outcome, Progress, run_trial
 from shaping.errors import ShapetuneError
 
 # A worker reports about this often: often enough for a live display, rarely enough to cost nothing.
 REPORT_SECONDS = 1.0
 CONNECT_SECONDS = 5.0
-# What Ray writes about a worker that is gone, and what that is called here.
-DEATHS = {"memory pressure": OUT_OF_MEMORY, "(OOM)": OUT_OF_MEMORY, "node has died": NODE_LOST}
-ACTOR_FIELDS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")
 
 
 class RayTuneExecutor:
@@ -184,7 +170,7 @@ class _InnerTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         until = time.monotonic() + REPORT_SECONDS
         steps: list[dict[str, Any]] = []
-        told: dict[str, Any] = {"done": True}
+        told: dict[str, Any] = {"done": True, "node": ray.get_runtime_context().get_node_id()}
         try:
             self._watch.progressed()
             for result in self._results:
@@ -238,7 +224,7 @@ class _SourceSearcher(Searcher):
         super().__init__(metric="done", mode="max")
         self._source, self._stall_minutes = source, stall_minutes
         self._jobs: dict[str, Job] = {}
-        self._failures: dict[str, Failure] = {}
+        self._failures: dict[str, tuple[int, Failure]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with _errors_carried():
@@ -267,17 +253,20 @@ class _SourceSearcher(Searcher):
                 return True
         return False
 
-    def failed(self, trial_id: str, error: object, is_last: bool) -> None:
+    def failed(self, trial: Any, again: bool) -> None:
         """Take note of an attempt's end without a result; the last one's is told when the trial completes."""
-        job = self._jobs.get(trial_id)
+        job = self._jobs.get(trial.trial_id)
         if job is None:
             return
-        failure = _failure(job, error, self._stall_minutes)
-        if is_last:
-            self._failures[trial_id] = failure
-            return
-        with _errors_carried():
-            self._source.retried(job, failure.reason, failure.detail)
+        attempt = attempts_of(trial)
+        noted, failure = self._failures.get(trial.trial_id, (-1, None))
+        # Tune tells of an attempt that is followed by another twice.
+        if failure is None or noted != attempt:
+            failure = lost_attempt(trial, job, self._stall_minutes)
+            self._failures[trial.trial_id] = attempt, failure
+        if again:
+            with _errors_carried():
+                self._source.retried(job, failure.reason, failure.detail)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id not in self._jobs:
@@ -293,7 +282,7 @@ class _SourceSearcher(Searcher):
                 self._source.fail(job, *json.loads(result["failure"]))
             else:
                 died = Failure(WORKER_DIED, "the worker ended without a result")
-                failure = self._failures.pop(trial_id, died)
+                _, failure = self._failures.pop(trial_id, (0, died))
                 self._source.fail(job, failure.reason, failure.detail)
 
     def save(self, checkpoint_path: str) -> None:
@@ -319,7 +308,7 @@ class _SourceScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         # Tune tells the searcher only that there was an error.
-        self._searcher.failed(trial.trial_id, _error_of(trial), is_last=True)
+        self._searcher.failed(trial, again=False)
 
 
 class _RetryCallback(tune.Callback):
@@ -329,7 +318,7 @@ class _RetryCallback(tune.Callback):
         self._searcher = searcher
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._searcher.failed(trial.trial_id, _error_of(trial), is_last=False)
+        self._searcher.failed(trial, again=True)
 
 
 @contextmanager
@@ -338,41 +327,6 @@ def _errors_carried() -> Iterator[None]:
         yield
     except Exception as error:
         raise _Ended(error) from error
-
-
-def _failure(job: Job, error: object, stall_minutes: float) -> Failure:
-    """Return why an attempt failed: as its worker noted it, or from what Ray says of a worker that is gone."""
-    stacks = stall_file(job)
-    if stacks.exists() and stacks.stat().st_size:
-        failure = Failure(HUNG, silence(stall_minutes), stacks.read_text(encoding="utf-8", errors="replace"))
-        stacks.unlink()
-    elif isinstance(error, ray.exceptions.RayActorError | ray.exceptions.RaySystemError):
-        said = str(error)
-        reason = next((reason for sign, reason in DEATHS.items() if sign in said), WORKER_DIED)
-        failure = Failure(reason, _last_words(said), said)
-    else:
-        noted = noted_failures(attempts_file(job))
-        if noted:
-            return Failure(noted[-1]["reason"], noted[-1]["detail"])
-        failure = Failure(WORKER_DIED, "the worker ended without a result", str(error))
-    note_failure(job, failure)
-    return failure
-
-
-def _error_of(trial: Any) -> object:
-    """Return the exception that ended an attempt; a class of the user's own may not be known here."""
-    try:
-        return trial.get_pickled_error()
-    except Exception:
-        return trial.get_error()
-
-
-def _last_words(said: str) -> str:
-    """Return the cause and the process of a message that Ray spreads over lines."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    where = " ".join(line.replace(": ", " ") for line in lines if line.startswith(("pid:", "ip:")))
-    cause = next((line for line in lines[1:] if not line.startswith(ACTOR_FIELDS)), "the worker process ended")
-    return f"{cause.split('. ')[0].rstrip('.')} ({where})" if where else cause.split(". ")[0].rstrip(".")
 
 
 def _demand_a_token() -> None:
