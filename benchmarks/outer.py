@@ -49,16 +49,14 @@ from benchmarks.searchers import (
     READ_BASELINES,
     SEARCHERS,
     TPE,
-    proposal_seconds,
     search_landscape,
 )
 
-COST, COST_TRIALS, COST_PROPOSALS, COST_STUDIES = "proposals", 100, 5, 2
 MEASURES = ("objective", "curve_objective", "reward", "gold_reward")
 ALL_USE = ("benchmarks/landscapes.py", "benchmarks/searchers.py", "search_spaces/credit_mix.py")
 MODEL_USES = ("outer", "generation", "observations", "posterior", "noise", "face_tolerance", "study_settings")
 OWN_USE = (*(f"pipeline/{name}.py" for name in MODEL_USES), "search_spaces/*.py")
-OWN_MODEL = (OWN, READ, READ_BASELINES, MEANS_ONLY, FORMER, COST)
+OWN_MODEL = (OWN, READ, READ_BASELINES, MEANS_ONLY, FORMER)
 # What costs next to nothing.
 CHEAP = (*RANDOM, "Sobol", TPE)
 Array = np.ndarray
@@ -67,7 +65,7 @@ Found = dict[str, dict[str, list[Regrets]]]
 
 @dataclass(frozen=True)
 class Job:
-    """One search, or one study whose proposals are timed."""
+    """One search."""
 
     landscape: str
     searcher: str
@@ -87,7 +85,7 @@ class Done:
         job: Which it was.
         fingerprint: Of the code and data that it used.
         regrets: Trials done to the regret of what is recommended from then on.
-        seconds: Processor time of the search, or of each proposal.
+        seconds: Processor time of the search.
     """
 
     job: Job
@@ -112,21 +110,16 @@ def main() -> None:
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    timing = [Job(NAMES[0], COST, study) for study in range(COST_STUDIES)] if NAMES[0] in options.landscapes else []
     planned = jobs(options)
     kept = _kept(options.keep)
     _run_missing(planned, kept, options.keep, options.workers)
-    # Timed alone: processors that share their caches take more seconds for the same work.
-    _run_missing(timing, kept, options.keep, 1)
     found: Found = {}
     for job in planned:
         found.setdefault(job.landscape, {}).setdefault(job.searcher, []).append(kept[job].regrets)
-    seconds = [each for job in timing for each in kept[job].seconds]
     claims = [*regret_claims(found), *noise_claims()]
-    claims += [median_claim(f"outer.proposal_cpu_seconds_{COST_TRIALS}", seconds)] if seconds else []
     tables = "\n\n".join([*(regret_table(found, stop) for stop in STOPS), claim_table(claims)])
     if set(found) == set(NAMES):
-        write("outer", claims, tables, _details(options, found, [kept[job] for job in planned], seconds), commit)
+        write("outer", claims, tables, _details(options, found, [kept[job] for job in planned]), commit)
     else:
         print(tables, "\n\nNothing is written: landscapes are missing.")
 
@@ -181,8 +174,6 @@ def _run_missing(planned: Sequence[Job], kept: dict[Job, Done], path: Path, work
 
 def _run(job: Job, mark: str) -> Done:
     surface = landscape(job.landscape)
-    if job.searcher == COST:
-        return Done(job, mark, {}, proposal_seconds(surface, COST_TRIALS, COST_PROPOSALS, job.repeat))
     search, seconds = search_landscape(job.searcher, surface, job.stops, job.repeat)
     return Done(job, mark, {trials: surface.regret(row) for trials, row in search.recommended.items()}, [seconds])
 
@@ -239,7 +230,7 @@ def claim_table(claims: Sequence[Claim]) -> str:
     return markdown(("claim", "value", "95 % interval", "n"), rows)
 
 
-def _details(options: argparse.Namespace, found: Found, done: list[Done], seconds: list[float]) -> dict[str, object]:
+def _details(options: argparse.Namespace, found: Found, done: list[Done]) -> dict[str, object]:
     surfaces = {name: landscape(name) for name in found}
     noise = {name: surface.deviation(many_rows()) / surface.span for name, surface in surfaces.items()}
     spent = {name: [round(sum(each.seconds), 2) for each in done if each.job.searcher == name] for name in SEARCHERS}
@@ -258,7 +249,6 @@ def _details(options: argparse.Namespace, found: Found, done: list[Done], second
             measure: dict(zip(("paired", "unpaired"), np.sqrt(variances(*measure_residuals(measure))), strict=True))
             for measure in MEASURES
         },
-        "proposal_cpu_seconds": [round(each, 3) for each in seconds],
         "search_cpu_seconds": {name: float(np.median(each)) for name, each in spent.items() if each},
         "regrets_from_trial": {
             name: {searcher: "; ".join(map(_steps, repeats)) for searcher, repeats in searches.items()}

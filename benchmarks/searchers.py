@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
@@ -161,21 +159,6 @@ def outer_search(observe: Observe, stops: tuple[int, ...], space: SearchSpace, s
         if len(search.rows) in stops:
             search.recommended[len(search.rows)] = search.rows[outer.ranking()[0].index]
     return search
-
-
-def proposal_seconds(landscape: Landscape, trials: int, measured: int, seed: int) -> list[float]:
-    """Return the processor seconds of ``measured`` proposals, after ``trials`` completed ones, database and all."""
-    observe, found = landscape.observer(seed), []
-    settings = SearchSettings(trials=trials + measured, seeds=SEEDS, seed=seed)
-    with tempfile.TemporaryDirectory() as folder:
-        outer = OuterLoop("benchmark", SPACE, Path(folder) / "ax.db", settings)
-        while not outer.finished():
-            started = time.process_time()
-            proposal = outer.ask()
-            found.append(time.process_time() - started)
-            assert proposal is not None
-            outer.tell(proposal.index, dict(zip(SEEDS, observe(row_of(proposal.shape)), strict=True)), {})
-    return found[trials:]
 
 
 def random_rows(seed: int, count: int) -> Array:
