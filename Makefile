@@ -9,7 +9,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
 
 test: $(VENV)/.tested check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check .

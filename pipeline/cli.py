@@ -1,4 +1,4 @@
-"""The command line: ``shapetune launch``, ``train``, ``status``, ``report``, ``export``, ``doctor``."""
+"""The command line: ``shapetune launch``, ``submit``, ``train``, ``status``, ``report``, ``export``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def submit(
     with quiet_libraries():
         from pipeline.submit import submit_study
 
-    submit_study(config, tuple(changes), address, studies, requirements, tuple(variables), follow, console)
+    code = submit_study(config, tuple(changes), address, studies, requirements, tuple(variables), follow, console)
+    raise typer.Exit(code)
 
 
 @app.command()

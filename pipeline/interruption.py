@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# The one that this process was asked to end by.
+_received: list[int] = []
 
 
 class Interrupted(BaseException):
@@ -44,7 +46,10 @@ def interruptible() -> Iterator[None]:
         yield
         return
 
+    _received.clear()
+
     def first(number: int, frame: FrameType | None) -> None:
+        _received.append(number)
         for each in heard:
             signal.signal(each, second)
         raise Interrupted(number)
@@ -57,9 +62,34 @@ def interruptible() -> Iterator[None]:
     before = {each: signal.signal(each, first) for each in heard}
     try:
         yield
+    except Exception as error:
+        if _received:
+            raise Interrupted(_received[0]) from error
+        raise
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@contextmanager
+def interruption(message: Callable[[str], str], hint: str) -> Iterator[None]:
+    """Say at a signal within the block what stands then, and how to go on.
+
+    Compiled code of libraries that a signal arrives in turns ``Interrupted`` into errors of its own.
+
+    Args:
+        message: From the signal's name.
+        hint: How to go on.
+    """
+    try:
+        yield
+    except Interrupted as stop:
+        raise Interrupted(stop.number, message(stop.name), hint) from None
+    except Exception:
+        if not _received:
+            raise
+        number = _received[0]
+        raise Interrupted(number, message(signal.Signals(number).name), hint) from None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pipeline.config import StudyConfig, load_config
 from pipeline.confirmation import Verdict
 from pipeline.display import StudyDisplay
 from pipeline.export import export_winner
-from pipeline.interruption import Interrupted
+from pipeline.interruption import interruption
 from pipeline.kept_files import read_kept
 from pipeline.outer import EARLIER
 from pipeline.own_trainer import find_trainer
@@ -51,17 +51,15 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
     folder.check(config)
     check_warm_start(config)
     started = time.perf_counter()
-    try:
+
+    def standing(signal: str) -> str:
+        done = _finished_runs(folder.trials) + _finished_runs(folder.confirm)
+        return f"stopped by {signal} with {done} runs finished; nothing of them is lost"
+
+    with interruption(standing, "the same command goes on, with those that had begun from their last checkpoints"):
         # First what may be refused at once: a database that cannot be reached, or whose study runs elsewhere.
         with locked(study_database(config.storage, folder.root), config.name):
             verdict = _launched(config, folder, console)
-    except Interrupted as stop:
-        done = _finished_runs(folder.trials) + _finished_runs(folder.confirm)
-        raise Interrupted(
-            stop.number,
-            f"stopped by {stop.name} with {done} runs finished; nothing of them is lost",
-            "the same command goes on, with those that had begun from their last checkpoints",
-        ) from None
     show_summary(config, folder, verdict, console, time.perf_counter() - started)
 
 

@@ -39,11 +39,6 @@ ATTEMPT = re.compile(r"^Failure # \d+ \(occurred at [^)\n]*\)\n", re.MULTILINE)
 ACTOR_FIELDS = ("class_name:", "actor_id:", "pid:", "name:", "namespace:", "ip:")
 
 
-def attempts_of(trial: Any) -> int:
-    """Return how many attempts of a trial failed so far."""
-    return _said_of(trial)[0]
-
-
 def lost_attempt(trial: Any, job: Job, stall_minutes: float) -> Failure:
     """Return why a trial's last attempt failed: as its worker noted it, or from what Ray says of a worker that is gone.
 
@@ -78,24 +73,26 @@ def _said_of(trial: Any) -> tuple[int, str]:
     what the first was.
     """
     file = Path(trial.error_file or "")
-    said = ATTEMPT.split(file.read_text(encoding="utf-8", errors="replace") if file.is_file() else "")
-    return len(said) - 1, said[-1]
+    said = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    attempts = ATTEMPT.split(said)
+    return len(attempts) - 1, str(attempts[-1])
 
 
 def _lost_node(trial: Any, said: str) -> str:
     """Return a line about the trial's node if it is gone; Ray, which waits for heartbeats, may not know it yet."""
     node_id = (trial.last_result or {}).get("node")
-    node = next((node for node in ray.nodes() if node["NodeID"] == node_id), None)
+    nodes: list[dict[str, Any]] = ray.nodes()
+    node = next((node for node in nodes if node["NodeID"] == node_id), None)
     if node is None or RAISED.match(said):
         return ""
-    address = (node["NodeManagerAddress"], node["NodeManagerPort"])
+    address = (str(node["NodeManagerAddress"]), int(node["NodeManagerPort"]))
     try:
         if node["Alive"]:
             socket.create_connection(address, timeout=ANSWER_SECONDS).close()
             return ""
     except OSError:
         pass
-    return f"node {address[0]} ({node_id[:12]}) is gone"
+    return f"node {address[0]} ({str(node_id)[:12]}) is gone"
 
 
 def _last_words(said: str) -> str:

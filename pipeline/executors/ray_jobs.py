@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import shlex
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from pipeline.executors.ray_address import CONNECT_SECONDS, TOKEN_REMEDY, use_given_token
 from shaping.errors import ConfigError, ShapetuneError
 
-# What a folder holds that no job needs.
-LEFT_OUT = (".git", ".venv", "venv", "studies", "build", "dist", "__pycache__", "*.safetensors", "*.gguf")
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+# What a config's folder holds that no job needs; those that begin with a slash at its top alone.
+LEFT_OUT = (".git", ".venv", "/venv", "/studies", "/build", "/dist", "__pycache__", "*.safetensors", "*.gguf")
+SUCCEEDED, STOPPED = "SUCCEEDED", "STOPPED"
+ENDED = (SUCCEEDED, "FAILED", STOPPED)
 POLL_SECONDS = 2.0
+# How long a cluster that does not answer is asked again about a job that is followed.
+PATIENCE_SECONDS = 120.0
+# What a shell says of a process that SIGTERM ended.
+TERMINATED = 143
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,7 @@ class Submission:
 
     Attributes:
         config: The config's file; its folder travels with it, for what the config names beside it.
+        name: The study's.
         changes: ``key=value`` overrides.
         studies: The folder that studies are kept in, absolute, on storage that all nodes share.
         requirements: A pip requirements file for nodes whose image lacks something; ``None`` where it lacks nothing.
@@ -30,17 +41,16 @@ class Submission:
     """
 
     config: Path
+    name: str
     changes: tuple[str, ...]
     studies: Path
     requirements: Path | None = None
     environment: tuple[str, ...] = ()
 
     def entrypoint(self) -> str:
-        """Return the command that the cluster's head runs."""
-        command = ["python", "-m", "pipeline.cli", "launch", f"./{self.config.name}", "--studies", str(self.studies)]
-        for change in (*self.changes, "executor.name=ray", "executor.address=auto"):
-            command += ["--set", change]
-        return shlex.join(command)
+        """Return the command that the cluster's head runs, in a shell."""
+        command = ["python", "-m", "pipeline.submitted", self.name, f"./{self.config.name}", str(self.studies)]
+        return shlex.join([*command, *self.changes, "executor.name=ray", "executor.address=auto"])
 
     def runtime_env(self, variables: dict[str, str]) -> dict[str, Any]:
         """Return what travels: the config's folder, requirements, and the named ones of ``variables``.
@@ -51,12 +61,22 @@ class Submission:
         missing = [name for name in self.environment if name not in variables]
         if missing:
             raise ConfigError(f"--env {missing[0]}: this variable is not set", f"export {missing[0]}=... first")
-        found: dict[str, Any] = {"working_dir": str(self.config.parent), "excludes": list(LEFT_OUT)}
+        found: dict[str, Any] = {"working_dir": str(self.config.parent), "excludes": self._left_out()}
         if self.requirements is not None:
             found["pip"] = str(self.requirements)
         if self.environment:
             found["env_vars"] = {name: variables[name] for name in self.environment}
         return found
+
+    def _left_out(self) -> list[str]:
+        """Return what stays here, as in a .gitignore: also studies that were launched into a folder of another name."""
+        folder = self.config.parent
+        studies = {path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/study.yaml")}
+        return [*LEFT_OUT, *sorted(f"/{_literal(study.relative_to(folder).as_posix())}" for study in studies)]
+
+
+def _literal(path: str) -> str:
+    return "".join(f"\\{sign}" if sign in "*?[]\\!# " else sign for sign in path)
 
 
 class RayJobs:
@@ -66,40 +86,71 @@ class RayJobs:
         address: Of its dashboard, such as ``http://head:8265``.
 
     Raises:
-        ConfigError: The extra is not installed, or nothing answers there.
+        ConfigError: The extra is not installed, nothing answers there, or it wants another token.
     """
 
     def __init__(self, address: str) -> None:
+        self._address = address
+        _check_dashboard(address)
+        use_given_token()
         try:
+            from ray.exceptions import AuthenticationError
             from ray.job_submission import JobSubmissionClient
-
+        except ImportError as error:
+            raise _extra_missing() from error
+        if importlib.util.find_spec("aiohttp") is None:
+            raise _extra_missing()
+        try:
             self._client = JobSubmissionClient(address)
-        except (ImportError, ModuleNotFoundError) as error:
-            raise ConfigError("shapetune submit needs Ray's job client", "pip install 'shapetune[cluster]'") from error
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        except AuthenticationError as error:
             raise ConfigError(
-                f"--address {address}: no Ray cluster takes jobs there: {said}",
-                "give the dashboard's address, http://HEAD:8265, and RAY_AUTH_TOKEN where the cluster wants one",
+                f"--address {address}: the cluster refuses: {_first_line(error)}", TOKEN_REMEDY
+            ) from error
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"--address {address}: no Ray cluster takes jobs there: {_first_line(error)}",
+                "give the dashboard's address, http://HEAD:8265",
             ) from error
 
     def submit(self, submission: Submission, variables: dict[str, str]) -> str:
-        """Return the name of the job that launches the study."""
+        """Return the name of the job that launches the study.
+
+        Raises:
+            ConfigError: A variable is not set.
+            ShapetuneError: The cluster does not take the job.
+        """
+        travels = submission.runtime_env(variables)
+        # What a config names must travel also where git does not keep it.
+        os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
         try:
-            return str(
-                self._client.submit_job(
-                    entrypoint=submission.entrypoint(), runtime_env=submission.runtime_env(variables)
-                )
-            )
-        except RuntimeError as error:
-            raise ShapetuneError(f"the cluster refused the job: {str(error).splitlines()[0]}") from error
+            return str(self._client.submit_job(entrypoint=submission.entrypoint(), runtime_env=travels))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ShapetuneError(
+                f"the cluster did not take the job: {_first_line(error)}",
+                f"what lies beside the config travels with it: keep large files out of {submission.config.parent}, "
+                "or name them in a .rayignore there",
+            ) from error
 
     def follow(self, job: str) -> Iterator[str]:
-        """Yield what the job prints, as it prints it, until it ends."""
-        told = 0
+        """Yield what the job prints, as it prints it, until it ends.
+
+        Raises:
+            ShapetuneError: The cluster does not answer any more.
+        """
+        told, heard = 0, time.monotonic()
         while True:
-            ended = str(self._client.get_job_status(job).value) in ENDED
-            log = self._client.get_job_logs(job)
+            try:
+                ended = self._status(job) in ENDED
+                log = self._client.get_job_logs(job)
+                heard = time.monotonic()
+            except (OSError, RuntimeError) as error:
+                if time.monotonic() - heard > PATIENCE_SECONDS:
+                    raise ShapetuneError(
+                        f"the cluster does not answer any more: {_first_line(error)}",
+                        f"the job may go on; once it answers: ray job logs {job} --address {self._address} --follow",
+                    ) from error
+                time.sleep(POLL_SECONDS)
+                continue
             if len(log) > told:
                 yield log[told:]
                 told = len(log)
@@ -107,10 +158,36 @@ class RayJobs:
                 return
             time.sleep(POLL_SECONDS)
 
-    def succeeded(self, job: str) -> bool:
-        """Return whether the job ended well."""
-        return str(self._client.get_job_status(job).value) == "SUCCEEDED"
+    def exit_code(self, job: str) -> int:
+        """Return how a job that ended ended: as its command did, or 1 where that never began or its node was lost."""
+        status = self._status(job)
+        if status == SUCCEEDED:
+            return 0
+        code = self._client.get_job_info(job).driver_exit_code
+        return TERMINATED if status == STOPPED else int(code or 1)
 
-    def stop(self, job: str) -> None:
-        """Ask the job to end, as SIGTERM would."""
-        self._client.stop_job(job)
+    def _status(self, job: str) -> str:
+        return str(self._client.get_job_status(job).value)
+
+
+def _check_dashboard(address: str) -> None:
+    """Raise at once where nothing listens."""
+    try:
+        parts = urlsplit(address)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"--address {address} is no dashboard's address", "give one like http://HEAD:8265")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--address {address}: nothing answers there: {error}",
+            "start the head with a dashboard, or forward its port: ssh -L 8265:127.0.0.1:8265 HEAD",
+        ) from error
+
+
+def _extra_missing() -> ConfigError:
+    return ConfigError("shapetune submit needs Ray's job client", "pip install 'shapetune[cluster]'")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:500] if str(error) else type(error).__name__

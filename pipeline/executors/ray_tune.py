@@ -10,9 +10,9 @@ import json
 import logging
 import os
 import secrets
-import socket
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -26,12 +26,16 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 # A trial sees the GPUs it was given and no others: none, where it was given none.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
+from pipeline.executors.ray_address import TOKEN_REMEDY, check_address, use_given_token
+
+use_given_token()
+
 import ray
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline.executors.ray_failures import attempts_of, lost_attempt
+from pipeline.executors.ray_failures import lost_attempt
 from pipeline.failures import WORKER_DIED, Failure, failure_of, halted, note_failure, stall_file
 from pipeline.interruption import handlers_kept
 from pipeline.source import TrialSource
@@ -41,7 +45,6 @@ from shaping.errors import ShapetuneError
 
 # A worker reports about this often: often enough for a live display, rarely enough to cost nothing.
 REPORT_SECONDS = 1.0
-CONNECT_SECONDS = 5.0
 
 
 class RayTuneExecutor:
@@ -75,8 +78,8 @@ class RayTuneExecutor:
         """Run every job of the source.
 
         Raises:
-            ShapetuneError: Ray could not be started or reached, has not what a trial was promised, or nothing can be
-                written any more.
+            ShapetuneError: Ray could not be started or reached, wants another token, has not what a trial was
+                promised, or nothing can be written any more.
         """
         with handlers_kept():
             self._connect()
@@ -95,10 +98,14 @@ class RayTuneExecutor:
             _demand_a_token()
             options |= {"num_cpus": self._slots * self._cpus, "num_gpus": self._machine_gpus}
             options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        elif self._address != "auto":
+            check_address(self._address, "executor.address =")
         try:
-            if self._address not in ("local", "auto"):
-                _check_reachable(self._address)
             ray.init(address=self._address, **options)
+        except ray.exceptions.AuthenticationError as error:
+            raise ShapetuneError(
+                f"executor.address = {self._address!r}: Ray refuses without a token", TOKEN_REMEDY
+            ) from error
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             raise ShapetuneError(
                 f"executor.address = {self._address!r}: Ray could not be reached: {str(error).splitlines()[0]}",
@@ -128,7 +135,7 @@ class RayTuneExecutor:
 
     def _tuner(self, source: TrialSource, scratch: str, resources: dict[str, float]) -> tune.Tuner:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        searcher = _SourceSearcher(source, self._stall_minutes)
+        searcher = _SourceSearcher(source, self._retries, self._stall_minutes)
         return tune.Tuner(
             tune.with_resources(_InnerTrial, resources),
             tune_config=tune.TuneConfig(
@@ -143,8 +150,8 @@ class RayTuneExecutor:
                 storage_path=scratch,
                 name="trials",
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=self._retries),
-                callbacks=[_RetryCallback(searcher)],
+                # The searcher hands a failed job out again: Tune gives a trial up that fails before it runs again.
+                failure_config=tune.FailureConfig(max_failures=0),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 log_to_file=False,
             ),
@@ -189,7 +196,7 @@ class _InnerTrial(tune.Trainable):
         return {**told, "progress": json.dumps(steps)}
 
     def _failed(self, error: Exception) -> dict[str, str]:
-        """Return what is told of a failure that is final; others are raised, for Tune to try again elsewhere."""
+        """Return what is told of a final failure; others are raised, so that no process that failed is used again."""
         failure = failure_of(error)
         if failure.halts:
             return {"halted": json.dumps(asdict(failure))}
@@ -220,17 +227,19 @@ class _Ended(BaseException):
 class _SourceSearcher(Searcher):
     """Lets Tune draw its trials from a study, and takes their results back."""
 
-    def __init__(self, source: TrialSource, stall_minutes: float) -> None:
+    def __init__(self, source: TrialSource, retries: int, stall_minutes: float) -> None:
         super().__init__(metric="done", mode="max")
-        self._source, self._stall_minutes = source, stall_minutes
+        self._source, self._retries, self._stall_minutes = source, retries, stall_minutes
         self._jobs: dict[str, Job] = {}
-        self._failures: dict[str, tuple[int, Failure]] = {}
+        self._failures: dict[str, Failure] = {}
+        self._failed_attempts: Counter[tuple[str, tuple[int, ...]]] = Counter()
+        self._again: list[Job] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         with _errors_carried():
             if self._source.finished():
                 return str(Searcher.FINISHED)
-            job = self._source.ask()
+            job = self._again.pop(0) if self._again else self._source.ask()
             if job is None:
                 return str(Searcher.FINISHED) if self._source.finished() else None
         self._jobs[trial_id] = job
@@ -253,20 +262,11 @@ class _SourceSearcher(Searcher):
                 return True
         return False
 
-    def failed(self, trial: Any, again: bool) -> None:
-        """Take note of an attempt's end without a result; the last one's is told when the trial completes."""
+    def failed(self, trial: Any) -> None:
+        """Take note of why an attempt ended without a result, of which Tune tells the searcher nothing."""
         job = self._jobs.get(trial.trial_id)
-        if job is None:
-            return
-        attempt = attempts_of(trial)
-        noted, failure = self._failures.get(trial.trial_id, (-1, None))
-        # Tune tells of an attempt that is followed by another twice.
-        if failure is None or noted != attempt:
-            failure = lost_attempt(trial, job, self._stall_minutes)
-            self._failures[trial.trial_id] = attempt, failure
-        if again:
-            with _errors_carried():
-                self._source.retried(job, failure.reason, failure.detail)
+        if job is not None:
+            self._failures[trial.trial_id] = lost_attempt(trial, job, self._stall_minutes)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         if trial_id not in self._jobs:
@@ -282,8 +282,17 @@ class _SourceSearcher(Searcher):
                 self._source.fail(job, *json.loads(result["failure"]))
             else:
                 died = Failure(WORKER_DIED, "the worker ended without a result")
-                _, failure = self._failures.pop(trial_id, (0, died))
-                self._source.fail(job, failure.reason, failure.detail)
+                self._failed(job, self._failures.pop(trial_id, died))
+
+    def _failed(self, job: Job, failure: Failure) -> None:
+        """Hand a job out again, as often as it may be."""
+        attempts = (job.folder, job.seeds)
+        self._failed_attempts[attempts] += 1
+        if failure.may_be_retried and self._failed_attempts[attempts] <= self._retries:
+            self._again.append(job)
+            self._source.retried(job, failure.reason, failure.detail)
+        else:
+            self._source.fail(job, failure.reason, failure.detail)
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the study's database is the only truth."""
@@ -308,17 +317,7 @@ class _SourceScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         # Tune tells the searcher only that there was an error.
-        self._searcher.failed(trial, again=False)
-
-
-class _RetryCallback(tune.Callback):
-    """Hears of attempts that failed and are followed by another."""
-
-    def __init__(self, searcher: _SourceSearcher) -> None:
-        self._searcher = searcher
-
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._searcher.failed(trial, again=True)
+        self._searcher.failed(trial)
 
 
 @contextmanager
@@ -336,12 +335,6 @@ def _demand_a_token() -> None:
     """
     if "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-
-
-def _check_reachable(address: str) -> None:
-    """Raise at once where nothing listens: Ray itself would try for ever."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def _job_of(config: dict[str, Any]) -> Job:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.interruption import Interrupted, interruptible
+from pipeline.interruption import Interrupted, interruptible, interruption
 from tests.pipeline import slow_trainer
 
 TRIALS, SEEDS, STEPS = 7, 2, 4
@@ -134,3 +134,20 @@ with interruptible():
         time.sleep(60)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == 130
+
+
+def test_an_error_that_a_library_made_of_the_signal_is_still_the_signals() -> None:
+    def compiled() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except BaseException:
+            raise SystemError("returned a result with an exception set") from None
+
+    with pytest.raises(Interrupted) as stop, interruptible(), interruption(lambda name: f"by {name}", "again"):
+        compiled()
+    assert (stop.value.message, stop.value.hint, stop.value.exit_code) == ("by SIGTERM", "again", 143)
+    with pytest.raises(Interrupted), interruptible():
+        compiled()
+    with pytest.raises(SystemError), interruptible(), interruption(lambda name: name, ""):
+        raise SystemError("of its own")
