@@ -13,9 +13,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.interruption import Interrupted, interruptible
 from shaping.errors import ShapetuneError
+from shaping.printable import printable
 
 app = typer.Typer(
     add_completion=False,
@@ -130,7 +132,7 @@ def report(
     folder = StudyFolder.existing(study)
     with quiet_libraries():  # reading a study's config imports Ax
         written = write_report(load_report_data(folder), output or folder.report_file)
-    console.print(f"report  {written}")
+    console.print(f"report  {escape(str(written))}")
 
 
 @app.command()
@@ -150,7 +152,7 @@ def export(
     folder = StudyFolder.existing(study)
     with quiet_libraries():  # reading a study's config imports Ax
         written = export_winner(folder, output or folder.export)
-    console.print(f"shape   {written}")
+    console.print(f"shape   {escape(str(written))}")
 
 
 @app.command()
@@ -199,9 +201,9 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _refuse(message: str, hint: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     if hint:
-        print(f"       {hint}", file=sys.stderr)
+        print(f"       {printable(hint)}", file=sys.stderr)
     return 2
 
 

@@ -16,6 +16,7 @@ from shaping.errors import ConfigError
 
 # A study of the built-in size writes some 5 MB; Ray and SQLite need room to work.
 FREE_BYTES_NEEDED = 200 * 2**20
+RESTORE = "put a copy back: the config of the launch will do, with study_format: 1 as its last line"
 # What may grow after a study was launched.
 RAISABLE = "search.trials"
 # What is left of an arm's name in the name of its folder.
@@ -53,8 +54,18 @@ class StudyFolder:
         return folder
 
     def config(self) -> StudyConfig:
-        """Return the study's resolved config."""
-        return load_config(self.config_file)
+        """Return the study's resolved config.
+
+        Raises:
+            ConfigError: Its file is damaged, or a newer version's.
+        """
+        try:
+            config = load_config(self.config_file)
+        except ConfigError as error:
+            raise ConfigError(error.message, RESTORE if FORMAT_KEY not in error.message else error.hint) from error
+        if FORMAT_KEY not in self.config_file.read_text(encoding="utf-8"):
+            raise ConfigError(f"{self.config_file} is damaged: its end is missing", RESTORE)
+        return config
 
     def check(self, config: StudyConfig) -> None:
         """Refuse a folder that cannot be used, before anything is written.
@@ -100,7 +111,8 @@ class StudyFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists() or self.config().search.trials < config.search.trials:
             partial = self.root / ".study.yaml.partial"
-            partial.write_text(f"{FORMAT_KEY}: {FORMAT}\n{config.to_yaml()}")
+            # Last, so that a file that was cut off has it not.
+            partial.write_text(f"{config.to_yaml()}{FORMAT_KEY}: {FORMAT}\n")
             os.replace(partial, self.config_file)
 
     def put_aside_winner(self, trials: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.config import StudyConfig
@@ -16,6 +17,7 @@ from pipeline.status import read_status
 from pipeline.study import confirmation_runs
 from pipeline.study_folder import StudyFolder
 from shaping.certificate import Certificate
+from shaping.printable import printable
 from shaping.shape import Shape
 
 
@@ -30,18 +32,24 @@ def show_summary(
         stopped = _stopped_early(folder)
         if stopped:
             console.print(f"\n{stopped}")
-        console.print(f"\nwinner of the search: {winner['name']}: {Shape.from_dict(winner['shape']).describe()}\n")
+        shape = Shape.from_dict(winner["shape"]).describe()
+        console.print(f"\nwinner of the search: {_plain(winner['name'])}: {shape}\n")
     if verdict is not None:
         console.print(_table(confirmation_runs(folder), verdict))
         console.print()
         for line in verdict.text:
-            console.print(line)
+            console.print(_plain(line))
     elif winner is not None:
         console.print("Nothing was confirmed on fresh seeds, so nothing is claimed.")
-    console.print(f"\nstudy   {shown_path(folder.root)}, {wall_seconds:.0f} s")
-    console.print(f"report  {shown_path(folder.report_file)}")
+    console.print(f"\nstudy   {_plain(shown_path(folder.root))}, {wall_seconds:.0f} s")
+    console.print(f"report  {_plain(shown_path(folder.report_file))}")
     if winner is not None:
-        console.print(f"shape   {shown_path(folder.export / 'shape.json')}")
+        console.print(f"shape   {_plain(shown_path(folder.export / 'shape.json'))}")
+
+
+def _plain(text: object) -> str:
+    """Return names and paths so that the console shows them and neither obeys nor formats them."""
+    return escape(printable(str(text)))
 
 
 def _stopped_early(folder: StudyFolder) -> str:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.assets import cache_folder
 from pipeline.config import StudyConfig
@@ -31,7 +32,7 @@ def build_assets(config: StudyConfig, console: Console) -> Path | None:
     started = time.perf_counter()
     with console.status(unbuilt):
         folder = kind.prepare(config.task, cache)
-    console.print(f"models built in {time.perf_counter() - started:.0f} s, kept in {folder}")
+    console.print(f"models built in {time.perf_counter() - started:.0f} s, kept in {escape(str(folder))}")
     return folder
 
 

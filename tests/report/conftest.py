@@ -31,8 +31,7 @@ class SyntheticStudy:
     def __init__(self, root: Path, **changes: Any) -> None:
         self.config = parse_config({"name": "synthetic", "ppo": {"steps": STEPS}, **changes}, "test")
         self.folder = StudyFolder(root)
-        root.mkdir(parents=True)
-        self.folder.config_file.write_text(self.config.to_yaml())
+        self.folder.create(self.config)
         self.random = random.Random(1)
 
     def write(self, path: Path, values: Any) -> None:

@@ -41,7 +41,8 @@ def hostile_study(root: Path, text: str = ALL, **changes: Any) -> SyntheticStudy
     study.early_stopping()
     # YAML keeps no control characters; comments are part of the file that the report shows.
     comment = "".join(letter for letter in text if letter.isprintable())
-    study.folder.config_file.write_text(f"# {comment}\n{study.config.to_yaml()}", encoding="utf-8")
+    kept = study.folder.config_file.read_text(encoding="utf-8")
+    study.folder.config_file.write_text(f"# {comment}\n{kept}", encoding="utf-8")
     for index, origin in ((4, text), (5, "earlier study"), (12, text)):
         file = study.folder.trial_folder(index) / "trial.json"
         study.write(file, {**json.loads(file.read_text()), "arm": text, "origin": origin})
