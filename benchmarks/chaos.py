@@ -127,7 +127,7 @@ class Chaos:
                 raise RuntimeError(f"the study did not end: {self._place}")
             if code is None:
                 kind = self._kill(driver)
-                kills[kind] += kind != ""
+                kills.update([kind] if kind else [])
                 code = driver.poll()
             if code is not None:
                 # Killed, or refused while the dead one's workers are still there.
