@@ -99,20 +99,22 @@ def status(
 ) -> None:
     """Show a study's trials, its best arm so far and what is running; of a database alone, its studies."""
     from pipeline.status import read_status, show_status
-    from pipeline.stored_status import read_stored_status, read_stored_studies, show_stored_status, show_stored_studies
     from pipeline.study_folder import StudyFolder
     from shaping.errors import ConfigError
 
     found: Any
     show: Any
-    if storage is None and study is None:
-        raise ConfigError("status needs a study", "give its folder, or a database with --storage")
-    if storage is None:
-        found, show = read_status(StudyFolder.existing(Path(study or ""))), show_status
-    elif study is None:
-        found, show = read_stored_studies(storage), show_stored_studies
+    if storage is not None:
+        from pipeline import stored_status as stored
+
+        if study is None:
+            found, show = stored.read_stored_studies(storage), stored.show_stored_studies
+        else:
+            found, show = stored.read_stored_status(storage, study), stored.show_stored_status
+    elif study is not None:
+        found, show = read_status(StudyFolder.existing(Path(study))), show_status
     else:
-        found, show = read_stored_status(storage, study), show_stored_status
+        raise ConfigError("status needs a study", "give its folder, or a database with --storage")
     if as_json:
         print(json.dumps(found, indent=1))
     else:

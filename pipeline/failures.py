@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pipeline.kept_files import read_lines
 from pipeline.ppo.update import is_out_of_memory
 from pipeline.trial import Job
 from shaping.errors import ShapetuneError, TrialFailed
@@ -106,10 +107,4 @@ def note_failure(job: Job, failure: Failure) -> None:
 
 def noted_failures(path: Path) -> list[dict[str, Any]]:
     """Return the failed attempts that a file holds; a line that was cut off is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
+    return read_lines(path)

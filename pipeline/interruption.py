@@ -59,16 +59,15 @@ def interruptible() -> Iterator[None]:
 
     # What is ignored stays ignored: that is how nohup works.
     heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    before = {each: signal.signal(each, first) for each in heard}
-    try:
-        yield
-    except Exception as error:
-        if _received:
-            raise Interrupted(_received[0]) from error
-        raise
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    with handlers_kept():
+        for each in heard:
+            signal.signal(each, first)
+        try:
+            yield
+        except Exception as error:
+            if _received:
+                raise Interrupted(_received[0]) from error
+            raise
 
 
 @contextmanager
@@ -83,9 +82,7 @@ def interruption(message: Callable[[str], str], hint: str) -> Iterator[None]:
     """
     try:
         yield
-    except Interrupted as stop:
-        raise Interrupted(stop.number, message(stop.name), hint) from None
-    except Exception:
+    except (Interrupted, Exception):
         if not _received:
             raise
         number = _received[0]

@@ -48,6 +48,17 @@ def read_kept(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
         return parse(content)
 
 
+def read_lines(path: Path) -> list[Any]:
+    """Return the values of a file that holds one JSON value a line; a line that was cut off is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
     """Raise ``DamagedFileError`` where the block cannot make sense of what a file says."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pipeline.kept_files import read_lines
 from pipeline.machine import where
 from pipeline.tasks.reward_function import own_module
 from shaping.certificate import Certificate
@@ -77,7 +78,7 @@ def run_own(
         TrialFailed: J is not finite (``nan``), or the trainer ended before its last step (``no_result``).
     """
     steps, kept = int(config["ppo"]["steps"]), folder / f"seed-{seed}.points.jsonl"
-    points = _points(kept)
+    points: dict[int, dict[str, float]] = {int(step): point for step, point in read_lines(kept)}
     yield from sorted(points.items())
     first = next((step for step in range(steps) if step not in points), steps)
     wall, processor = time.perf_counter(), time.process_time()
@@ -122,14 +123,3 @@ def _certificate(shape: Shape, last: Mapping[str, float]) -> dict[str, Any]:
     empty = Certificate.empty(shape)
     error, responses = last.get(CERTIFICATE_ERROR, 0.0), int(last.get(RESPONSES, 0))
     return Certificate(error, responses, empty.gamma, empty.causal).to_dict()
-
-
-def _points(path: Path) -> dict[int, dict[str, float]]:
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            step, point = json.loads(line)
-        except ValueError:
-            continue  # the attempt broke off while it wrote
-        found[int(step)] = point
-    return found

@@ -106,7 +106,7 @@ def _question(config: StudyConfig) -> dict[str, Any]:
 
 def _results(earlier: StudyFolder) -> list[tuple[int, Path, dict[str, Any]]]:
     """Return index, folder and result of the trials that succeeded."""
-    folders = sorted((path.parent for path in earlier.trials.glob("*/result.json")), key=lambda path: int(path.name))
+    folders = sorted((path.parent for path in earlier.results()), key=lambda path: int(path.name))
     return [
         (int(path.name), path, read_json(path / "result.json"))
         for path in folders

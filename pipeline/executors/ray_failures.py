@@ -49,7 +49,7 @@ def lost_attempt(trial: Any, job: Job, stall_minutes: float) -> Failure:
         job: What it ran.
         stall_minutes: Silence after which a worker counts as hung.
     """
-    said = _said_of(trial)[1]
+    said = _said_of(trial)
     lost = _lost_node(trial, said)
     stacks, noted = stall_file(job), noted_failures(attempts_file(job))
     if stacks.exists() and stacks.stat().st_size:
@@ -66,16 +66,15 @@ def lost_attempt(trial: Any, job: Job, stall_minutes: float) -> Failure:
     return failure
 
 
-def _said_of(trial: Any) -> tuple[int, str]:
-    """Return how many attempts of a trial failed, and what Ray said of the last.
+def _said_of(trial: Any) -> str:
+    """Return what Ray said of a trial's last failed attempt.
 
     Tune's own ``get_error`` reads a copy that is made later: it has nothing of a first failure, and of a second one
     what the first was.
     """
     file = Path(trial.error_file or "")
     said = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    attempts = ATTEMPT.split(said)
-    return len(attempts) - 1, str(attempts[-1])
+    return str(ATTEMPT.split(said)[-1])
 
 
 def _lost_node(trial: Any, said: str) -> str:
