@@ -128,12 +128,13 @@ def report(
 ) -> None:
     """Write the HTML report of a study."""
     from pipeline.quiet import quiet_libraries
-    from pipeline.report import load_report_data, write_report
     from pipeline.study_folder import StudyFolder
 
     folder = StudyFolder.existing(study)
-    with quiet_libraries():  # reading a study's config imports Ax
-        written = write_report(load_report_data(folder), output or folder.report_file)
+    with quiet_libraries():  # Ax announces its database as soon as it is imported
+        from pipeline.report import load_report_data, write_report
+
+        written = write_report(load_report_data(folder, modelled=True), output or folder.report_file)
     console.print(f"report  {escape(str(written))}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 from ax.adapter.registry import Generators
 from ax.core.trial_status import TrialStatus
@@ -37,17 +38,10 @@ def generation_strategy(initial_trials: int, model: str, seed: int, discrete_poi
         seed: Seed of the space-filling points.
         discrete_points: Combinations of the space's discrete parameters; 1 where there are none.
     """
-    # Few combinations are enumerated, each with the continuous optimizer; beyond, the two kinds are taken by turns.
-    options = CONTINUOUS if discrete_points <= ALTERNATING_OPTIMIZER_THRESHOLD else MIXED
     proposer = GeneratorSpec(
         generator_enum=Generators.BOTORCH_MODULAR,
-        generator_kwargs={
-            "surrogate_spec": surrogate(model),
-            "botorch_acqf_class": qLogNoisyExpectedImprovement,
-            # What is only watched needs no Gaussian process of its own.
-            "fit_tracking_metrics": False,
-        },
-        generator_gen_kwargs={"model_gen_options": {"optimizer_kwargs": {**OPTIMIZER, "options": options}}},
+        generator_kwargs=model_options(model),
+        generator_gen_kwargs={"model_gen_options": optimizer_options(discrete_points)},
     )
     enough = MinTrials(
         threshold=initial_trials,
@@ -71,6 +65,34 @@ def generation_strategy(initial_trials: int, model: str, seed: int, discrete_poi
     )
     proposing = GenerationNode(name=MODEL, generator_specs=[proposer], should_deduplicate=True)
     return GenerationStrategy(name="baselines+Sobol+qLogNEI", nodes=[sobol, proposing])
+
+
+def model_options(model: str) -> dict[str, Any]:
+    """Return what makes the model and its acquisition function, ``model`` being ``gp`` or ``saasbo``."""
+    return {
+        "surrogate_spec": surrogate(model),
+        "botorch_acqf_class": qLogNoisyExpectedImprovement,
+        # What is only watched needs no Gaussian process of its own.
+        "fit_tracking_metrics": False,
+    }
+
+
+def optimizer_options(discrete_points: int) -> dict[str, Any]:
+    """Return how the acquisition is maximised over a space with so many combinations of discrete parameters."""
+    # Few combinations are enumerated, each with the continuous optimizer; beyond, the two kinds are taken by turns.
+    options = CONTINUOUS if discrete_points <= ALTERNATING_OPTIMIZER_THRESHOLD else MIXED
+    return {"optimizer_kwargs": {**OPTIMIZER, "options": options}}
+
+
+def discrete_points(experiment: Any) -> int:
+    """Return the combinations of the parameters that are not continuous; 1 where all are."""
+    count = 1
+    for parameter in experiment.search_space.parameters.values():
+        if hasattr(parameter, "values"):
+            count *= len(parameter.values)
+        elif parameter.parameter_type.name == "INT":
+            count *= int(parameter.upper - parameter.lower) + 1
+    return count
 
 
 def surrogate(model: str) -> SurrogateSpec:

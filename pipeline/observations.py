@@ -51,6 +51,13 @@ class Observations:
         mine = frame[frame["metric_name"] == OBJECTIVE]
         return {int(index): float(mean) for index, mean in zip(mine["trial_index"], mine["mean"], strict=True)}
 
+    def told(self) -> dict[int, tuple[float, float | None]]:
+        """Return trial to objective and its standard error; ``None`` where the model infers one noise level."""
+        frame = self._experiment.lookup_data().df
+        mine = frame[frame["metric_name"] == OBJECTIVE]
+        rows = zip(mine["trial_index"], mine["mean"], mine["sem"], strict=True)
+        return {int(i): (float(mean), None if math.isnan(error) else float(error)) for i, mean, error in rows}
+
     def refresh(self) -> None:
         """Give every trial's objective the error that all trials together speak for, or none where they cannot.
 

@@ -20,7 +20,7 @@ from ax.utils.common.random import with_rng_seed
 from pipeline import face_tolerance, plain_expressions
 from pipeline.database import Database
 from pipeline.early_stopping import Projection
-from pipeline.generation import SOBOL, generation_strategy
+from pipeline.generation import SOBOL, discrete_points, generation_strategy
 from pipeline.observations import Observations, seed_metric
 from pipeline.posterior import Posterior, Prediction
 from pipeline.quiet import quiet_libraries
@@ -125,7 +125,7 @@ class OuterLoop:
         # An earlier study's trials fill the space as well as new ones.
         initial = len(earlier) + len(unknown) + max(0, search.sobol_trials - len(earlier))
         client.set_generation_strategy(
-            generation_strategy(initial, search.model, search.seed, _discrete_points(client._experiment))
+            generation_strategy(initial, search.model, search.seed, discrete_points(client._experiment))
         )
         return client
 
@@ -153,13 +153,14 @@ class OuterLoop:
         known = {arm.name for arm in self._experiment.arms_by_name.values()}
         for arm in self._baselines:
             if arm.name not in known:
-                return self._hand_out(self._attach(arm))
+                return self._hand_out(self.attach(arm))
         for arm in (*self._first_arms, *self._filling):
             if arm.name not in known and not self._is_known(arm.point):
-                return self._hand_out(self._attach(arm))
+                return self._hand_out(self.attach(arm))
         return self._propose()
 
-    def _attach(self, arm: BaselineArm) -> int:
+    def attach(self, arm: BaselineArm) -> int:
+        """Begin a trial of an arm and return its index."""
         index = self._attached(arm)
         self._save_new(index)
         return index
@@ -194,7 +195,7 @@ class OuterLoop:
             arm = self._other_arm()
             if arm is None:
                 return None
-            index = self._attach(arm)
+            index = self.attach(arm)
         return self._hand_out(index)
 
     def _generated(self, attempt: int) -> int | None:
@@ -330,10 +331,15 @@ class OuterLoop:
         completed = [i for i, t in sorted(self._experiment.trials.items()) if t.status is TrialStatus.COMPLETED]
         return self._posterior.ranking(completed, self._observations)
 
-    def sensitivity(self) -> dict[str, dict[str, float]]:
-        """Return how much each parameter matters to J, by the model; see ``Posterior.sensitivity``."""
+    def observed(self) -> dict[int, tuple[float, float | None]]:
+        """Return each trial's value and standard error as the model is given them; see ``Observations``."""
         self._observations.refresh()
-        return self._posterior.sensitivity()
+        return self._observations.told()
+
+    def posterior(self) -> Posterior:
+        """Return the model of all that was told so far."""
+        self._observations.refresh()
+        return self._posterior
 
     def trials(self) -> list[dict[str, Any]]:
         """Return every trial as plain values: index, arm, origin, status, shape, and the reason of a failed one."""
@@ -355,17 +361,6 @@ class OuterLoop:
     @property
     def _experiment(self) -> Any:
         return self._client._experiment
-
-
-def _discrete_points(experiment: Any) -> int:
-    """Return the combinations of the parameters that are not continuous."""
-    count = 1
-    for parameter in experiment.search_space.parameters.values():
-        if hasattr(parameter, "values"):
-            count *= len(parameter.values)
-        elif parameter.parameter_type.name == "INT":
-            count *= int(parameter.upper - parameter.lower) + 1
-    return count
 
 
 def _filling_arms(space: SearchSpace, count: int, seed: int) -> list[BaselineArm]:

@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ax.adapter.cross_validation import cross_validate
 from ax.adapter.registry import Generators
 from ax.core.observation import ObservationFeatures
+from ax.core.utils import get_pending_observation_features_based_on_trial_status
 from ax.exceptions.core import AxError
+from ax.utils.common.random import with_rng_seed
 from ax.utils.sensitivity.sobol_measures import ax_parameter_sens
 
-from pipeline.generation import surrogate
+from pipeline.generation import discrete_points, model_options, optimizer_options
 from pipeline.observations import Observations
 from pipeline.quiet import quiet_libraries
 from pipeline.stored_trial import OBJECTIVE
 from pipeline.study_settings import SearchSettings
+from search_spaces import Point
 
 # Ax raises whatever its parts raise where a model cannot be fitted or asked.
 CANNOT = (AxError, ValueError, RuntimeError, NotImplementedError, AttributeError)
@@ -88,10 +92,7 @@ class Posterior:
 
     def _adapter(self, model: str) -> Any:
         return Generators.BOTORCH_MODULAR(
-            experiment=self._experiment,
-            data=self._experiment.lookup_data(),
-            fit_tracking_metrics=False,
-            surrogate_spec=surrogate(model),
+            experiment=self._experiment, data=self._experiment.lookup_data(), **model_options(model)
         )
 
     def _predicted(self, indices: Sequence[int]) -> dict[str, list[tuple[float, float]]] | None:
@@ -99,9 +100,7 @@ class Posterior:
         points = [self._experiment.trials[index].arms[0].parameters for index in indices]
         with quiet_libraries():
             try:
-                means, covariances = self._adapter(self._search.model).predict(
-                    [ObservationFeatures(parameters=point) for point in points]
-                )
+                means, covariances = self._adapter(self._search.model).predict(_features(points))
             except CANNOT:
                 return None
         found = {}
@@ -110,6 +109,56 @@ class Posterior:
             found[name] = [(float(mean), each) for mean, each in zip(means[name], deviations, strict=True)]
         finite = all(math.isfinite(mean) for pairs in found.values() for mean, _ in pairs)
         return found if finite and OBJECTIVE in found else None
+
+    def predict(self, points: Sequence[Point]) -> list[tuple[float, float]] | None:
+        """Return the mean and standard deviation of J at each point; ``None`` without a model.
+
+        By the Gaussian process, whatever model the search used: SAASBO's many would take minutes.
+        """
+        with quiet_libraries():
+            try:
+                means, covariances = self._adapter("gp").predict(_features(points))
+            except CANNOT:
+                return None
+        pairs = zip(means[OBJECTIVE], covariances[OBJECTIVE][OBJECTIVE], strict=True)
+        found = [(float(mean), math.sqrt(max(float(variance), 0.0))) for mean, variance in pairs]
+        return found if all(math.isfinite(value) for pair in found for value in pair) else None
+
+    def left_out(self) -> dict[int, tuple[float, float]]:
+        """Return, for each trial, what the model of all others says that its J will be measured as.
+
+        Its mean and the standard deviation of a measurement, noise included. Hyperparameters are those of all trials
+        together. Empty without a model.
+        """
+        with quiet_libraries():
+            try:
+                folds = cross_validate(self._adapter("gp"), use_posterior_predictive=True)
+            except CANNOT:
+                return {}
+        arms = {trial.arms[0].name: trial.index for trial in self._experiment.trials.values()}
+        found = {}
+        for fold in folds:
+            place = fold.predicted.metric_signatures.index(OBJECTIVE)
+            variance = max(float(fold.predicted.covariance[place][place]), 0.0)
+            found[arms[fold.observed.arm_name]] = (float(fold.predicted.means[place]), math.sqrt(variance))
+        return found if all(math.isfinite(value) for pair in found.values() for value in pair) else {}
+
+    def proposals(self, count: int) -> list[Point]:
+        """Return the points that would be tried next if so many were asked for at once; empty without a model.
+
+        Nothing is begun. Trials that run are taken into account.
+        """
+        experiment = self._experiment
+        with quiet_libraries(), with_rng_seed(self._search.seed):
+            try:
+                made = self._adapter("gp").gen(
+                    n=count,
+                    pending_observations=get_pending_observation_features_based_on_trial_status(experiment),
+                    model_gen_options=optimizer_options(discrete_points(experiment)),
+                )
+            except CANNOT:
+                return []
+        return [dict(arm.parameters) for arm in made.arms]
 
     def sensitivity(self) -> dict[str, dict[str, float]]:
         """Return each parameter's Sobol indices of J, by the model's mean over the whole space.
@@ -137,3 +186,7 @@ class Posterior:
             }
             for name in total
         }
+
+
+def _features(points: Sequence[Point]) -> list[ObservationFeatures]:
+    return [ObservationFeatures(parameters=dict(point)) for point in points]

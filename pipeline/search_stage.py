@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from pipeline.config import StudyConfig
 from pipeline.early_stopping import EarlyStopping, Projection
@@ -15,7 +14,7 @@ from pipeline.open_trial import OpenTrial
 from pipeline.outer import BASELINE, TRACKED, OuterLoop, Proposal
 from pipeline.storage import study_database
 from pipeline.study_folder import StudyFolder
-from pipeline.trial import Job, Outcome, Progress, write_json
+from pipeline.trial import Job, Outcome, Progress, searched_value, write_json
 from pipeline.trial_files import restore, write_begun, write_result
 from pipeline.warm_start import copy_results, read_warm_start
 
@@ -177,12 +176,8 @@ class SearchStage:
         return Ending(outcome, "")
 
     def _values(self, trial: OpenTrial) -> dict[int, float]:
-        return {int(run["seed"]): self._value(run) for run in trial.ordered_runs()}
-
-    def _value(self, run: dict[str, Any]) -> float:
-        if self._config.search.objective == "curve":
-            return fmean(point["objective"] for point in run["curve"])
-        return float(run["evaluation"]["objective"])
+        objective = self._config.search.objective
+        return {int(run["seed"]): searched_value(run, objective) for run in trial.ordered_runs()}
 
     def fail(self, job: Job, reason: str) -> Ending | None:
         """Give a trial up for one seed's failure; the ending is ``None`` where it had ended before."""

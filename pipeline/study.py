@@ -197,7 +197,7 @@ class Study:
         if kept is not None and kept[0].shape != winner.shape:
             self.folder.put_aside_winner(kept[1])
         write_json(self.folder.ranking_file, [vars(row) for row in ranking])
-        write_json(self.folder.sensitivity_file, self._search.outer.sensitivity())
+        write_json(self.folder.sensitivity_file, self._search.outer.posterior().sensitivity())
         write_json(self.folder.winner_file, {**winner.to_dict(), "trials": self.config.search.trials})
         return winner
 

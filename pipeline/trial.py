@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -183,6 +183,18 @@ def _task(config: StudyConfig, assets: str) -> Task:
     """Return the loaded task; a process that runs several trials loads its models once."""
     torch.set_num_threads(config.executor.cpus)
     return load_task(config.task, assets)
+
+
+def searched_value(run: Mapping[str, Any], objective: str) -> float:
+    """Return what the search compares of a finished seed: the final J, or the mean of J along its curve.
+
+    Args:
+        run: A seed's result.
+        objective: ``search.objective``; gains are counted from the final J.
+    """
+    if objective == "curve":
+        return fmean(point["objective"] for point in run["curve"])
+    return float(run["evaluation"]["objective"])
 
 
 def summarize(runs: list[dict[str, Any]]) -> Outcome:

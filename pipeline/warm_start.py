@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from pipeline.config import StudyConfig
 from pipeline.kept_files import read_json
 from pipeline.outer import EARLIER, TRACKED, EarlierTrial
 from pipeline.study_folder import StudyFolder
-from pipeline.trial import seed_file, summarize, write_json
+from pipeline.trial import searched_value, seed_file, summarize, write_json
 from search_spaces import BaselineArm, SearchSpace
 from shaping.errors import ConfigError
 from shaping.shape import Shape
@@ -127,17 +126,11 @@ def _data(config: StudyConfig, earlier: StudyFolder, space: SearchSpace) -> list
                 "arm": name if name in baselines else f"{earlier.root.name} {index}",
                 "source": str(path),
                 "shape": result["arm"]["shape"],
-                "values": {str(run["seed"]): _value(run, config.search.objective) for run in runs},
+                "values": {str(run["seed"]): searched_value(run, config.search.objective) for run in runs},
                 "tracked": {**tracked, "certificate_error": result["certificate"]["largest_error"]},
             }
         )
     return trials
-
-
-def _value(run: dict[str, Any], objective: str) -> float:
-    if objective == "curve":
-        return fmean(point["objective"] for point in run["curve"])
-    return float(run["evaluation"]["objective"])
 
 
 def _best_arms(earlier: StudyFolder, space: SearchSpace, count: int) -> list[BaselineArm]:

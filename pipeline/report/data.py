@@ -10,6 +10,7 @@ from datetime import datetime
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
 from pipeline.confirmation import Verdict
+from pipeline.landscape import Landscape
 from pipeline.spread import mean_and_error
 from shaping.certificate import TOLERANCE, Certificate
 from shaping.shape import Shape
@@ -221,6 +222,8 @@ class ReportData:
         sensitivity: Of the space's parameters, what matters most first; empty where no model was fitted.
         samples: Real responses; may be empty.
         provenance: Of this page.
+        landscape: What the search's model believes of the space; ``None`` while there is no model, or none was asked.
+        is_modelled: Whether a model was asked.
     """
 
     config: StudyConfig
@@ -233,6 +236,8 @@ class ReportData:
     sensitivity: tuple[Sensitivity, ...]
     samples: tuple[TokenSample, ...]
     provenance: Provenance
+    landscape: Landscape | None = None
+    is_modelled: bool = False
 
     def trials_in(self, state: str) -> tuple[TrialRow, ...]:
         """Return the trials of one state."""

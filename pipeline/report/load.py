@@ -14,6 +14,8 @@ from pipeline.arm import Arm
 from pipeline.config import StudyConfig
 from pipeline.confirmation import WINNER, Difference, Verdict
 from pipeline.kept_files import read_kept
+from pipeline.landscape import landscape
+from pipeline.replay import replayed
 from pipeline.report.data import (
     ArmResult,
     Belief,
@@ -37,8 +39,12 @@ CURVES = ("objective", "reward", "kl_nats")
 PACKAGES = ("shapetune", "torch", "transformers", "trl", "ax-platform", "botorch", "ray")
 
 
-def load_report_data(folder: StudyFolder) -> ReportData:
+def load_report_data(folder: StudyFolder, modelled: bool = False) -> ReportData:
     """Return what the folder's files say; what is not there yet is empty or ``None``.
+
+    Args:
+        folder: The study's.
+        modelled: Whether the search's model is fitted once more, which takes seconds, to show what it believes.
 
     Raises:
         ConfigError: The study's config cannot be used.
@@ -60,6 +66,8 @@ def load_report_data(folder: StudyFolder) -> ReportData:
         sensitivity=read_kept(folder.sensitivity_file, lambda content: read_sensitivity(content, space)) or (),
         samples=read_kept(folder.tokens_file, _samples) or (),
         provenance=_provenance(),
+        landscape=landscape(replayed(folder), space) if modelled else None,
+        is_modelled=modelled,
     )
 
 

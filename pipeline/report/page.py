@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipeline.confirmation import SMOOTHING_STEPS
 from pipeline.report import figures, trial_figure, words
 from pipeline.report.data import ReportData, TokenSample
+from pipeline.report.landscape_section import LandscapeSection
 from pipeline.report.sensitivity import SHARE
 from shaping.certificate import TOLERANCE
 from shaping.errors import ShapetuneError
@@ -41,14 +42,16 @@ def render(data: ReportData) -> str:
     curves = figures.learning_curves(data)
     forest = figures.forest(data.verdict) if data.verdict else None
     values = trial_figure.trial_values(data)
+    model = LandscapeSection.of(data.landscape, data.config.search.objective) if data.is_modelled else None
     page = _environment().get_template("report.html.j2")
     return page.render(
         data=data,
         curves=curves,
         forest=forest,
         trial_values=values,
+        landscape=model,
         # Five megabytes that a page without figures has no use for.
-        plotly=figures.plotly_script() if curves or forest or values else None,
+        plotly=figures.plotly_script() if curves or forest or values or data.landscape else None,
         metrics=figures.METRICS,
         colours=figures.arm_colours(data),
         share_colours=_share_colours(data),

@@ -28,6 +28,8 @@
 
   async function draw() {
     for (const place of figures) {
+      // What is folded has no width yet, and what is drawn stays.
+      if (place.closest("details:not([open])") || place.data) continue;
       const { data, layout } = JSON.parse(document.getElementById(place.dataset.figure).textContent);
       // A narrow legend is a tall one; the curves keep their height.
       const entries = data.filter((trace) => trace.showlegend !== false && trace.visible !== false).length;
@@ -35,6 +37,10 @@
       await Plotly.newPlot(place, data, layout, { responsive: true, displayModeBar: false });
       await Plotly.relayout(place, theme(place));
     }
+  }
+
+  function drawn() {
+    return figures.filter((place) => place.data);
   }
 
   function switchMetric(group, button) {
@@ -86,8 +92,9 @@
   document.addEventListener("click", readToken);
   if (figures.length) {
     draw();
+    for (const folded of document.querySelectorAll("details")) folded.addEventListener("toggle", draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-      for (const place of figures) Plotly.relayout(place, theme(place));
+      for (const place of drawn()) Plotly.relayout(place, theme(place));
     });
   }
 })();

@@ -48,9 +48,12 @@ def signed(value: float, digits: int = 3) -> str:
 
 def estimate(value: Estimate | None, digits: int = 3) -> str:
     """Return ``mean ± standard error``, or the mean alone where one seed gives no error."""
-    if value is None:
-        return MISSING
-    return number(value.mean, digits) + ("" if value.error is None else f" ± {number(value.error, digits)}")
+    return MISSING if value is None else spread(value.mean, value.error, digits)
+
+
+def spread(mean: float, deviation: float | None, digits: int = 3) -> str:
+    """Return ``mean ± deviation``, or the mean alone where nothing is known of its error."""
+    return number(mean, digits) + ("" if deviation is None else f" ± {number(deviation, digits)}")
 
 
 def belief(value: Belief | None) -> str:
@@ -59,7 +62,7 @@ def belief(value: Belief | None) -> str:
         return MISSING
     if not value.from_model:
         return f"{number(value.mean)} (observed)"
-    return f"{number(value.mean)} ± {number(value.deviation)}"
+    return spread(value.mean, value.deviation)
 
 
 def stop(value: EarlyStop, total: int, objective: str = "final") -> str:

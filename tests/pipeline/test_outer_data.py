@@ -152,7 +152,7 @@ def test_the_full_space_is_searched_by_the_model(options: dict, tmp_path: Path) 
 def test_nothing_matters_where_all_trials_are_alike(tmp_path: Path) -> None:
     outer = outer_loop(tmp_path, trials=8)
     run(outer, lambda loop, proposal: loop.tell(proposal.index, {0: 1.0, 1: 1.0}, {}))
-    assert outer.sensitivity() == {} and len(outer.ranking()) == 8
+    assert outer.posterior().sensitivity() == {} and len(outer.ranking()) == 8
 
 
 @pytest.mark.parametrize("limits", [{"kl_nats": 9.0}, {"kl_over_sparse": 2.25}], ids=["absolute", "over sparse"])
@@ -227,9 +227,9 @@ def test_first_arms_come_after_the_baselines_and_are_trials(tmp_path: Path) -> N
 
 def test_sensitivity_names_the_parameter_that_matters_and_its_direction(tmp_path: Path) -> None:
     outer = outer_loop(tmp_path, trials=12)
-    assert outer.sensitivity() == {}
+    assert outer.posterior().sensitivity() == {}
     run(outer)
-    found = outer.sensitivity()
+    found = outer.posterior().sensitivity()
     assert set(found) == {"weight_prefix", "weight_shapley", "gae_lambda"}
     assert found["weight_prefix"]["total"] > 0.6 and found["weight_prefix"]["direction"] == 1
     assert found["gae_lambda"]["total"] < 0.2
