@@ -125,6 +125,7 @@ def status(
 def report(
     study: StudyArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file to write.")] = None,
+    with_ax: Annotated[bool, typer.Option("--ax/--no-ax", help="With Ax's own analyses, or without.")] = True,
 ) -> None:
     """Write the HTML report of a study."""
     from pipeline.quiet import quiet_libraries
@@ -134,7 +135,7 @@ def report(
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.report import load_report_data, write_report
 
-        written = write_report(load_report_data(folder, modelled=True), output or folder.report_file)
+        written = write_report(load_report_data(folder, modelled=True, with_ax=with_ax), output or folder.report_file)
     console.print(f"report  {escape(str(written))}")
 
 

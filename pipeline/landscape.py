@@ -35,7 +35,7 @@ class Face:
 
     Attributes:
         methods: The corners.
-        shares: Of the three at each point, row by row; ``DIVISIONS`` steps along each side.
+        shares: Weights of the three at each point, row by row; ``DIVISIONS`` steps along each side.
         believed: J there.
     """
 
@@ -149,9 +149,9 @@ def landscape(replay: Replay, space: SearchSpace) -> Landscape | None:
 
 def _methods(replay: Replay, reference: Shape) -> tuple[str, ...]:
     """Return the methods that were ever tried: those the reference uses most first, sparse last of the unused."""
-    tried = {name for shape in replay.shapes.values() for name in shape.active_methods()}
-    shares = reference.active_methods()
-    return tuple(sorted(tried, key=lambda name: (-shares.get(name, 0.0), name == SPARSE, name)))[:MOST_METHODS]
+    tried = {name for shape in replay.shapes.values() for name, weight in shape.weights.items() if weight > 0}
+    weights = reference.weights
+    return tuple(sorted(tried, key=lambda name: (-weights.get(name, 0.0), name == SPARSE, name)))[:MOST_METHODS]
 
 
 def _proposed(posterior: Posterior, space: SearchSpace) -> tuple[Proposed, ...]:

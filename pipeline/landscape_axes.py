@@ -43,7 +43,7 @@ class Axis(Protocol):
 
 @dataclass(frozen=True)
 class ShareAxis:
-    """One method's share of the reward; what it leaves goes to the others in the proportions that they had.
+    """One method's weight among the methods; what it leaves goes to the others in the proportions that they had.
 
     Args:
         space: Where the shapes are of.
@@ -66,12 +66,12 @@ class ShareAxis:
 
     def of(self, shape: Shape) -> float:
         """Return the method's share."""
-        return shape.active_methods().get(self.method, 0.0)
+        return shape.weights.get(self.method, 0.0)
 
     def moved(self, shape: Shape, position: Position) -> Shape | None:
         """Return the shape with another share; ``None`` where the space has no such mix."""
         share = float(position)
-        others = {name: part for name, part in shape.active_methods().items() if name != self.method}
+        others = {name: part for name, part in shape.weights.items() if name != self.method and part > 0}
         others = others or {name: 1.0 for name in self.methods if name != self.method}
         total = math.fsum(others.values())
         return mixed(
@@ -116,16 +116,13 @@ class ParameterAxis:
 
 
 def mixed(space: SearchSpace, shape: Shape, shares: Mapping[str, float]) -> Shape | None:
-    """Return a shape with other shares of the methods; ``None`` where the space holds none."""
-    for changes in ({"weights": dict(shares), "balance": 1.0}, {"weights": dict(shares)}):
-        try:
-            found = shape.with_changes(**changes)
-            point = space.encode(found)
-            if _is_same(point, space.encode(space.decode(point))):
-                return found
-        except ConfigError:
-            continue
-    return None
+    """Return a shape with other weights of the methods; ``None`` where the space holds none."""
+    try:
+        found = shape.with_changes(weights=dict(shares))
+        point = space.encode(found)
+        return found if _is_same(point, space.encode(space.decode(point))) else None
+    except ConfigError:
+        return None
 
 
 def axes(space: SearchSpace, methods: Sequence[str], reference: Shape) -> list[Axis]:

@@ -134,7 +134,7 @@ def _write_results(config: StudyConfig, folder: StudyFolder, assets: Path | None
         if not folder.tokens_file.exists():
             write_json(folder.tokens_file, _explained(config, folder, assets))
         export_winner(folder, folder.export)
-    write_report(load_report_data(folder, modelled=True), folder.report_file)
+    write_report(load_report_data(folder, modelled=True, with_ax=True), folder.report_file)
 
 
 def _explained(config: StudyConfig, folder: StudyFolder, assets: Path | None) -> list[dict[str, Any]]:

@@ -336,6 +336,11 @@ class OuterLoop:
         self._observations.refresh()
         return self._observations.told()
 
+    def analysis_cards(self) -> list[Any]:
+        """Return Ax's own analyses of all that was told so far."""
+        self._observations.refresh()
+        return list(self._client.compute_analyses(display=False))
+
     def posterior(self) -> Posterior:
         """Return the model of all that was told so far."""
         self._observations.refresh()

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Drop log lines below errors, and warnings, from every library while the block runs."""
+def quiet_libraries(level: int = logging.WARNING) -> Iterator[None]:
+    """Drop log lines up to a level, and warnings, from every library while the block runs."""
     before = logging.root.manager.disable
     # Ax sets levels on its own loggers, so only a global floor reaches them all.
-    logging.disable(logging.WARNING)
+    logging.disable(level)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -59,8 +59,10 @@ def replayed(folder: StudyFolder) -> Replay:
             continue
         index = int(path.name)
         name = arm.name if PLAIN.fullmatch(arm.name) else f"trial {index}"
-        shapes[index] = arm.shape
-        indices[index] = outer.attach(BaselineArm(name, space.encode(arm.shape)))
+        point = space.encode(arm.shape)
+        # As the space writes it: a shape may be written in several ways.
+        shapes[index] = space.decode(point)
+        indices[index] = outer.attach(BaselineArm(name, point))
         _tell(outer, indices[index], path, config)
     return Replay(outer, shapes, indices)
 

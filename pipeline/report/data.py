@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pipeline.arm import Arm
+from pipeline.ax_analyses import AxAnalysis
 from pipeline.config import StudyConfig
 from pipeline.confirmation import Verdict
 from pipeline.landscape import Landscape
@@ -224,6 +225,7 @@ class ReportData:
         provenance: Of this page.
         landscape: What the search's model believes of the space; ``None`` while there is no model, or none was asked.
         is_modelled: Whether a model was asked.
+        analyses: Ax's own, of the same trials; empty where none were asked for.
     """
 
     config: StudyConfig
@@ -238,6 +240,7 @@ class ReportData:
     provenance: Provenance
     landscape: Landscape | None = None
     is_modelled: bool = False
+    analyses: tuple[AxAnalysis, ...] = ()
 
     def trials_in(self, state: str) -> tuple[TrialRow, ...]:
         """Return the trials of one state."""

@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.arm import Arm
+from pipeline.ax_analyses import ax_analyses
 from pipeline.config import StudyConfig
 from pipeline.confirmation import WINNER, Difference, Verdict
 from pipeline.kept_files import read_kept
@@ -39,12 +40,13 @@ CURVES = ("objective", "reward", "kl_nats")
 PACKAGES = ("shapetune", "torch", "transformers", "trl", "ax-platform", "botorch", "ray")
 
 
-def load_report_data(folder: StudyFolder, modelled: bool = False) -> ReportData:
+def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool = False) -> ReportData:
     """Return what the folder's files say; what is not there yet is empty or ``None``.
 
     Args:
         folder: The study's.
         modelled: Whether the search's model is fitted once more, which takes seconds, to show what it believes.
+        with_ax: Whether Ax's own analyses are made, too, which takes seconds more.
 
     Raises:
         ConfigError: The study's config cannot be used.
@@ -54,6 +56,7 @@ def load_report_data(folder: StudyFolder, modelled: bool = False) -> ReportData:
     space = config.make_space()
     baselines = {arm.name for arm in space.baselines()}
     beliefs = read_kept(folder.ranking_file, _beliefs) or {}
+    replay = replayed(folder) if modelled or with_ax else None
     trials = [_trial(path, config, baselines, beliefs) for path in folder.trials.glob("*") if path.name.isdigit()]
     return ReportData(
         config=config,
@@ -66,8 +69,9 @@ def load_report_data(folder: StudyFolder, modelled: bool = False) -> ReportData:
         sensitivity=read_kept(folder.sensitivity_file, lambda content: read_sensitivity(content, space)) or (),
         samples=read_kept(folder.tokens_file, _samples) or (),
         provenance=_provenance(),
-        landscape=landscape(replayed(folder), space) if modelled else None,
+        landscape=landscape(replay, space) if replay and modelled else None,
         is_modelled=modelled,
+        analyses=ax_analyses(replay.outer) if replay and with_ax else (),
     )
 
 

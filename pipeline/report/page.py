@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.confirmation import SMOOTHING_STEPS
 from pipeline.report import figures, trial_figure, words
+from pipeline.report.ax_section import ax_groups
 from pipeline.report.data import ReportData, TokenSample
 from pipeline.report.landscape_section import LandscapeSection
 from pipeline.report.sensitivity import SHARE
@@ -50,8 +51,9 @@ def render(data: ReportData) -> str:
         forest=forest,
         trial_values=values,
         landscape=model,
+        ax_groups=ax_groups(data.analyses),
         # Five megabytes that a page without figures has no use for.
-        plotly=figures.plotly_script() if curves or forest or values or data.landscape else None,
+        plotly=figures.plotly_script() if curves or forest or values or data.landscape or data.analyses else None,
         metrics=figures.METRICS,
         colours=figures.arm_colours(data),
         share_colours=_share_colours(data),

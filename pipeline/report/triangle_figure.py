@@ -110,8 +110,7 @@ def _readings(face: Face, at: Sequence[float], scale: Any, label: str) -> Any:
 
 
 def _on(face: Face, shape: Shape) -> tuple[float, float, float]:
-    shares = shape.active_methods()
-    a, b, c = (shares.get(method, 0.0) for method in face.methods)
+    a, b, c = (shape.weights.get(method, 0.0) for method in face.methods)
     return a, b, c
 
 
@@ -127,7 +126,8 @@ def _tried(found: Landscape, face: Face, span: tuple[float, float]) -> Any:
         f"trial {index}: {escape(found.shapes[index].describe())}<br>{words.spread(*measured)}"
         for index, _, measured in shown
     ]
-    best = [index == found.reference_trial for index, _, _ in shown]
+    # A star off the triangle would look like a place that nobody put first.
+    best = [index == found.reference_trial and each for (index, _, _), each in zip(shown, whole, strict=True)]
     return go.Scatterternary(
         a=[shares[0] for _, shares, _ in shown],
         b=[shares[1] for _, shares, _ in shown],

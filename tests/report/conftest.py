@@ -15,6 +15,7 @@ from pipeline.arm import Arm
 from pipeline.config import parse_config
 from pipeline.confirmation import confirmation_arms, judge
 from pipeline.study_folder import StudyFolder
+from pipeline.trial import summarize
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 
@@ -56,13 +57,17 @@ class SyntheticStudy:
             "gold_reward": level / 2 if self.has_gold else None,
         }
         certificate = Certificate(2.4e-7, 960, 1.0, {name: name != "shapley" for name in shape.active_methods()})
-        return {"seed": seed, "curve": curve, "evaluation": final, "certificate": certificate.to_dict()}
+        found = {"seed": seed, "curve": curve, "evaluation": final, "certificate": certificate.to_dict()}
+        return {**found, "training_cpu_seconds": 5.0}
 
     def trial(self, index: int, name: str, origin: str, shape: Shape, level: float) -> None:
         runs = [self.run(seed, level, shape) for seed in self.config.search.seeds]
         path = self.folder.trial_folder(index)
         self.write(path / "trial.json", {"index": index, "arm": name, "origin": origin})
-        self.write(path / "result.json", {"runs": runs, "arm": Arm(name, shape).to_dict(), "metrics": {}, "seeds": []})
+        seeds = list(self.config.search.seeds)
+        self.write(
+            path / "result.json", {**summarize(runs).to_dict(), "arm": Arm(name, shape).to_dict(), "seeds": seeds}
+        )
 
     def failed_trial(self, index: int, reason: str = "nan", detail: str = "the policy's loss is nan at step 7") -> None:
         path = self.folder.trial_folder(index)
