@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,12 +180,15 @@ class Chaos:
 
 def one_round(trials: int, seed: int, kinds: tuple[str, ...] = KINDS) -> Round:
     """Return what a study came to while things of these kinds were killed."""
-    with tempfile.TemporaryDirectory(prefix="shapetune-chaos-") as place:
-        chaos = Chaos(Path(place), trials, seed, kinds)
-        try:
-            return chaos.run()
-        finally:
-            chaos.close()
+    # Kept where the study did not end: whoever asks why needs its folder and what its drivers said.
+    place = Path(tempfile.mkdtemp(prefix="shapetune-chaos-"))
+    chaos = Chaos(place, trials, seed, kinds)
+    try:
+        found = chaos.run()
+    finally:
+        chaos.close()
+    shutil.rmtree(place)
+    return found
 
 
 def main() -> None:
