@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check audit smoke picture clean
+.PHONY: quickstart test check browser audit smoke picture clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
 
-test: $(VENV)/.tested check
+test: $(VENV)/.tested check browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.tested
@@ -16,6 +16,12 @@ check: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive shaping search_spaces pipeline benchmarks
+
+# Debian's browser, which opens the pages in the tests; where it cannot be installed, they say how to go without.
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+		&& apt-get update --quiet=2 && apt-get install --quiet=2 --yes --no-install-recommends chromium >/dev/null; } \
+		|| echo "no chromium, which the tests of the pages need: apt-get install chromium"
 
 # Holds the pinned versions against the advisories of the Python Package Index; needs the network, so no test runs it.
 # Strict: where the index knows nothing of a package, that is an error, and not a clean bill of health.

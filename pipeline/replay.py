@@ -19,6 +19,7 @@ from pipeline.outer import TRACKED, OuterLoop
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import searched_value
 from search_spaces import BaselineArm
+from search_spaces.base import Value
 from shaping.shape import Shape
 
 # Ax's figures show names as they are, and Plotly formats what looks like markup.
@@ -52,6 +53,7 @@ def replayed(folder: StudyFolder) -> Replay:
     outer = OuterLoop(config.name, space, None, config.search)
     shapes: dict[int, Shape] = {}
     indices: dict[int, int] = {}
+    names: dict[tuple[tuple[str, Value], ...], str] = {}
     paths = [path for path in folder.trials.glob("*") if path.name.isdigit()]
     for path in sorted(paths, key=lambda path: int(path.name)):
         arm = _arm(path)
@@ -62,6 +64,8 @@ def replayed(folder: StudyFolder) -> Replay:
         point = space.encode(arm.shape)
         # As the space writes it: a shape may be written in several ways.
         shapes[index] = space.decode(point)
+        # Ax knows an arm by its point: the second of two that are alike goes by the first one's name.
+        name = names.setdefault(tuple(sorted(point.items())), name)
         indices[index] = outer.attach(BaselineArm(name, point))
         _tell(outer, indices[index], path, config)
     return Replay(outer, shapes, indices)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,12 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from playwright.sync_api import Browser
 
 from pipeline.assets import cache_folder
 from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.sentiment import build_sentiment
+from tests.browser import launched
 
 TINY_RECIPE = {
     "vocabulary": 400,
@@ -36,3 +39,10 @@ def _one_thread() -> None:
 def tiny_assets() -> Path:
     """The folder of a tiny sentiment task; downloads the reviews when the machine has no copy."""
     return build_sentiment(Recipe(**TINY_RECIPE), cache_folder())
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of a process."""
+    with launched() as opened:
+        yield opened

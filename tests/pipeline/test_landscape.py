@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,18 @@ def test_names_that_a_figure_would_format_are_replaced(tmp_path: Path) -> None:
         path.write_text(text)
     names = [row["arm"] for row in replayed(StudyFolder(root)).outer.trials()]
     assert "trial 4" in names and not any("<" in name for name in names)
+
+
+def test_two_trials_of_one_shape_are_both_replayed(tmp_path: Path) -> None:
+    run_study(tmp_path, study_config(trials=5))
+    first, twin = (tmp_path / "trials" / name for name in ("4", "5"))
+    shutil.copytree(first, twin)
+    made = json.loads((twin / "result.json").read_text())
+    write_json(twin / "result.json", {**made, "arm": {**made["arm"], "name": "its twin"}})
+    replay = replayed(StudyFolder(tmp_path))
+    assert len(replay.outer.observed()) == 6
+    values = replay.outer.observed()
+    assert values[replay.indices[4]] == values[replay.indices[5]]
 
 
 def test_a_replay_needs_no_database(found: tuple[StudyFolder, Replay, Landscape]) -> None:

@@ -118,21 +118,28 @@ def made(name: str = "prefix") -> Landscape:
 def test_a_triangle_shows_trials_where_their_shares_put_them_and_only_those_that_belong() -> None:
     found = made()
     mean, deviation = (json.loads(figure) for figure in triangle_figures(found, found.faces[0], "J"))
-    tried, following = mean["data"][-2:]
-    assert list(zip(tried["a"], tried["b"], tried["c"], strict=True)) == [(0, 0, 1), (1, 0, 0)]
+    tried, following = mean["data"][-3:-1]
+    assert list(zip(tried["x"], tried["y"], strict=True)) == [(1.0, 0.0), (0.5, 0.866)]
     assert tried["marker"]["symbol"] == ["circle", "star"]
     assert tried["marker"]["color"] == [0.0, 1.0]
     assert "trial 4: 1.00 prefix, lambda 0.80<br>1.000 ± 0.030" in tried["text"]
-    assert following["a"] == [0.9] and "0.938 ± 0.062" in following["text"][0]
+    assert (following["x"], following["y"]) == ([0.45], [0.7794]) and "0.938 ± 0.062" in following["text"][0]
     assert len(deviation["data"]) == len([t for t in deviation["data"] if t["hoverinfo"] == "skip"]) + 1
+    corners = {note["text"]: (note["x"], note["y"]) for note in mean["layout"]["annotations"]}
+    assert corners == {"<b>prefix</b>": (0.5, 0.866), "<b>attention</b>": (-0.08, 0.0), "<b>sparse</b>": (1.08, 0.0)}
 
 
 def test_a_triangles_readings_say_both_numbers_at_every_point() -> None:
+    """Where trials stand, the uncertainty's triangle says them and the mean's leaves them to the trials."""
     found = made()
-    mean = json.loads(triangle_figures(found, found.faces[0], "J")[0])
-    [readings] = [trace for trace in mean["data"] if trace.get("text") and len(trace["text"]) > 100]
+    mean, deviation = (json.loads(figure) for figure in triangle_figures(found, found.faces[0], "J"))
+    readings, others = (
+        next(trace for trace in each["data"] if trace.get("text") and len(trace["text"]) > 100)
+        for each in (deviation, mean)
+    )
     texts = [f"{a:.2f} prefix, {b:.2f} attention, {c:.2f} sparse<br>{a:.3f} ± 0.250" for a, b, c in grid(DIVISIONS)]
     assert readings["text"] == texts
+    assert set(texts) - set(others["text"]) == {texts[0], texts[-1]}
 
 
 def test_a_slice_shows_the_95_percent_interval_and_its_trials_with_their_errors() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,10 +10,8 @@ import pytest
 
 from pipeline.report import load_report_data
 from pipeline.report.page import render
+from tests.browser import chromium
 from tests.security.hostile import OWNED, PAYLOADS, RUN, hostile_study
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 
 # Points at everything, clicks everything, and says in the page what became of it.
 PROBE = """<script>
@@ -53,12 +50,13 @@ PROBE = """<script>
 
 def open_page(text: str, folder: Path) -> dict[str, str]:
     """Return what the page said of itself after everything in it was pointed at and clicked."""
-    assert CHROMIUM is not None
     page = folder / "page.html"
     page.write_text(text.replace("</body>", PROBE + "</body>"), encoding="utf-8", errors="surrogatepass")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     options += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=60000", "--dump-dom"]
-    done = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(
+        [chromium(), *options, page.as_uri()], capture_output=True, text=True, timeout=180, check=False
+    )
     opened = re.search(r"<html[^>]*>", done.stdout)
     assert opened, done.stderr[-2000:]
     return dict(re.findall(r'data-(\w+)="([^"]*)"', opened[0]))
