@@ -1,4 +1,4 @@
-"""The command line: ``shapetune launch``, ``submit``, ``train``, ``status``, ``report``, ``export``, ``doctor``."""
+"""The command line: ``shapetune launch``, ``submit``, ``train``, ``status``, ``report``, ``explain`` and the others."""
 
 from __future__ import annotations
 
@@ -137,6 +137,63 @@ def report(
 
         written = write_report(load_report_data(folder, modelled=True, with_ax=with_ax), output or folder.report_file)
     console.print(f"report  {escape(str(written))}")
+
+
+@app.command()
+def explain(
+    subject: Annotated[
+        str, typer.Argument(metavar="STUDY|SHAPE|CONFIG", help="A study's folder, an exported shape.json, or a config.")
+    ],
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What was asked; where the task's prompts are chats, what their user says."),
+    ] = None,
+    response: Annotated[
+        str | None, typer.Option(help="What was answered, read with the policy's tokenizer; leading spaces count.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="In place of both: JSON lines, each with prompt (or messages) and response.")
+    ] = None,
+    methods: Annotated[list[str], typer.Option("--method", help="A credit method, again for each; or all.")] = [],  # noqa: B006
+    shapes: Annotated[
+        list[Path], typer.Option("--shape", help="Another shape.json, or the study that exported it; again for each.")
+    ] = [],  # noqa: B006
+    config: Annotated[
+        str | None, typer.Option(help="Of a shape.json: the config or study whose reward model scores the text.")
+    ] = None,
+    changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set shape.unit=token.")] = [],  # noqa: B006
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Do not put the token that ends a response after it.")
+    ] = False,
+    numbers: Annotated[bool, typer.Option("--numbers", help="Print every token's reward, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page to this file instead.")] = None,
+) -> None:
+    """Show where the reward falls in a text: token credits under methods and shapes, row under row.
+
+    Without a text, a study's own responses on held-out prompts are shown. Without --method and --shape, the rows are
+    a study's winner, or a shape, and the methods that it is made of; of a config, the methods of its space.
+    """
+    from pipeline.quiet import quiet_libraries
+    from shaping.errors import ConfigError
+
+    if as_json and html is not None:
+        raise ConfigError("--json and --html were both given", "give one of them")
+    with quiet_libraries():  # reading a config imports Ax
+        from pipeline.explain import explain as find_credits
+        from pipeline.explain_question import Question
+        from pipeline.explained_text import show_explanation
+        from pipeline.report.explain_page import write_explanation
+
+        asked = (prompt, response, file, tuple(methods), tuple(shapes), config, tuple(changes), unfinished)
+        # What is said while models are built or loaded is no part of the answer.
+        found = find_credits(Question(subject, *asked), Console(stderr=True, highlight=False))
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+    elif html is not None:
+        console.print(f"page    {escape(printable(str(write_explanation(found, html))))}")
+    else:
+        show_explanation(found, console, numbers)
 
 
 @app.command()

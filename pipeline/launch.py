@@ -16,13 +16,13 @@ from pipeline.display import StudyDisplay
 from pipeline.export import export_winner
 from pipeline.interruption import interruption
 from pipeline.kept_files import read_kept
+from pipeline.kept_texts import winner_texts
 from pipeline.outer import EARLIER
 from pipeline.own_trainer import find_trainer
-from pipeline.ppo.evaluation import SampleText
 from pipeline.report import load_report_data, write_report
 from pipeline.source import Executor
 from pipeline.storage import locked, study_database
-from pipeline.study import Study, confirmation_runs
+from pipeline.study import Study
 from pipeline.study_folder import StudyFolder
 from pipeline.summary import show_summary
 from pipeline.task_models import build_assets, check_methods, open_task
@@ -141,14 +141,7 @@ def _explained(config: StudyConfig, folder: StudyFolder, assets: Path | None) ->
     """Return token rewards of the winner's own responses on held-out prompts."""
     if config.trainer is not None:
         return []
-    runs = confirmation_runs(folder).get("winner") or _search_runs(folder)
-    texts = [SampleText(**text) for text in runs[0]["evaluation"]["texts"]] if runs else []
     winner = read_kept(folder.winner_file, lambda kept: Shape.from_dict(kept["shape"]))
     assert winner is not None
-    return token_rewards(load_task(config.task, "" if assets is None else str(assets)), winner, texts)
-
-
-def _search_runs(folder: StudyFolder) -> list[dict[str, Any]]:
-    name = read_kept(folder.winner_file, lambda kept: kept["name"])
-    found = [read_kept(path, lambda kept: (kept["arm"]["name"], kept["runs"])) for path in folder.results()]
-    return [run for each in found if each is not None and each[0] == name for run in each[1]]
+    task = load_task(config.task, "" if assets is None else str(assets))
+    return token_rewards(task, winner, winner_texts(folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,8 @@ from rich.markup import escape
 
 from pipeline.assets import cache_folder
 from pipeline.config import StudyConfig
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Judge, Task
+from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.registry import load_task, task_kind
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
@@ -53,6 +55,17 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
         )
     _check_context(config, task)
     return task
+
+
+def open_judge(config: StudyConfig, asked: Sequence[PromptRow], console: Console) -> Judge:
+    """Return the reward model of a config's task, with the ids of ``asked``; nothing else of the task is loaded.
+
+    Raises:
+        ConfigError: Something of it, or a prompt, cannot be used.
+    """
+    assets = build_assets(config, console)
+    with console.status("loading the reward model"):
+        return task_kind(config.task).load_judge(config.task, assets, asked)
 
 
 def check_methods(config: StudyConfig, task: Task) -> None:

@@ -25,7 +25,15 @@ def write_report(data: ReportData, path: Path) -> Path:
     Raises:
         ShapetuneError: The file cannot be written.
     """
-    text = render(data)
+    return write_page(render(data), path, "report")
+
+
+def write_page(text: str, path: Path, what: str) -> Path:
+    """Write a page so that the file is either whole or as it was before, and return its path.
+
+    Raises:
+        ShapetuneError: The file cannot be written; ``what`` names it.
+    """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +42,7 @@ def write_report(data: ReportData, path: Path) -> Path:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise ShapetuneError(f"report {path} cannot be written: {error.strerror}", "choose another file") from error
+        raise ShapetuneError(f"{what} {path} cannot be written: {error.strerror}", "choose another file") from error
     return path
 
 
@@ -44,7 +52,7 @@ def render(data: ReportData) -> str:
     forest = figures.forest(data.verdict) if data.verdict else None
     values = trial_figure.trial_values(data)
     model = LandscapeSection.of(data.landscape, data.config.search.objective) if data.is_modelled else None
-    page = _environment().get_template("report.html.j2")
+    page = environment().get_template("report.html.j2")
     return page.render(
         data=data,
         curves=curves,
@@ -78,7 +86,8 @@ def token_depths(sample: TokenSample) -> list[list[float]]:
     return [[math.sqrt(abs(r) / largest) if math.isfinite(r) else 1.0 for r in row.rewards] for row in sample.rows]
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what reads the templates beside this file, and escapes whatever is put into them."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,

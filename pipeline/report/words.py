@@ -81,6 +81,11 @@ def shape(value: Shape | None) -> str:
     return MISSING if value is None else value.describe()
 
 
+def row(name: str, value: Shape) -> str:
+    """Return what a row of tokens shows: a method is explained, a shape described."""
+    return METHOD_WORDS[name] if value.active_methods() == {name: 1.0} else value.describe()
+
+
 def arm_shape(arm: Arm) -> str:
     """Return an arm's shape in words, with its critic where that is not the study's."""
     critic = {"reward_model": "critic starts as the reward model", "value_head": "critic is a value head"}

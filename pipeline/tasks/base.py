@@ -69,9 +69,32 @@ class Task:
     @property
     def reward_identity(self) -> str:
         """Return what an exported shape is bound to: a hash of the reward model."""
-        model: Any = self.reward_model
-        # A reward model seen through another tokenizer is known by its own weights.
-        return str(getattr(model, "inner", model).identity())
+        return _identity(self.reward_model)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What scores the responses of a task, without the models that write them.
+
+    Attributes:
+        tokenizer: The policy's tokenizer; its end-of-sequence is the token that ends a response.
+        reward_model: What the policy is trained on.
+        prompt_ids: Token ids of the prompts that were asked for, made as the task makes its own.
+    """
+
+    tokenizer: Any
+    reward_model: RewardModel
+    prompt_ids: tuple[list[int], ...]
+
+    @property
+    def reward_identity(self) -> str:
+        """Return what an exported shape is bound to: a hash of the reward model."""
+        return _identity(self.reward_model)
+
+
+def _identity(reward_model: Any) -> str:
+    # A reward model seen through another tokenizer is known by its own weights.
+    return str(getattr(reward_model, "inner", reward_model).identity())
 
 
 def quiet_transformers() -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
 )
 
@@ -55,6 +57,26 @@ def load_policy(settings: PolicySettings) -> PreTrainedModel:
             f"{field}: {settings.model} is no causal language model", "give one with a language-model head"
         )
     return model.eval()
+
+
+def outline_policy(settings: PolicySettings) -> PreTrainedModel:
+    """Return the policy without its weights: sizes, and what its configs say of it.
+
+    Raises:
+        ConfigError: Its config cannot be read, or is no causal language model's.
+    """
+    source: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+    options = source if settings.gguf_file is None else {**source, "gguf_file": settings.gguf_file}
+    with _loading("task.policy.model", settings.model):
+        config = AutoConfig.from_pretrained(settings.model, **options)
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=settings.trust_remote_code
+            )
+    with suppress(OSError), _silent():
+        # A model that has no such file keeps what its config says.
+        model.generation_config = GenerationConfig.from_pretrained(settings.model, revision=settings.revision)
+    return model
 
 
 def load_classifier(settings: RewardSettings, field: str) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from shaping.errors import ConfigError
 from shaping.rollouts import opening_tokens
 
 FORM = 'write one JSON object a line: {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
+ANSWERED = 'write one JSON object a line: {"prompt": "...", "response": "..."}; messages may stand in place of prompt'
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class PromptRow:
             raise ConfigError(f"{self.place}: the prompt has no token", "give it a text")
         return ids
 
+    def as_chat(self) -> PromptRow:
+        """Return a plain text as what the user of a chat says; a chat is returned as it is."""
+        if self.messages is not None:
+            return self
+        return PromptRow(self.place, [{"role": "user", "content": self.text}], self.text)
+
     def templated(self, tokenizer: Any, **options: Any) -> Any:
         """Return the messages in the tokenizer's chat template, as a text or as ``options`` say.
 
@@ -77,13 +84,28 @@ def read_prompts(path: Path, field: str) -> list[PromptRow]:
     Raises:
         ConfigError: It cannot be read, holds no prompt, or a line is broken; names file, line and remedy.
     """
+    lookup = "relative paths are looked for beside the config file, then in the working directory"
+    return [_row(values, place) for values, place in _objects(path, field, FORM, lookup)]
+
+
+def read_answered(path: Path, field: str) -> list[tuple[PromptRow, str]]:
+    """Return the prompts of a file with the response that each line holds beside its prompt, in its order.
+
+    Raises:
+        ConfigError: It cannot be read, holds nothing, or a line is broken; names file, line and remedy.
+    """
+    lookup = "relative paths are looked for in the working directory"
+    return [
+        (_row(values, place), _response(values, place)) for values, place in _objects(path, field, ANSWERED, lookup)
+    ]
+
+
+def _objects(path: Path, field: str, form: str, lookup: str) -> list[tuple[dict[str, Any], str]]:
+    """Return the object of each line with its place."""
     try:
         content = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"{field}: the file {path} does not exist",
-            "relative paths are looked for beside the config file, then in the working directory",
-        ) from error
+        raise ConfigError(f"{field}: the file {path} does not exist", lookup) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{field}: {path} cannot be read: {error}", "give a text file in UTF-8") from error
     # JSON strings may hold line separators that are no line ends, so splitlines would cut them.
@@ -91,8 +113,8 @@ def read_prompts(path: Path, field: str) -> list[PromptRow]:
     if lines[-1] == "":
         lines.pop()
     if not lines:
-        raise ConfigError(f"{field}: {path} is empty", FORM)
-    return [_row(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+        raise ConfigError(f"{field}: {path} is empty", form)
+    return [_object(line, f"{path}, line {number}", form) for number, line in enumerate(lines, start=1)]
 
 
 def split_prompts(rows: list[PromptRow], share: float) -> tuple[list[PromptRow], list[PromptRow]]:
@@ -118,15 +140,26 @@ def _digest(row: PromptRow) -> str:
     return hashlib.sha256(json.dumps([row.messages, row.text], sort_keys=True).encode()).hexdigest()
 
 
-def _row(line: str, place: str) -> PromptRow:
+def _object(line: str, place: str, form: str) -> tuple[dict[str, Any], str]:
     if not line.strip():
         raise ConfigError(f"{place} is empty", "remove it")
     try:
         values = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{place} is not JSON: {error}", FORM) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{place} is not JSON: {error}", form) from error
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
-        raise ConfigError(f"{place} is no object with either prompt or messages", FORM)
+        raise ConfigError(f"{place} is no object with either prompt or messages", form)
+    return values, place
+
+
+def _response(values: dict[str, Any], place: str) -> str:
+    response = values.get("response", "")
+    if not isinstance(response, str) or not response:
+        raise ConfigError(f"{place}: response is {_kind(response)}", ANSWERED)
+    return response
+
+
+def _row(values: dict[str, Any], place: str) -> PromptRow:
     if "messages" in values:
         return _chat(values["messages"], place)
     text = values["prompt"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from pipeline.tasks.base import Prompts, Task, quiet_transformers
+from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.end_of_response import end_of_response
-from pipeline.tasks.pretrained import check_folder, load_policy, load_tokenizer
+from pipeline.tasks.pretrained import check_folder, load_policy, load_tokenizer, outline_policy
 from pipeline.tasks.prompt_file import PromptRow, read_prompts, split_prompts
 from pipeline.tasks.reward_models import PolicySide, RewardSource
 from pipeline.tasks.settings import PromptsSettings
@@ -45,10 +45,7 @@ def load(settings: PromptsSettings, folder: Path | None) -> Task:
     shown, notes = _short_enough(train, "prompts", tokenizer, settings.max_prompt_tokens)
     judged, more = _short_enough(held_out, "held-out prompts", tokenizer, settings.max_prompt_tokens)
     policy = load_policy(settings.policy)
-    _check_vocabulary(policy, shown + judged)
-    # Before the reward models: they see where a response ends.
-    _set_end(tokenizer, policy, chat=any(row.messages is not None for row, _ in shown + judged))
-    side = PolicySide(tokenizer, policy.get_output_embeddings().weight.shape[0], shown + judged)
+    side = _policy_side(tokenizer, policy, shown + judged)
     return Task(
         name="prompts",
         policy=policy,
@@ -59,6 +56,40 @@ def load(settings: PromptsSettings, folder: Path | None) -> Task:
         held_out_prompts=_prompts(judged),
         notes=(*notes, *more),
     )
+
+
+def load_judge(settings: PromptsSettings, folder: Path | None, asked: Sequence[PromptRow]) -> Judge:
+    """Return the reward model alone, with the ids of ``asked``; no weights of the policy are loaded.
+
+    Where all prompts of the task are chats, a plain text is what the user of a chat says.
+
+    Raises:
+        ConfigError: A file, a folder, a function or a model cannot be used; names field, value and remedy.
+    """
+    quiet_transformers()
+    train, held_out = _rows(settings)
+    check_folder("task.policy.model", settings.policy.model)
+    reward = RewardSource.find(settings.reward_model, "task.reward_model")
+    tokenizer = load_tokenizer(settings.policy, "task.policy")
+    shown, _ = _short_enough(train, "prompts", tokenizer, settings.max_prompt_tokens)
+    judged, _ = _short_enough(held_out, "held-out prompts", tokenizer, settings.max_prompt_tokens)
+    chats = [row.messages is not None for row, _ in shown + judged]
+    for row in asked:
+        if row.messages is not None and not any(chats):
+            raise ConfigError(f"{row.place} holds messages, but the task's prompts are plain texts", "give a prompt")
+    rows = [row.as_chat() for row in asked] if all(chats) else asked
+    given = [(row, row.ids(tokenizer)) for row in rows]
+    # Theirs are among the prompts that the reward model has a form of its own for.
+    side = _policy_side(tokenizer, outline_policy(settings.policy), shown + judged + given)
+    return Judge(tokenizer, reward.load(side), tuple(ids for _, ids in given))
+
+
+def _policy_side(tokenizer: Any, policy: PreTrainedModel, prompts: Encoded) -> PolicySide:
+    """Return what reward models must know, after the tokenizer was told which token ends a response."""
+    _check_vocabulary(policy, prompts)
+    # Before the reward models: they see where a response ends.
+    _set_end(tokenizer, policy, chat=any(row.messages is not None for row, _ in prompts))
+    return PolicySide(tokenizer, policy.get_output_embeddings().weight.shape[0], prompts)
 
 
 def _rows(settings: PromptsSettings) -> tuple[list[PromptRow], list[PromptRow]]:

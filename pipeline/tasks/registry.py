@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from pipeline.tasks.base import Task
+from pipeline.tasks.base import Judge, Task
+from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.settings import TaskSettings
 
 # Imported when they are needed: a config is read without loading what trains models.
@@ -27,6 +29,10 @@ class TaskKind(Protocol):
 
     def load(self, settings: Any, folder: Path | None) -> Task:
         """Return the task from its settings and the folder that ``prepare`` returned."""
+        ...
+
+    def load_judge(self, settings: Any, folder: Path | None, asked: Sequence[PromptRow]) -> Judge:
+        """Return the reward model alone, with the ids of prompts that need not be among the task's."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from pipeline.allocator import keep_freed_memory
 from pipeline.assets import asset_key, build_once, cache_folder, is_complete, read_manifest
 from pipeline.ppo.rollout import sample_responses
-from pipeline.tasks.base import Prompts, Task, quiet_transformers
+from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
+from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.reviews import CORPUS, SHARES, Review, fetch_reviews, read_reviews
 from pipeline.tasks.reward_training import reward_quality, train_reward_model
 from pipeline.tasks.settings import SentimentSettings
 from pipeline.tasks.soft_labels import soft_labels
+from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
 
 PROMPT_TOKENS = 6  # <s> and five tokens of a review
@@ -46,6 +49,24 @@ def load(settings: SentimentSettings, folder: Path | None) -> Task:
     """Return the task from the folder that ``prepare`` returned."""
     assert folder is not None
     return load_sentiment(folder)
+
+
+def load_judge(settings: SentimentSettings, folder: Path | None, asked: Sequence[PromptRow]) -> Judge:
+    """Return the reward model alone, with the ids of ``asked``: ``<s>`` and the words of a review.
+
+    Raises:
+        ConfigError: A prompt is a chat.
+    """
+    assert folder is not None
+    quiet_transformers()
+    for row in asked:
+        if row.messages is not None:
+            raise ConfigError(f"{row.place} holds messages, but the task's prompts are plain texts", "give a prompt")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False)
+    prompts = [
+        [int(tokenizer.bos_token_id), *tokenizer(row.text, add_special_tokens=False)["input_ids"]] for row in asked
+    ]
+    return Judge(tokenizer, CausalRewardModel.from_pretrained(folder / "reward_model"), tuple(prompts))
 
 
 def build_sentiment(recipe: Recipe, cache: Path | None = None) -> Path:
