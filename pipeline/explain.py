@@ -8,8 +8,16 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.explain_question import ALL, Question, Subject, asked_texts, check_methods, find_subject, named_shapes
-from pipeline.explain_question import shape_file as file_of
+from pipeline.explain_question import (
+    ALL,
+    Question,
+    Subject,
+    asked_texts,
+    check_methods,
+    find_subject,
+    named_shapes,
+    shape_file,
+)
 from pipeline.export import load_shape
 from pipeline.kept_texts import winner_texts
 from pipeline.report.data import TokenRow, TokenSample
@@ -21,6 +29,7 @@ from shaping.certificate import Certificate
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError, ShapeError
 from shaping.shape import Shape
+from shaping.shaper import Shaper
 
 
 @dataclass(frozen=True)
@@ -88,10 +97,12 @@ def explain(question: Question, console: Console) -> Explanation:
     asked = asked_texts(question, subject)
     judge = open_judge(subject.config, [row for row, _ in asked], console)
     files = [subject.shape_file] if subject.shape_file else []
-    for file in (*files, *map(file_of, question.shapes)):
+    for file in (*files, *map(shape_file, question.shapes)):
         load_shape(file, judge.reward_identity)
+    shapers = make_shapers(judge, shapes)
+    shapers |= make_shapers(judge, _method_rows(question, subject, judge))
     texts = _own_texts(question, subject, asked, judge) if asked else _kept_texts(subject)
-    return _explanation(subject.title, judge, {**shapes, **_method_rows(question, subject, judge)}, texts)
+    return _explanation(subject.title, judge, shapers, texts)
 
 
 def _method_rows(question: Question, subject: Subject, judge: Judge) -> dict[str, Shape]:
@@ -112,7 +123,8 @@ def _method_rows(question: Question, subject: Subject, judge: Judge) -> dict[str
             check_served([METHODS[name]], judge.reward_model, base)
         except ConfigError as error:
             reason = error.message.removeprefix(f"weights.{name}: ")
-            raise ConfigError(f"--method {name}: {reason}", f"choose from {', '.join(served)}") from error
+            place = "--method" if name in question.methods else "space.methods,"
+            raise ConfigError(f"{place} {name}: {reason}", f"choose from {', '.join(served)}") from error
     return {name: method_shape(name, base) for name in methods}
 
 
@@ -137,8 +149,8 @@ def _kept_texts(subject: Subject) -> list[_Text]:
     return kept
 
 
-def _explanation(title: str, judge: Judge, shapes: dict[str, Shape], texts: list[_Text]) -> Explanation:
-    shapers = make_shapers(judge, shapes)
+def _explanation(title: str, judge: Judge, shapers: dict[str, Shaper], texts: list[_Text]) -> Explanation:
+    shapes = {name: shaper.shape for name, shaper in shapers.items()}
     samples, seen = [], {name: Certificate.empty(shape) for name, shape in shapes.items()}
     for text in texts:
         try:
