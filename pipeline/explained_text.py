@@ -27,10 +27,11 @@ def show_explanation(explanation: Explanation, console: Console, numbers: bool =
 
     Args:
         explanation: What is shown.
-        console: Where to; ``NO_COLOR`` and what is no terminal have no colours.
+        console: Where to; under ``NO_COLOR``, and where it is no terminal of at least 256 colours, there are none.
         numbers: Whether to print every token's numbers below the colours, too.
     """
-    coloured = console.color_system is not None
+    # Eight colours are too few to tell much reward from little.
+    coloured = console.color_system in ("256", "truecolor") and not console.no_color
     for sample in explanation.samples:
         console.print(_heading(sample), soft_wrap=True)
         console.print()
