@@ -149,7 +149,7 @@ def explain(
         typer.Option(help="What was asked; where the task's prompts are chats, what their user says."),
     ] = None,
     response: Annotated[
-        str | None, typer.Option(help="What was answered, read with the policy's tokenizer; leading spaces count.")
+        str | None, typer.Option(help="What was answered, word for word; read with the policy's tokenizer.")
     ] = None,
     file: Annotated[
         Path | None, typer.Option(help="In place of both: JSON lines, each with prompt (or messages) and response.")
