@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ from tests.pipeline.own_models import (
     END,
     chat_tokenizer,
     other_tokenizer,
+    own_policy,
     own_values,
     text_rows,
     write_config,
@@ -134,6 +136,7 @@ def test_a_study_shows_its_winner_and_what_it_is_made_of_on_its_own_responses(st
     assert list(found.shapes) == ["winner of studied", "attention", "prefix"]
     assert found.shapes["winner of studied"] == WINNER and found.shapes["prefix"].unit == "token"
     assert [len(sample.tokens) for sample in found.samples] == [4, 3]
+    assert {certificate.responses for certificate in found.certificates.values()} == {2}
     ids = [kept_text(tiny_assets, 0, [20, 21, 22, 23]), kept_text(tiny_assets, 1, [30, 31, 32])]
     rows = [text["prompt_ids"] + text["response_ids"] for text in ids]
     scores = plain_scores(tiny_assets / "reward_model", rows)
@@ -204,6 +207,32 @@ def test_chats_go_through_the_template_and_nothing_of_the_policys_weights_is_rea
     (sample,) = explain(asked(path, prompt=CHAT[0]["content"], methods=("prefix",), unfinished=True), QUIET).samples
     (expected,) = plain_scores(models / "reward", [opening + response])
     assert sample.score == pytest.approx(expected, abs=1e-5) and "".join(sample.tokens) == RESPONSE
+
+
+def test_a_response_that_ends_by_itself_is_not_ended_twice(models: Path, tmp_path: Path) -> None:
+    path = write_config(tmp_path, own_values(models, prompts=str(models / "chats.jsonl")))
+    one, other = (explain(asked(path, response=text), QUIET).samples[0] for text in (RESPONSE, RESPONSE + END))
+    assert one.tokens == other.tokens and one.tokens.count(END) == 1
+
+
+def test_where_a_response_ends_may_stand_in_the_generation_config_alone(models: Path, tmp_path: Path) -> None:
+    policy, tokenizer = own_policy(), copy.deepcopy(byte_tokenizer(330))
+    tokenizer.eos_token = None
+    policy.generation_config.eos_token_id = 7
+    policy.config.eos_token_id = None
+    policy.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    path = write_config(tmp_path, own_values(models, policy={"model": str(tmp_path / "policy")}))
+    found = explain(asked(path, methods=("sparse",)), QUIET).samples[0]
+    assert found.tokens[-1] == tokenizer.convert_ids_to_tokens(7)
+    assert load_task(load_config(path).task, "").eos_token_id == 7
+
+
+def test_messages_are_refused_where_no_prompt_of_the_task_is_a_chat(models: Path, tmp_path: Path) -> None:
+    path, lines = write_config(tmp_path, own_values(models)), tmp_path / "chat.jsonl"
+    write_lines(lines, [{"messages": CHAT, "response": RESPONSE}])
+    with pytest.raises(ConfigError, match=r"chat\.jsonl, line 1 holds messages"):
+        explain(Question(str(path), file=lines), QUIET)
 
 
 def test_a_reward_model_of_another_tokenizer_reads_its_own_form_of_a_new_prompt(models: Path, tmp_path: Path) -> None:
