@@ -17,6 +17,7 @@ from pipeline.export import export_winner
 from pipeline.interruption import interruption
 from pipeline.kept_files import read_kept
 from pipeline.kept_texts import winner_texts
+from pipeline.launch_record import note_launch
 from pipeline.outer import EARLIER
 from pipeline.own_trainer import find_trainer
 from pipeline.report import load_report_data, write_report
@@ -96,6 +97,7 @@ def _run(
         display.already("confirm", _finished_runs(folder.confirm) * config.ppo.steps)
         study = Study(config, folder, assets, display, reward_critic)
         if not study.finished():
+            note_launch(folder)
             make_executor(config).run(study)
         if not study.finished():
             raise ShapetuneError("the study ended early", "run the same command again to go on")

@@ -38,6 +38,7 @@ class StudyFolder:
         self.sensitivity_file = root / "sensitivity.json"
         self.warm_start_file = root / "warm_start.json"
         self.tokens_file = root / "tokens.json"
+        self.provenance_file = root / "provenance.jsonl"
         self.report_file = root / "report.html"
         self.export = root / "export"
 
@@ -91,7 +92,7 @@ class StudyFolder:
             if self.root.is_dir() and any(self.root.iterdir()):
                 raise ConfigError(f"{self.root} is not empty and holds no study", "choose another folder or name")
             return
-        mine, theirs = _what_decides(config), _what_decides(self.config())
+        mine, theirs = what_decides(config), what_decides(self.config())
         if mine.pop(RAISABLE) < theirs.pop(RAISABLE):
             raise ConfigError(
                 f"{self.root} was launched with {RAISABLE} = {self.config().search.trials}, which can only be raised",
@@ -150,7 +151,7 @@ def _file_name(arm: str) -> str:
     return kept if kept == plain else f"{kept}-{hashlib.sha256(arm.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
-def _what_decides(config: StudyConfig) -> dict[str, Any]:
+def what_decides(config: StudyConfig) -> dict[str, Any]:
     """Return the values that decide a study's results, flat; where and how wide it runs may change."""
     flat: dict[str, Any] = {}
 
