@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 from pipeline.arm import Arm
 from pipeline.ax_analyses import AxAnalysis
 from pipeline.config import StudyConfig
 from pipeline.confirmation import Verdict
 from pipeline.landscape import Landscape
+from pipeline.report.attempts import Attempt
+from pipeline.report.provenance import Provenance
+from pipeline.report.run_record import RunRecord, merged_certificate
 from pipeline.spread import mean_and_error
 from shaping.certificate import TOLERANCE, Certificate
 from shaping.shape import Shape
@@ -34,6 +36,19 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """What runs measured on held-out prompts while they trained.
+
+    Attributes:
+        steps: Training steps that were done at each measurement.
+        values: Metric name to one series a seed; empty where nothing was measured.
+    """
+
+    steps: tuple[int, ...]
+    values: dict[str, tuple[tuple[float, ...], ...]]
+
+
+@dataclass(frozen=True)
 class ArmResult:
     """What an arm's finished runs found.
 
@@ -42,12 +57,16 @@ class ArmResult:
         metrics: Name to its mean over the seeds; ``objective`` is J, higher is better.
         certificate: Of all seeds together.
         curves: Metric name to one series a seed, in the order of ``seeds``.
+        held_out: The same on held-out prompts, at the steps where that was measured.
+        records: What each run kept beside its values, in the order of ``seeds``.
     """
 
     seeds: tuple[int, ...]
     metrics: dict[str, Estimate]
     certificate: Certificate
     curves: dict[str, tuple[tuple[float, ...], ...]]
+    held_out: HeldOut
+    records: tuple[RunRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -103,7 +122,8 @@ class TrialRow:
         origin: ``baseline``, ``sobol``, ``model``, or ``earlier study`` where it was taken over.
         is_baseline: Whether every study of the space runs its arm first.
         shape: ``None`` while no file of the trial tells it.
-        finished_seeds: Seeds that were trained to the end.
+        records: Of the seeds that were trained to the end.
+        attempts: Those that failed, oldest first, whatever became of the trial.
         result: ``None`` unless every seed finished.
         belief: ``None`` where the search ranked nothing.
         failure: ``None`` unless a run of the trial was given up.
@@ -115,7 +135,8 @@ class TrialRow:
     origin: str
     is_baseline: bool
     shape: Shape | None
-    finished_seeds: int
+    records: tuple[RunRecord, ...]
+    attempts: tuple[Attempt, ...]
     result: ArmResult | None
     belief: Belief | None
     failure: Failure | None
@@ -133,6 +154,21 @@ class TrialRow:
         if self.failure is not None:
             return "failed"
         return "completed" if self.result is not None else "unfinished"
+
+    @property
+    def finished_seeds(self) -> int:
+        """Seeds that were trained to the end."""
+        return len(self.records)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """Of every seed that was trained to the end; ``None`` where none was."""
+        return merged_certificate(self.records)
+
+    @property
+    def retries(self) -> tuple[Attempt, ...]:
+        """The failed attempts that were followed by another, or will be."""
+        return tuple(attempt for attempt in self.attempts if attempt.was_retried)
 
     @property
     def is_taken_over(self) -> bool:
@@ -198,17 +234,6 @@ class TokenSample:
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """Where and when the page was written, and with which versions."""
-
-    created: datetime
-    versions: dict[str, str]
-    python: str
-    platform: str
-    processors: int
-
-
-@dataclass(frozen=True)
 class ReportData:
     """Everything that a report shows.
 
@@ -220,9 +245,10 @@ class ReportData:
         verdict: ``None`` where nothing was confirmed.
         confirmed: Arms with at least one finished run on fresh seeds, winner first, then by J.
         confirmation_failures: Runs on fresh seeds that were given up.
+        confirmation_attempts: Failed attempts of runs on fresh seeds, each with its arm.
         sensitivity: Of the space's parameters, what matters most first; empty where no model was fitted.
         samples: Real responses; may be empty.
-        provenance: Of this page.
+        provenance: Where the results come from.
         landscape: What the search's model believes of the space; ``None`` while there is no model, or none was asked.
         is_modelled: Whether a model was asked.
         analyses: Ax's own, of the same trials; empty where none were asked for.
@@ -235,6 +261,7 @@ class ReportData:
     verdict: Verdict | None
     confirmed: tuple[ConfirmedArm, ...]
     confirmation_failures: tuple[Failure, ...]
+    confirmation_attempts: tuple[tuple[str, Attempt], ...]
     sensitivity: tuple[Sensitivity, ...]
     samples: tuple[TokenSample, ...]
     provenance: Provenance

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +13,7 @@ from pipeline.confirmation import WINNER, Difference, Verdict
 from pipeline.kept_files import read_kept
 from pipeline.landscape import landscape
 from pipeline.replay import replayed
+from pipeline.report.attempts import Attempt, read_attempts
 from pipeline.report.data import (
     ArmResult,
     Belief,
@@ -24,20 +21,20 @@ from pipeline.report.data import (
     EarlyStop,
     Estimate,
     Failure,
-    Provenance,
+    HeldOut,
     ReportData,
     TokenRow,
     TokenSample,
     TrialRow,
 )
+from pipeline.report.provenance import read_provenance
+from pipeline.report.run_record import RunRecord, merged_certificate, read_record
 from pipeline.report.sensitivity import read_sensitivity
 from pipeline.study_folder import StudyFolder
-from shaping.certificate import Certificate
 from shaping.shape import Shape
 
 EVALUATED = ("objective", "reward", "kl_nats", "gold_reward")
-CURVES = ("objective", "reward", "kl_nats")
-PACKAGES = ("shapetune", "torch", "transformers", "trl", "ax-platform", "botorch", "ray")
+CURVES = ("objective", "reward", "kl_nats", "response_tokens", "gold_reward")
 
 
 def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool = False) -> ReportData:
@@ -58,17 +55,23 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
     beliefs = read_kept(folder.ranking_file, _beliefs) or {}
     replay = replayed(folder) if modelled or with_ax else None
     trials = [_trial(path, config, baselines, beliefs) for path in folder.trials.glob("*") if path.name.isdigit()]
+    confirmed = _confirmed(folder)
     return ReportData(
         config=config,
         config_yaml=folder.config_file.read_text(encoding="utf-8"),
         trials=tuple(sorted(trials, key=lambda trial: trial.index)),
         winner=read_kept(folder.winner_file, Arm.from_dict),
         verdict=read_kept(folder.verdict_file, _verdict),
-        confirmed=_confirmed(folder),
+        confirmed=confirmed,
         confirmation_failures=_confirmation_failures(folder),
+        confirmation_attempts=_confirmation_attempts(folder),
         sensitivity=read_kept(folder.sensitivity_file, lambda content: read_sensitivity(content, space)) or (),
         samples=read_kept(folder.tokens_file, _samples) or (),
-        provenance=_provenance(),
+        provenance=read_provenance(
+            folder.provenance_file,
+            [record for trial in trials if not trial.is_taken_over for record in trial.records],
+            [record for each in confirmed for record in each.result.records],
+        ),
         landscape=landscape(replay, space) if replay and modelled else None,
         is_modelled=modelled,
         analyses=ax_analyses(replay.outer) if replay and with_ax else (),
@@ -89,12 +92,19 @@ def _trial(path: Path, config: StudyConfig, baselines: set[str], beliefs: dict[i
         origin=str(made.get("origin", "unknown")),
         is_baseline=name in baselines,
         shape=shape,
-        finished_seeds=len(list(path.glob("seed-*.json"))),
+        records=result.records if result else _finished(path),
+        attempts=read_attempts(path),
         result=result,
         belief=beliefs.get(index),
         failure=failure,
         stop=read_kept(path / "stopped.json", _stop),
     )
+
+
+def _finished(path: Path) -> tuple[RunRecord, ...]:
+    """Return the records of the seeds that ended in a trial that has no result, or none yet."""
+    records = (read_kept(file, read_record) for file in path.glob("seed-*.json"))
+    return tuple(sorted((record for record in records if record), key=lambda record: record.seed))
 
 
 def _searched(runs: list[dict[str, Any]], config: StudyConfig) -> list[dict[str, Any]]:
@@ -131,10 +141,19 @@ def _result(runs: list[dict[str, Any]]) -> ArmResult:
     curves = {name: tuple(tuple(float(point[name]) for point in run["curve"]) for run in runs) for name in drawn}
     if all(curves["objective"]):
         metrics["curve_objective"] = Estimate.of([fmean(curve) for curve in curves["objective"]])
-    certificate = Certificate.from_dict(runs[0]["certificate"])
-    for run in runs[1:]:
-        certificate = certificate.merged(Certificate.from_dict(run["certificate"]))
-    return ArmResult(tuple(int(run["seed"]) for run in runs), metrics, certificate, curves)
+    records = tuple(read_record(run) for run in runs)
+    certificate = merged_certificate(records)
+    assert certificate is not None
+    return ArmResult(tuple(record.seed for record in records), metrics, certificate, curves, _held_out(runs), records)
+
+
+def _held_out(runs: list[dict[str, Any]]) -> HeldOut:
+    """Return what was measured at steps that all runs measured at."""
+    measured = [{int(point["done_steps"]): point for point in run.get("held_out") or []} for run in runs]
+    steps = sorted(set(measured[0]).intersection(*measured[1:]))
+    points = [[run[step] for step in steps] for run in measured]
+    found = [name for name in EVALUATED if steps and all(p.get(name) is not None for run in points for p in run)]
+    return HeldOut(tuple(steps), {name: tuple(tuple(float(p[name]) for p in run) for run in points) for name in found})
 
 
 def _beliefs(content: list[dict[str, Any]]) -> dict[int, Belief]:
@@ -180,6 +199,17 @@ def _confirmation_failures(folder: StudyFolder) -> tuple[Failure, ...]:
     return tuple(failure for failure in failures if failure is not None)
 
 
+def _confirmation_attempts(folder: StudyFolder) -> tuple[tuple[str, Attempt], ...]:
+    found: list[tuple[str, Attempt]] = []
+    for path in sorted({file.parent for file in folder.confirm.glob("*/failures-*.jsonl")}):
+        arm = read_kept(path / "result.json", _arm)
+        failure = read_kept(path / "failure.json", _failure)
+        # A run that has not ended says its name in its folder's alone.
+        name = arm.name if arm else failure.arm if failure else path.name.rpartition("-")[0]
+        found += [(name, attempt) for attempt in read_attempts(path)]
+    return tuple(found)
+
+
 def _samples(content: list[dict[str, Any]]) -> tuple[TokenSample, ...]:
     return tuple(_sample(values) for values in content)
 
@@ -192,20 +222,3 @@ def _sample(values: dict[str, Any]) -> TokenSample:
         raise ValueError(f"{', '.join(uneven)}: not one reward for each of {len(tokens)} tokens")
     rows.sort(key=lambda row: row.method != WINNER)
     return TokenSample(str(values["prompt"]), tokens, float(values["score"]), tuple(rows))
-
-
-def _provenance() -> Provenance:
-    return Provenance(
-        created=datetime.now(UTC),
-        versions={name: _version(name) for name in PACKAGES},
-        python=platform.python_version(),
-        platform=platform.platform(),
-        processors=os.cpu_count() or 1,
-    )
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

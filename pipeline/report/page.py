@@ -9,12 +9,17 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.confirmation import SMOOTHING_STEPS
-from pipeline.report import figures, trial_figure, words
+from pipeline.confirmation import SMOOTHING_STEPS, SPARSE, WINNER
+from pipeline.report import figures, preservation, words
 from pipeline.report.ax_section import ax_groups
+from pipeline.report.curve_figure import curve_results, learning_curves, metrics_drawn
 from pipeline.report.data import ReportData, TokenSample
+from pipeline.report.forest_figure import forest
 from pipeline.report.landscape_section import LandscapeSection
+from pipeline.report.run_record import cpu_ratio
 from pipeline.report.sensitivity import SHARE
+from pipeline.report.shareable import shareable, shareable_yaml
+from pipeline.report.trial_figure import trial_values
 from shaping.certificate import TOLERANCE
 from shaping.errors import ShapetuneError
 
@@ -48,26 +53,31 @@ def write_page(text: str, path: Path, what: str) -> Path:
 
 def render(data: ReportData) -> str:
     """Return the page. Everything is escaped, except what ``figures`` made safe."""
-    curves = figures.learning_curves(data)
-    forest = figures.forest(data.verdict) if data.verdict else None
-    values = trial_figure.trial_values(data)
+    curves = learning_curves(data)
+    differences = forest(data.verdict) if data.verdict else None
+    values = trial_values(data)
     model = LandscapeSection.of(data.landscape, data.config.search.objective) if data.is_modelled else None
     page = environment().get_template("report.html.j2")
     return page.render(
         data=data,
         curves=curves,
-        forest=forest,
+        forest=differences,
         trial_values=values,
         landscape=model,
         ax_groups=ax_groups(data.analyses),
         # Five megabytes that a page without figures has no use for.
-        plotly=figures.plotly_script() if curves or forest or values or data.landscape or data.analyses else None,
-        metrics=figures.METRICS,
+        plotly=figures.plotly_script() if curves or differences or values or data.landscape or data.analyses else None,
+        metrics=metrics_drawn(curve_results(data)),
         colours=figures.arm_colours(data),
         share_colours=_share_colours(data),
         smoothing_steps=SMOOTHING_STEPS,
         tolerance=TOLERANCE,
         words=words,
+        kept=preservation.preservation(data),
+        certificates=preservation,
+        cost=cost_line(data),
+        cpu_seconds=lambda record: record.cpu_seconds,
+        credit_tokens=lambda record: record.credit_per_response,
         depths=token_depths,
         has_beliefs=any(trial.belief for trial in data.trials),
         has_shares=any(row.parameter.startswith(SHARE) for row in data.sensitivity),
@@ -87,14 +97,23 @@ def token_depths(sample: TokenSample) -> list[list[float]]:
 
 
 def environment() -> Environment:
-    """Return what reads the templates beside this file, and escapes whatever is put into them."""
-    return Environment(
+    """Return what templates of pages are rendered in: everything is escaped, and what is missing is an error."""
+    made = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters |= {"shareable": shareable, "shareable_yaml": shareable_yaml}
+    return made
+
+
+def cost_line(data: ReportData) -> str:
+    """Return what a run of the winner cost beside a sparse one; empty where no seed has both."""
+    records = {confirmed.arm.name: confirmed.result.records for confirmed in data.confirmed}
+    found = cpu_ratio(records.get(WINNER, ()), records.get(SPARSE, ()))
+    return "" if found is None else words.cost(found, records[WINNER])
 
 
 def _share_colours(data: ReportData) -> dict[str, str]:

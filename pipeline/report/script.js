@@ -1,6 +1,8 @@
 "use strict";
 (() => {
   const figures = [...document.querySelectorAll("[data-figure]")];
+  // As in the style: what is laid out otherwise where there is little room.
+  const phone = matchMedia("(max-width: 40rem)");
 
   // Whatever the theme decides in a figure is read from the page's style, so that both always agree.
   function theme(place) {
@@ -26,6 +28,17 @@
     };
   }
 
+  // A figure says itself what is to change on a phone; turned on its side, it goes back.
+  function room(place) {
+    const narrow = place.layout.meta?.narrow ?? {};
+    place.wide ??= Object.fromEntries(Object.keys(narrow).map((key) => [key, valueAt(place.layout, key)]));
+    return phone.matches ? narrow : place.wide;
+  }
+
+  function valueAt(layout, key) {
+    return key.split(/[.[\]]+/).filter(Boolean).reduce((value, part) => value?.[part], layout);
+  }
+
   async function draw() {
     for (const place of figures) {
       // What is folded has no width yet, and what is drawn stays.
@@ -33,9 +46,9 @@
       const { data, layout } = JSON.parse(document.getElementById(place.dataset.figure).textContent);
       // A narrow legend is a tall one; the curves keep their height.
       const entries = data.filter((trace) => trace.showlegend !== false && trace.visible !== false).length;
-      if (place.clientWidth < 560 && layout.showlegend !== false) layout.height += Math.max(110, 19 * entries - 40);
+      if (phone.matches && layout.showlegend !== false) layout.height += Math.max(110, 19 * entries - 40);
       await Plotly.newPlot(place, data, layout, { responsive: true, displayModeBar: false });
-      await Plotly.relayout(place, theme(place));
+      await Plotly.relayout(place, { ...theme(place), ...room(place) });
     }
   }
 
@@ -71,6 +84,29 @@
     table.tBodies[0].append(...[...table.tBodies[0].rows].sort(compare));
   }
 
+  // Rows that hold every word of the text, and of each group of buttons one that is pressed; no button is as all.
+  function filterRows(filter) {
+    const words = filter.querySelector("input").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const groups = [...filter.querySelectorAll(".chips")].map((group) => [
+      group.dataset.of,
+      [...group.querySelectorAll('[aria-pressed="true"]')].map((button) => button.dataset.value),
+    ]);
+    const text = (row) => [...row.cells].filter((cell) => !cell.classList.contains("n"))
+      .map((cell) => cell.textContent).join(" ").toLowerCase();
+    const fits = (row) => groups.every(([of, values]) => !values.length || values.includes(row.dataset[of])) &&
+      words.every((word) => text(row).includes(word));
+    let shown = 0, all = 0;
+    for (const table of document.querySelectorAll(`[data-filter="${filter.id}"]`)) {
+      for (const row of table.tBodies[0].rows) {
+        row.hidden = !fits(row);
+        shown += !row.hidden;
+        all += 1;
+      }
+      table.classList.toggle("none", [...table.tBodies[0].rows].every((row) => row.hidden));
+    }
+    filter.querySelector("output").textContent = `${shown} of ${all}`;
+  }
+
   function readToken(event) {
     const token = event.target.closest(".tokens .token");
     if (!token) return;
@@ -88,6 +124,17 @@
       if (button) switchMetric(group, button);
     });
   }
+  for (const filter of document.querySelectorAll(".filter")) {
+    filter.hidden = false;
+    filter.addEventListener("input", () => filterRows(filter));
+    filter.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (!button) return;
+      button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+      filterRows(filter);
+    });
+    filterRows(filter);
+  }
   document.addEventListener("pointerover", readToken);
   document.addEventListener("click", readToken);
   if (figures.length) {
@@ -95,6 +142,9 @@
     for (const folded of document.querySelectorAll("details")) folded.addEventListener("toggle", draw);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
       for (const place of drawn()) Plotly.relayout(place, theme(place));
+    });
+    phone.addEventListener("change", () => {
+      for (const place of figures) Plotly.relayout(place, room(place));
     });
   }
 })();

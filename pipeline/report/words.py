@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from pipeline.arm import Arm
 from pipeline.report.data import Belief, ConfirmedArm, EarlyStop, Estimate
+from pipeline.report.run_record import Ratio, RunRecord, mean_of
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 
@@ -100,7 +103,60 @@ def certificate(value: Certificate) -> str:
 
 def tiny(value: float) -> str:
     """Return an error size in powers of ten."""
-    return "∞" if math.isinf(value) else f"{value:.1e}".replace("-", "−")
+    if math.isinf(value):
+        return "∞"
+    digits, _, power = f"{value:.1e}".partition("e")
+    return f"{digits}e{int(power)}".replace("-", "−")
+
+
+def error_size(value: float) -> str:
+    """Return an error size as one writes it; an exact 0 has no power."""
+    return "0" if value == 0 else tiny(value)
+
+
+def moment(value: str) -> str:
+    """Return a moment in ISO 8601 as one reads it, to the minute; as it is where it is none."""
+    try:
+        return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return value
+
+
+def seconds(value: float | None) -> str:
+    """Return a time in the unit in which it is read best."""
+    if value is None:
+        return MISSING
+    for unit, size in (("h", 3600), ("min", 60)):
+        if value >= 2 * size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.1f} s"
+
+
+def amount(value: float | None) -> str:
+    """Return a count with its thousands set apart."""
+    return MISSING if value is None else f"{value:,.0f}"
+
+
+def ratio(value: Ratio | None) -> str:
+    """Return ``1.07 × [1.04, 1.10]``, or the mean alone where one pair gives no interval."""
+    if value is None:
+        return MISSING
+    bounds = "" if value.seeds < 2 else f" [{value.low:.2f}, {value.high:.2f}]"
+    return f"{value.mean:.2f} ×{bounds}"
+
+
+def cost(value: Ratio, records: Sequence[RunRecord]) -> str:
+    """Return what a run of the winner cost beside a sparse one, in one sentence."""
+    credit = mean_of(records, lambda record: record.credit_per_response)
+    read = "" if credit is None else f"; for credit the reward model read {amount(credit)} tokens a response"
+    pairs = count(value.seeds, "paired seed")
+    return f"Cost: {ratio(value)} the processor time of a sparse run, over {pairs}{read}."
+
+
+def each_run(records: Sequence[RunRecord], value: Callable[[RunRecord], float | None], digits: int = 1) -> str:
+    """Return the mean of a value over an arm's runs; a dash where it was not kept."""
+    found = mean_of(records, value)
+    return MISSING if found is None else f"{found:,.{digits}f}"
 
 
 def steps(confirmed: ConfirmedArm, to_level: dict[str, int | None], total: int) -> str:
@@ -116,4 +172,9 @@ def token(text: str) -> str:
 
 def count(amount: int, noun: str, plural: str = "") -> str:
     """Return an amount with its noun."""
-    return f"{amount} {noun if amount == 1 else plural or noun + 's'}"
+    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
+
+
+def times(number_of: int) -> str:
+    """Return how often something happened."""
+    return {1: "once", 2: "twice"}.get(number_of, f"{number_of} times")

@@ -20,6 +20,7 @@ from shaping.certificate import Certificate
 from shaping.shape import Shape
 
 STEPS = 30
+MACHINE = {"host": "secret-host", "device": "x86_64", "threads": 1, "precision": "float32", "torch": "2.13.0+cpu"}
 # How good each arm is made: J at the end.
 LEVELS = {"winner": 1.55, "sparse": 1.1, "sparse, lambda 1": 1.16, "sparse, reward-model critic": 1.31, "uniform": 1.22}
 
@@ -28,9 +29,12 @@ class SyntheticStudy:
     """Writes the files of a study, piece by piece."""
 
     has_gold = True
+    # Steps between measurements on held-out prompts; 0 measures none.
+    held_out_every = 0
 
     def __init__(self, root: Path, **changes: Any) -> None:
         self.config = parse_config({"name": "synthetic", "ppo": {"steps": STEPS}, **changes}, "test")
+        self.steps = self.config.ppo.steps
         self.folder = StudyFolder(root)
         self.folder.create(self.config)
         self.random = random.Random(1)
@@ -42,14 +46,13 @@ class SyntheticStudy:
     def run(self, seed: int, level: float, shape: Shape) -> dict[str, Any]:
         """Return one seed's result, its J near ``level``."""
         luck = self.random.gauss(0, 0.05)
-        curve = []
-        for step in range(STEPS):
-            rise = 1 - math.exp(-3 * step / STEPS)
+        curve, steps = [], self.steps
+        for step in range(steps):
+            rise = 1 - math.exp(-3 * step / steps)
             objective = -0.4 + (level + luck + 0.4) * rise + self.random.gauss(0, 0.06)
             kl_nats = 9 * rise + self.random.gauss(0, 0.3)
-            curve.append(
-                {"step": step, "objective": objective, "kl_nats": kl_nats, "reward": objective + 0.02 * kl_nats}
-            )
+            shown = {"objective": objective, "kl_nats": kl_nats, "reward": objective + 0.02 * kl_nats}
+            curve.append({"step": step, **shown, "response_tokens": 24 + 6 * rise})
         final = {
             "objective": level + luck,
             "kl_nats": 9.2 + luck,
@@ -57,8 +60,27 @@ class SyntheticStudy:
             "gold_reward": level / 2 if self.has_gold else None,
         }
         certificate = Certificate(2.4e-7, 960, 1.0, {name: name != "shapley" for name in shape.active_methods()})
-        found = {"seed": seed, "curve": curve, "evaluation": final, "certificate": certificate.to_dict()}
-        return {**found, "training_cpu_seconds": 5.0}
+        methods = [name for name in shape.active_methods() if name not in ("sparse", "uniform")]
+        return {
+            "seed": seed,
+            "curve": curve,
+            "held_out": self.held_out(level + luck),
+            "evaluation": final,
+            "certificate": certificate.to_dict(),
+            "credit_tokens": 960 * 30 * len(methods),
+            "training_cpu_seconds": 10.0 + seed % 10 + len(methods),
+            "wall_seconds": 15.0,
+            "machine": {**MACHINE, "process": 1000 + seed},
+        }
+
+    def held_out(self, level: float) -> list[dict[str, Any]]:
+        """Return the measurements of a run that ends near ``level``."""
+        found = []
+        for done in range(0, self.steps + 1, self.held_out_every) if self.held_out_every else ():
+            rise = 1 - math.exp(-3 * done / self.steps)
+            point = {"done_steps": done, "objective": level * rise, "reward": level * rise + 0.1, "kl_nats": 9 * rise}
+            found.append({**point, "gold_reward": level * rise / 2 if self.has_gold else None})
+        return found
 
     def trial(self, index: int, name: str, origin: str, shape: Shape, level: float) -> None:
         runs = [self.run(seed, level, shape) for seed in self.config.search.seeds]
@@ -86,7 +108,7 @@ class SyntheticStudy:
         shape = shape or self.mix(0.2, 0.1)
         made = {"index": index, "arm": f"{index}_0", "origin": "model", "shape": shape.to_dict()}
         self.write(path / "trial.json", made)
-        curve = [-0.4 + 0.01 * step for step in range(min(steps, STEPS))]
+        curve = [-0.4 + 0.01 * step for step in range(min(steps, self.steps))]
         self.write(path / "stopped.json", {"steps": steps, "objective": projected, "deviation": 0.125, "curve": curve})
 
     def mix(self, prefix: float, attention: float, balance: float = 0.85) -> Shape:
@@ -111,6 +133,25 @@ class SyntheticStudy:
             for i in range(10)
         ]
         self.write(self.folder.ranking_file, ranking)
+
+    def long_search(self, trials: int) -> None:
+        """Write a search of so many trials: every sixth was stopped, every tenth failed, the others completed."""
+        self.search()
+        for index in range(10, trials):
+            shape = self.mix(0.1 + 0.8 * index / trials, 0.05)
+            if index % 10 == 0:
+                self.failed_trial(index)
+            elif index % 6 == 0:
+                self.stopped_trial(index, self.steps // 2, 0.5)
+            else:
+                self.trial(index, f"{index}_0", "sobol" if index < 15 else "model", shape, 1.0 + 0.01 * index)
+
+    def failed_attempt(self, folder: Path, reason: str = "worker_died", seed: int = 0, at: str = "12:00:00") -> None:
+        """Write that an attempt of a run failed."""
+        line = {"at": f"2026-11-21T{at}+00:00", "seeds": [seed], "reason": reason, "detail": f"{reason} at step 3"}
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"failures-{seed}.jsonl").open("a") as file:
+            file.write(json.dumps({**line, "trace": "Traceback", "halts": False}) + "\n")
 
     def early_stopping(self) -> None:
         """Write two trials that were stopped, one inside its first seed and one inside its second."""

@@ -1,0 +1,124 @@
+"""Where a study's results come from: with what it was launched, where its runs ran, and how long they took."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.kept_files import read_lines, understood
+from pipeline.launch_record import installed_version
+from pipeline.report.run_record import RunRecord
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of the study that had something to train.
+
+    Attributes:
+        at: When, in ISO 8601.
+        commit: Of the code; ``None`` where it ran from no checkout.
+        versions: Package to version; Python is one of them.
+        machine: The launching one, in words.
+    """
+
+    at: str
+    commit: str | None
+    versions: dict[str, str]
+    machine: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the finished runs of the search or of the confirmation took, all in all; ``None`` where nobody kept it."""
+
+    name: str
+    runs: int
+    wall_seconds: float | None
+    cpu_seconds: float | None
+    credit_tokens: int | None
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the results come from.
+
+    Attributes:
+        created: When the page was written.
+        writer: The version of shapetune that wrote it.
+        launches: Oldest first; empty for studies of versions that did not note them.
+        places: Where runs ran, in words, each with its number of runs; most runs first.
+        hosts: Machines that runs ran on; 0 where no run says.
+        stages: The search and the confirmation.
+    """
+
+    created: datetime
+    writer: str
+    launches: tuple[Launch, ...]
+    places: tuple[tuple[str, int], ...]
+    hosts: int
+    stages: tuple[Stage, ...]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Package to the version of every launch; where launches differ, to all of them in their order."""
+        names = dict.fromkeys(name for launch in self.launches for name in launch.versions)
+        found = {
+            name: list(dict.fromkeys(launch.versions.get(name, "none") for launch in self.launches)) for name in names
+        }
+        return {name: ", then ".join(versions) for name, versions in found.items()}
+
+
+def read_provenance(file: Path, search: Sequence[RunRecord], confirmation: Sequence[RunRecord]) -> Provenance:
+    """Return the provenance of a study.
+
+    Args:
+        file: What launches noted.
+        search: The search's finished runs; none of an earlier study.
+        confirmation: The runs on fresh seeds.
+
+    Raises:
+        DamagedFileError: A line of the file is not what shapetune writes.
+    """
+    with understood(file):
+        launches = tuple(_launch(line) for line in read_lines(file))
+    runs = [*search, *confirmation]
+    places = Counter(run.place for run in runs if run.place is not None)
+    return Provenance(
+        created=datetime.now(UTC),
+        writer=installed_version("shapetune") or "of an unknown version",
+        launches=launches,
+        places=tuple(places.most_common()),
+        hosts=len({run.host for run in runs if run.host is not None}),
+        stages=tuple(_stage(name, of) for name, of in (("search", search), ("confirmation", confirmation)) if of),
+    )
+
+
+def _launch(line: Mapping[str, Any]) -> Launch:
+    versions = {"Python": str(line["python"])} | {str(name): str(found) for name, found in line["versions"].items()}
+    commit = None if line["commit"] is None else str(line["commit"])
+    return Launch(str(line["at"]), commit, versions, _machine(line))
+
+
+def _machine(line: Mapping[str, Any]) -> str:
+    cores = int(line["processors"])
+    gpus = Counter(str(name) for name in line["gpus"])
+    parts = [f"{line['processor']}, {cores} {'processor' if cores == 1 else 'processors'}"]
+    parts += [f"{float(line['memory_gib']):.0f} GiB"]
+    parts += [name if count == 1 else f"{count} × {name}" for name, count in gpus.items()] or ["no GPU"]
+    return ", ".join([*parts, str(line["platform"])])
+
+
+def _stage(name: str, runs: Sequence[RunRecord]) -> Stage:
+    wall, cpu = ([getattr(run, kind) for run in runs] for kind in ("wall_seconds", "cpu_seconds"))
+    credit = [run.credit_tokens for run in runs]
+    return Stage(
+        name,
+        len(runs),
+        None if None in wall else sum(wall),
+        None if None in cpu else sum(cpu),
+        None if None in credit else sum(tokens or 0 for tokens in credit),
+    )
