@@ -123,19 +123,22 @@ def status(
 
 @app.command()
 def report(
-    study: StudyArgument,
+    studies: Annotated[list[Path], typer.Argument(metavar="STUDY…", help="The study's folder; several are compared.")],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The HTML file to write.")] = None,
     with_ax: Annotated[bool, typer.Option("--ax/--no-ax", help="With Ax's own analyses, or without.")] = True,
 ) -> None:
-    """Write the HTML report of a study."""
+    """Write the HTML report of a study, or of several side by side (comparison.html)."""
     from pipeline.quiet import quiet_libraries
-    from pipeline.study_folder import StudyFolder
-
-    folder = StudyFolder.existing(study)
     with quiet_libraries():  # Ax announces its database as soon as it is imported
-        from pipeline.report import load_report_data, write_report
+        from pipeline.report import load_comparison, load_report_data, render_comparison, write_page, write_report
+        from pipeline.study_folder import StudyFolder
 
-        written = write_report(load_report_data(folder, modelled=True, with_ax=with_ax), output or folder.report_file)
+        if len(studies) > 1:
+            written = write_page(render_comparison(load_comparison(studies)), output or Path("comparison.html"))
+        else:
+            folder = StudyFolder.existing(studies[0])
+            data = load_report_data(folder, modelled=True, with_ax=with_ax)
+            written = write_report(data, output or folder.report_file)
     console.print(f"report  {escape(str(written))}")
 
 

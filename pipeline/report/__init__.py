@@ -1,7 +1,9 @@
-"""The HTML report of a study: one file that holds everything it needs."""
+"""The HTML report of a study, and of several side by side: one file that holds everything it needs."""
 
+from pipeline.report.comparison import load_comparison
+from pipeline.report.comparison_page import render_comparison
 from pipeline.report.data import ReportData
 from pipeline.report.load import load_report_data
-from pipeline.report.page import write_report
+from pipeline.report.page import write_page, write_report
 
-__all__ = ["ReportData", "load_report_data", "write_report"]
+__all__ = ["ReportData", "load_comparison", "load_report_data", "render_comparison", "write_page", "write_report"]

@@ -52,6 +52,7 @@ def read_attempts(folder: Path) -> tuple[Attempt, ...]:
 
 def _attempt(seeds: tuple[int, ...], line: dict[str, Any], folder: Path, is_last: bool) -> Attempt:
     then = AGAIN
-    if is_last and not all((folder / f"seed-{seed}.json").exists() for seed in seeds):
+    ended = (folder / "result.json").exists() or all((folder / f"seed-{seed}.json").exists() for seed in seeds)
+    if is_last and not ended:
         then = GIVEN_UP if (folder / "failure.json").exists() else WAITS
     return Attempt(seeds, str(line["at"]), str(line["reason"]), str(line["detail"]), then)

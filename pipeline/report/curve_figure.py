@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from statistics import fmean
 from typing import Any
 
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from pipeline.confirmation import smoothed_mean_curve
+from pipeline.confirmation import smoothed
 from pipeline.report.data import ArmResult, Estimate, ReportData
 from pipeline.report.figures import (
     FAINT,
@@ -47,31 +48,55 @@ DIGITS = 5
 
 @dataclass(frozen=True)
 class Series:
-    """A curve over seeds: after how many steps, the estimate there, and whether it was measured on held-out prompts."""
+    """An arm's curve, seed by seed.
+
+    Attributes:
+        steps: After how many training steps there are values.
+        values: One row a seed, in the order of ``steps``.
+        held_out: Whether they were measured on held-out prompts; the others are smoothed.
+    """
 
     steps: tuple[int, ...]
-    estimates: tuple[Estimate, ...]
+    values: tuple[tuple[float, ...], ...]
     held_out: bool
+
+    def means(self) -> list[float]:
+        """Return the means over seeds."""
+        return [fmean(values) for values in zip(*self.values, strict=True)]
+
+    def estimates(self) -> list[Estimate]:
+        """Return the means over seeds with their standard errors.
+
+        Every seed is smoothed by itself, so that the error is that of the smoothed mean; the mean is the same.
+        """
+        return [Estimate.of(values) for values in zip(*self.values, strict=True)]
 
 
 def series_of(result: ArmResult, metric: str) -> Series | None:
     """Return an arm's curve of a metric; ``None`` where its runs do not have it."""
-    name = HELD_OUT.get(metric)
-    if name is not None and name in result.held_out.values:
-        values = result.held_out.values[name]
-        return Series(result.held_out.steps, tuple(Estimate.of(of) for of in zip(*values, strict=True)), True)
-    # A trainer of one's own may measure gold at every step.
-    if metric not in result.curves or not all(result.curves[metric]):
+    if not _has(result, metric):
         return None
-    estimates = smoothed_with_error(result.curves[metric])
-    kept = _thinned(len(estimates))
-    return Series(tuple(place + 1 for place in kept), tuple(estimates[place] for place in kept), False)
+    name = HELD_OUT.get(metric, "")
+    if name in result.held_out.values:
+        return Series(result.held_out.steps, result.held_out.values[name], True)
+    curves = result.curves[metric]
+    count = min(len(values) for values in curves)
+    kept = _thinned(count)
+    smooth = [smoothed(values[:count]) for values in curves]
+    return Series(
+        tuple(place + 1 for place in kept), tuple(tuple(row[place] for place in kept) for row in smooth), False
+    )
 
 
 def metrics_drawn(results: Iterable[ArmResult]) -> dict[str, str]:
     """Return the metrics that at least one arm has a curve of, with their labels."""
     known = list(results)
-    return {name: text for name, text in METRICS.items() if any(series_of(result, name) for result in known)}
+    return {name: text for name, text in METRICS.items() if any(_has(result, name) for result in known)}
+
+
+def _has(result: ArmResult, metric: str) -> bool:
+    # A trainer of one's own may measure gold at every step.
+    return HELD_OUT.get(metric) in result.held_out.values or (metric in result.curves and all(result.curves[metric]))
 
 
 def curve_results(data: ReportData) -> list[ArmResult]:
@@ -120,16 +145,6 @@ def add_arms(
         figure.add_trace(_line(name, series, metric, _stroke(name, colours[name], first), place, notes.get(name)))
 
 
-def smoothed_with_error(series: Sequence[Sequence[float]]) -> list[Estimate]:
-    """Return, for each step, the mean over seeds of their smoothed curves, with its standard error.
-
-    Every seed is smoothed by itself, so that the error is that of the smoothed mean; the mean is the same.
-    """
-    steps = min(len(values) for values in series)
-    smooth = [smoothed_mean_curve([values[:steps]]) for values in series]
-    return [Estimate.of(values) for values in zip(*smooth, strict=True)]
-
-
 def common(metric: str, first: str = FIRST) -> dict[str, Any]:
     """Return what all traces of one metric have in common: the page's buttons show those of one at a time."""
     return {"meta": {"metric": metric}, "visible": metric == first}
@@ -160,7 +175,7 @@ def _notes(data: ReportData) -> dict[str, str]:
 def _line(name: str, series: Series, metric: str, stroke: dict[str, Any], place: int, note: str | None) -> Any:
     return go.Scatter(
         x=list(series.steps),
-        y=_short(estimate.mean for estimate in series.estimates),
+        y=_short(series.means()),
         mode="lines+markers" if series.held_out else "lines",
         marker={"size": 7, "color": stroke["color"]},
         name=escape(name),
@@ -173,9 +188,9 @@ def _line(name: str, series: Series, metric: str, stroke: dict[str, Any], place:
 
 
 def _band(name: str, series: Series, metric: str, colour: str) -> Any:
-    steps = list(series.steps)
-    upper = _short(estimate.mean + (estimate.error or 0.0) for estimate in series.estimates)
-    lower = _short(estimate.mean - (estimate.error or 0.0) for estimate in series.estimates)
+    steps, estimates = list(series.steps), series.estimates()
+    upper = _short(estimate.mean + (estimate.error or 0.0) for estimate in estimates)
+    lower = _short(estimate.mean - (estimate.error or 0.0) for estimate in estimates)
     return go.Scatter(
         x=steps + steps[::-1],
         y=upper + lower[::-1],
@@ -196,7 +211,7 @@ def _search_trace(results: Sequence[ArmResult], metric: str) -> Any:
     for series in filter(None, (series_of(result, metric) for result in results)):
         # A gap ends each trial's line: all of them are one trace, and one entry of the legend.
         x += [*series.steps, None]
-        y += [*_short(estimate.mean for estimate in series.estimates), None]
+        y += [*_short(series.means()), None]
     return go.Scatter(
         x=x,
         y=y,
@@ -240,7 +255,7 @@ def _tuned_level(data: ReportData) -> Any:
         return None
     return go.Scatter(
         x=[1, series.steps[-1]],
-        y=[series.estimates[-1].mean] * 2,
+        y=[series.means()[-1]] * 2,
         mode="lines",
         name="where tuned sparse ends",
         legendrank=LAST_RANK - 1,

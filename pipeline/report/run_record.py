@@ -1,4 +1,4 @@
-"""What a finished run kept beside its values: its certificate, what it cost, and where it ran."""
+"""What a finished run kept: its end, its certificate, what it cost, and where it ran."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class RunRecord:
 
     Attributes:
         seed: The run's seed.
+        objective: J on held-out prompts at the end; higher is better.
         certificate: Of all responses that the run was trained on.
         cpu_seconds: Processor seconds of training, evaluations not counted.
         wall_seconds: From its last attempt's start to the end, evaluations included.
@@ -28,6 +29,7 @@ class RunRecord:
     """
 
     seed: int
+    objective: float
     certificate: Certificate
     cpu_seconds: float | None
     wall_seconds: float | None
@@ -56,7 +58,7 @@ def read_record(run: Mapping[str, Any]) -> RunRecord:
     """Return the record of a run's result.
 
     Raises:
-        KeyError: It has no seed or no certificate.
+        KeyError: It has no seed, no evaluation or no certificate.
         TypeError: A value is of another kind.
         ValueError: A value is no number.
     """
@@ -65,6 +67,7 @@ def read_record(run: Mapping[str, Any]) -> RunRecord:
     own = machine is not None and machine.get("precision") == "own trainer"
     return RunRecord(
         seed=int(run["seed"]),
+        objective=float(run["evaluation"]["objective"]),
         certificate=Certificate.from_dict(run["certificate"]),
         cpu_seconds=_number(run, "training_cpu_seconds"),
         wall_seconds=_number(run, "wall_seconds"),

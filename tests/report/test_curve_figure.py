@@ -1,18 +1,12 @@
 import json
 from dataclasses import replace
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 
+from pipeline.confirmation import smoothed_mean_curve
 from pipeline.report import load_report_data
-from pipeline.report.curve_figure import (
-    MOST_POINTS,
-    curve_results,
-    learning_curves,
-    metrics_drawn,
-    series_of,
-    smoothed_with_error,
-)
+from pipeline.report.curve_figure import MOST_POINTS, curve_results, learning_curves, metrics_drawn, series_of
 from pipeline.report.page import render
 
 
@@ -65,7 +59,7 @@ def test_gold_that_a_trainer_of_ones_own_measured_at_every_step_is_drawn(study):
     result = load_report_data(study.folder).trials[0].result
     series = series_of(result, "gold_reward")
     assert not series.held_out
-    assert [estimate.mean for estimate in series.estimates] == pytest.approx([0.5] * 30)
+    assert series.means() == pytest.approx([0.5] * 30)
 
 
 def test_seeds_that_measured_at_different_steps_share_those_that_all_have(study):
@@ -80,11 +74,52 @@ def test_seeds_that_measured_at_different_steps_share_those_that_all_have(study)
     assert data.trials[1].result.held_out.steps == (0, 10, 20, 30)
 
 
-def test_long_curves_are_thinned_and_keep_their_last_value(whole_study):
+SEEDS = ((0.0, 1.0, 4.0, 2.0, 8.0, 3.0, 1.0), (2.0, 1.0, 0.0, 2.0, 4.0, 9.0, 5.0))
+
+
+@pytest.fixture
+def curve_of(whole_study):
+    """Make the series of J of an arm whose seeds have the given curves."""
     result = load_report_data(whole_study.folder).confirmed[0].result
-    long = tuple(tuple(float(step) for step in range(5 * MOST_POINTS + 3)) for _ in result.seeds)
-    series = series_of(replace(result, curves={"objective": long}), "objective")
+    return lambda *seeds: series_of(replace(result, curves={"objective": tuple(map(tuple, seeds))}), "objective")
+
+
+def test_the_smoothed_mean_is_the_one_that_the_verdict_judges_by(curve_of):
+    series = curve_of(*SEEDS)
+    assert series.means() == pytest.approx(smoothed_mean_curve(SEEDS))
+    assert series.means() == [estimate.mean for estimate in series.estimates()]
+
+
+def test_the_band_is_the_standard_error_of_each_seeds_last_five_steps(curve_of):
+    last = [fmean(values[2:7]) for values in SEEDS]
+    assert curve_of(*SEEDS).estimates()[-1].error == pytest.approx(stdev(last) / 2**0.5)
+
+
+def test_one_seed_has_a_curve_without_an_error(curve_of):
+    assert curve_of([1.0, 2.0]).estimates()[1].error is None
+
+
+def test_seeds_are_drawn_as_far_as_the_shortest_of_them_went(curve_of):
+    assert curve_of([1.0, 2.0, 3.0], [1.0, 2.0]).steps == (1, 2)
+
+
+def test_long_curves_are_thinned_and_keep_their_last_value(curve_of):
+    long = [float(step) for step in range(5 * MOST_POINTS + 3)]
+    series = curve_of(long, long)
     assert len(series.steps) <= MOST_POINTS
-    assert series.steps[-1] == 5 * MOST_POINTS + 3
-    whole = smoothed_with_error(long)
-    assert [whole[step - 1] for step in series.steps] == list(series.estimates)
+    assert series.steps[-1] == len(long)
+    whole = smoothed_mean_curve([long])
+    assert [whole[step - 1] for step in series.steps] == series.means()
+
+
+def test_fifty_long_trials_are_still_a_small_page(make_study):
+    study = make_study(ppo={"steps": 1000}, search={"trials": 50, "seeds": [0]}, confirm={"top": 10})
+    study.held_out_every = 25
+    study.long_search(50)
+    study.confirm(seeds=(100,), top=10)
+    study.tokens()
+    study.sensitivity()
+    data = load_report_data(study.folder)
+    assert len(data.trials) == 50
+    # Plotly itself takes five of eight; a tenth is left for what others add.
+    assert len(render(data).encode()) < 0.9 * 8 * 2**20

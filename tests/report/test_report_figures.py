@@ -1,12 +1,10 @@
 import json
 from dataclasses import replace
-from statistics import fmean, stdev
 
 import pytest
 
-from pipeline.confirmation import smoothed_mean_curve
 from pipeline.report import load_report_data
-from pipeline.report.curve_figure import METRICS, learning_curves, smoothed_with_error
+from pipeline.report.curve_figure import METRICS, learning_curves
 from pipeline.report.figures import arm_colours, arms_drawn
 from pipeline.report.forest_figure import forest
 from pipeline.report.trial_figure import ORIGINS, trial_values
@@ -21,22 +19,6 @@ def values_of(study):
 def shown(traces, name):
     (trace,) = [trace for trace in traces if trace.get("name") == name]
     return trace
-
-
-def test_smoothed_mean_is_the_one_that_the_verdict_judges_by():
-    series = [[0.0, 1.0, 4.0, 2.0, 8.0, 3.0, 1.0], [2.0, 1.0, 0.0, 2.0, 4.0, 9.0, 5.0]]
-    estimates = smoothed_with_error(series)
-    assert [estimate.mean for estimate in estimates] == pytest.approx(smoothed_mean_curve(series))
-
-
-def test_the_band_is_the_standard_error_of_each_seeds_last_five_steps():
-    series = [[0.0, 1.0, 4.0, 2.0, 8.0, 3.0, 1.0], [2.0, 1.0, 0.0, 2.0, 4.0, 9.0, 5.0]]
-    last = [fmean(values[2:7]) for values in series]
-    assert smoothed_with_error(series)[-1].error == pytest.approx(stdev(last) / 2**0.5)
-
-
-def test_one_seed_has_a_curve_without_an_error():
-    assert smoothed_with_error([[1.0, 2.0]])[1].error is None
 
 
 def test_only_the_curves_of_one_metric_are_visible(study):
