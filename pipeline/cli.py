@@ -129,6 +129,7 @@ def report(
 ) -> None:
     """Write the HTML report of a study, or of several side by side (comparison.html)."""
     from pipeline.quiet import quiet_libraries
+
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.report import load_comparison, load_report_data, render_comparison, write_page, write_report
         from pipeline.study_folder import StudyFolder

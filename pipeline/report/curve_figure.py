@@ -42,7 +42,7 @@ FIRST = "objective"
 HELD_OUT = {"gold_reward": "gold_reward", "held_out": "objective"}
 LAST_RANK = 1000
 # More points than pixels would only make the page heavy.
-MOST_POINTS = 400
+MOST_POINTS = 300
 DIGITS = 5
 
 

@@ -46,7 +46,7 @@
       const { data, layout } = JSON.parse(document.getElementById(place.dataset.figure).textContent);
       // A narrow legend is a tall one; the curves keep their height.
       const entries = data.filter((trace) => trace.showlegend !== false && trace.visible !== false).length;
-      if (phone.matches && layout.showlegend !== false) layout.height += Math.max(110, 19 * entries - 40);
+      if (place.clientWidth < 560 && layout.showlegend !== false) layout.height += Math.max(110, 19 * entries - 40);
       await Plotly.newPlot(place, data, layout, { responsive: true, displayModeBar: false });
       await Plotly.relayout(place, { ...theme(place), ...room(place) });
     }

@@ -94,7 +94,7 @@ class SyntheticStudy:
     def failed_trial(self, index: int, reason: str = "nan", detail: str = "the policy's loss is nan at step 7") -> None:
         path = self.folder.trial_folder(index)
         self.write(path / "trial.json", {"index": index, "arm": f"{index}_0", "origin": "model"})
-        arm = Arm(f"{index}_0", self.mix(0.9, 0.05))
+        arm = Arm(f"{index}_0", self.mix(0.9, 0.0005 * index))
         self.write(path / "failure.json", {"reason": reason, "detail": detail, "arm": arm.to_dict()})
 
     def unfinished_trial(self, index: int) -> None:
@@ -142,7 +142,7 @@ class SyntheticStudy:
             if index % 10 == 0:
                 self.failed_trial(index)
             elif index % 6 == 0:
-                self.stopped_trial(index, self.steps // 2, 0.5)
+                self.stopped_trial(index, self.steps // 2, 0.5, shape)
             else:
                 self.trial(index, f"{index}_0", "sobol" if index < 15 else "model", shape, 1.0 + 0.01 * index)
 
