@@ -135,7 +135,9 @@ def report(
         from pipeline.study_folder import StudyFolder
 
         if len(studies) > 1:
-            written = write_page(render_comparison(load_comparison(studies)), output or Path("comparison.html"))
+            written = write_page(
+                render_comparison(load_comparison(studies)), output or Path("comparison.html"), "report"
+            )
         else:
             folder = StudyFolder.existing(studies[0])
             data = load_report_data(folder, modelled=True, with_ax=with_ax)

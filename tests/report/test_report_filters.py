@@ -2,16 +2,13 @@
 
 import json
 import re
-import shutil
 import subprocess
 
 import pytest
 
 from pipeline.report import load_report_data
 from pipeline.report.page import render
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+from tests.browser import chromium
 
 # Does one thing after another and keeps what is then seen.
 PROBE = """<script>
@@ -70,7 +67,7 @@ def look(study, folder, width):
         f"--user-data-dir={folder / 'profile'}",
         "--virtual-time-budget=60000",
     ]
-    command = [CHROMIUM, *options, "--dump-dom", outer.as_uri()]
+    command = [chromium(), *options, "--dump-dom", outer.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     (kept,) = re.findall(r'data-found="([^"]*)"', done.stdout)
     return json.loads(kept.replace("&quot;", '"'))
