@@ -1,8 +1,7 @@
-"""The command line: ``shapetune launch``, ``submit``, ``train``, ``status``, ``report``, ``explain`` and the others."""
+"""The command line: ``shapetune launch``, ``train``, ``status``, ``serve``, ``report``, ``explain`` and the others."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -96,29 +95,17 @@ def status(
     study: Annotated[str | None, typer.Argument(metavar="STUDY", help="Its folder; with --storage, its name.")] = None,
     storage: Annotated[str | None, typer.Option(help="A database's address: reads it in place of a folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values.")] = False,
+    again: Annotated[bool, typer.Option("--watch", help="Redraw until the study ends.")] = False,
 ) -> None:
     """Show a study's trials, its best arm so far and what is running; of a database alone, its studies."""
-    from pipeline.status import read_status, show_status
-    from pipeline.study_folder import StudyFolder
+    from pipeline.status_command import show
     from shaping.errors import ConfigError
 
-    found: Any
-    show: Any
-    if storage is not None:
-        from pipeline import stored_status as stored
-
-        if study is None:
-            found, show = stored.read_stored_studies(storage), stored.show_stored_studies
-        else:
-            found, show = stored.read_stored_status(storage, study), stored.show_stored_status
-    elif study is not None:
-        found, show = read_status(StudyFolder.existing(Path(study))), show_status
-    else:
-        raise ConfigError("status needs a study", "give its folder, or a database with --storage")
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        show(found, console)
+    if as_json and as_csv:
+        raise ConfigError("--json and --csv cannot be had together", "leave one of them out")
+    form = "json" if as_json else "csv" if as_csv else "table"
+    show(study, storage, form, again, console)
 
 
 @app.command()

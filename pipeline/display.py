@@ -7,17 +7,21 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
-from pipeline.confirmation import confirmation_arms
 from pipeline.ending import Ending
+from pipeline.progress_file import ProgressFile
+from pipeline.standing import SEARCH, STAGES
+from pipeline.step_count import StepCount
+from pipeline.time_left import time_left
 from pipeline.trial import Job
 from pipeline.trial import Progress as TrialProgress
 from shaping.printable import printable
 
-STAGES = {"search": "searching shapes", "confirm": "confirming on fresh seeds"}
+# What stands beside the bar at most: stage, percent, elapsed, left, and the gaps.
+BESIDE_BAR, WIDEST_BAR, NARROWEST_BAR = 66, 32, 6
 
 
 class StudyDisplay:
@@ -27,32 +31,29 @@ class StudyDisplay:
         config: The study's config, for the totals.
         console: Where to print.
         reward_critic: Whether a critic can start as the task's reward model, which makes one arm more to confirm.
+        kept: Where others read how far it is; ``None`` for nowhere.
     """
 
-    def __init__(self, config: StudyConfig, console: Console, reward_critic: bool = True) -> None:
-        self._console, self._steps = console, config.ppo.steps
-        arms = len(confirmation_arms(Arm("any", config.base_shape()), config.base_shape(), reward_critic))
-        self._totals = {
-            "search": config.search.trials * len(config.search.seeds) * config.ppo.steps,
-            "confirm": (arms + config.confirm.top - 1) * len(config.confirm.seeds) * config.ppo.steps,
-        }
-        self._done: dict[str, dict[str, int]] = {"search": {}, "confirm": {}}
+    def __init__(
+        self, config: StudyConfig, console: Console, reward_critic: bool = True, kept: ProgressFile | None = None
+    ) -> None:
+        self._console, self._kept = console, kept
+        self._count = StepCount(config, reward_critic)
         self._progress = Progress(
-            TextColumn("{task.description:<26}"),
-            BarColumn(bar_width=32),
+            TextColumn("{task.description:<25}"),
+            BarColumn(bar_width=max(NARROWEST_BAR, min(WIDEST_BAR, console.width - BESIDE_BAR))),
             TextColumn("{task.percentage:>3.0f} %"),
-            TextColumn("[dim]elapsed"),
             TimeElapsedColumn(),
-            TextColumn("[dim]left"),
-            TimeRemainingColumn(),
+            # Rich's own estimate forgets what is older than half a minute; steps may take longer.
+            TextColumn("[dim]{task.fields[left]}"),
             console=console,
             disable=not console.is_terminal,
         )
         self._bars: dict[str, Any] = {}
 
     def already(self, stage: str, steps: int) -> None:
-        """Count training steps that an earlier launch finished."""
-        self._done[stage]["before"] = steps
+        """Count training steps that an earlier launch finished, or need not make any more."""
+        self._count.already(stage, steps)
 
     def __enter__(self) -> StudyDisplay:
         self._progress.start()
@@ -65,42 +66,56 @@ class StudyDisplay:
 
     def started(self, stage: str, job: Job) -> None:
         """Show the stage's bar once its first job is out."""
+        self._count.started(stage, job)
         if stage not in self._bars:
-            before = sum(self._done[stage].values())
-            self._bars[stage] = self._progress.add_task(STAGES[stage], total=self._totals[stage], completed=before)
+            self._bars[stage] = self._progress.add_task(STAGES[stage], total=self._count.totals[stage], left="")
+        self._show(stage, at_once=True)
 
     def progressed(self, stage: str, job: Job, progress: TrialProgress) -> None:
         """Move the stage's bar."""
-        self._move(stage, job, progress.done_steps)
+        self._count.progressed(stage, job, progress)
+        self._show(stage)
 
     def left(self, stage: str, job: Job) -> None:
         """Count a job that ended as done, however it ended."""
-        self._move(stage, job, job.total_steps)
+        self._count.left(stage, job)
+        self._show(stage, at_once=True)
 
     def retried(self, stage: str, job: Job, reason: str) -> None:
         """Print why an attempt failed."""
-        name = f"trial {job.index:>2}" if stage == "search" else _plain(job.arm["name"])
-        line = f"  {name}, seed {job.seeds[0]}: [yellow]goes on from its last checkpoint[/] after {_plain(reason)}"
-        self._progress.console.print(line, highlight=False)
+        name = f"trial {job.index:>2}" if stage == SEARCH else _plain(job.arm["name"])
+        self._print(
+            f"  {name}, seed {job.seeds[0]}: [yellow]goes on from its last checkpoint[/] after {_plain(reason)}"
+        )
 
     def ended(self, stage: str, job: Job, ending: Ending) -> None:
         """Print one line for a search trial; a confirmation run only when it failed."""
         outcome = ending.outcome
+        if outcome is None and stage == SEARCH:
+            self._count.given_up(job)
+            self._show(stage)
         if ending.stopped:
-            self._progress.console.print(f"  trial {job.index:>2}  {_plain(ending.reason)}", highlight=False)
+            self._print(f"  trial {job.index:>2}  {_plain(ending.reason)}")
         elif outcome is None:
-            line = f"  {_plain(job.arm['name'])}: [red]failed[/], {_plain(ending.reason)}"
-            self._progress.console.print(line, highlight=False)
-        elif stage == "search":
+            self._print(f"  {_plain(job.arm['name'])}: [red]failed[/], {_plain(ending.reason)}")
+        elif stage == SEARCH:
             mean, error = outcome.metrics["objective"]
             shape = Arm.from_dict(job.arm).shape.describe()
             spread = "" if error is None else f" ± {error:.3f}"
-            self._progress.console.print(f"  trial {job.index:>2}  J {mean:+.3f}{spread}  {shape}", highlight=False)
+            self._print(f"  trial {job.index:>2}  J {mean:+z.3f}{spread}  {shape}")
 
-    def _move(self, stage: str, job: Job, done: int) -> None:
-        self._done[stage][f"{job.folder} {job.seeds}"] = done
+    def _print(self, line: str) -> None:
+        # Whoever reads it from a file wants one line a trial, however long it is.
+        self._progress.console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
+
+    def _show(self, stage: str, at_once: bool = False) -> None:
+        count = self._count
         if stage in self._bars:
-            self._progress.update(self._bars[stage], completed=sum(self._done[stage].values()))
+            done = count.done(stage)
+            left = time_left(count.seconds_left(stage)) if done < count.totals[stage] else ""
+            self._progress.update(self._bars[stage], completed=done, left=left)
+        if self._kept is not None:
+            self._kept.write(count.to_dict, at_once)
 
 
 def _plain(text: str) -> str:

@@ -18,10 +18,11 @@ from pipeline.interruption import interruption
 from pipeline.kept_files import read_kept
 from pipeline.kept_texts import winner_texts
 from pipeline.launch_record import note_launch
-from pipeline.outer import EARLIER
 from pipeline.own_trainer import find_trainer
+from pipeline.progress_file import ProgressFile
 from pipeline.report import load_report_data, write_report
 from pipeline.source import Executor
+from pipeline.status import is_taken_over
 from pipeline.storage import locked, study_database
 from pipeline.study import Study
 from pipeline.study_folder import StudyFolder
@@ -92,8 +93,8 @@ def _prepared(config: StudyConfig, console: Console) -> tuple[Path | None, bool]
 def _run(
     config: StudyConfig, folder: StudyFolder, assets: Path | None, reward_critic: bool, console: Console
 ) -> Verdict | None:
-    with StudyDisplay(config, console, reward_critic) as display:
-        display.already("search", _finished_runs(folder.trials) * config.ppo.steps)
+    with StudyDisplay(config, console, reward_critic, ProgressFile(folder.progress_file)) as display:
+        display.already("search", _ended_search_runs(config, folder) * config.ppo.steps)
         display.already("confirm", _finished_runs(folder.confirm) * config.ppo.steps)
         study = Study(config, folder, assets, display, reward_critic)
         if not study.finished():
@@ -106,10 +107,24 @@ def _run(
 
 def _finished_runs(folder: Path) -> int:
     """Return the finished inner runs; the steps of one that goes on are reported by its job."""
-    origins = {path.parent: read_kept(path, lambda made: made["origin"]) for path in folder.glob("*/trial.json")}
-    taken = [trial for trial, origin in origins.items() if origin == EARLIER]
-    own = [path for path in folder.glob("*/seed-*.json") if path.parent not in taken]
-    return len(own)
+    return sum(_seeds_done(trial) for trial in _own_trials(folder))
+
+
+def _ended_search_runs(config: StudyConfig, folder: StudyFolder) -> int:
+    """Return the search's runs that need not be made any more: those of a trial that was given up will never be."""
+    trials = _own_trials(folder.trials)
+    given_up = [path for path in trials if any((path / f"{how}.json").exists() for how in ("stopped", "failure"))]
+    return len(given_up) * len(config.search.seeds) + sum(_seeds_done(path) for path in trials if path not in given_up)
+
+
+def _own_trials(folder: Path) -> list[Path]:
+    """Return the folders of trials or confirmation runs, without results that were taken over."""
+    made = {path.parent: read_kept(path, is_taken_over) for path in folder.glob("*/trial.json")}
+    return [path for path in folder.glob("*") if not made.get(path)]
+
+
+def _seeds_done(trial: Path) -> int:
+    return len(list(trial.glob("seed-*.json")))
 
 
 def make_executor(config: StudyConfig) -> Executor:

@@ -25,14 +25,14 @@ from pipeline.observations import Observations, seed_metric
 from pipeline.posterior import Posterior, Prediction
 from pipeline.quiet import quiet_libraries
 from pipeline.storage import Store, as_stored, sqlite_file
-from pipeline.stored_trial import DEVIATION, OBJECTIVE, ORIGIN, PROJECTED, REASON, SHAPE, plain_text
+from pipeline.stored_trial import DEVIATION, EARLIER, OBJECTIVE, ORIGIN, PROJECTED, REASON, SHAPE, plain_text
 from pipeline.study_settings import SearchSettings
 from search_spaces import BaselineArm, Fillable, SearchSpace, filling
 from shaping.errors import ShapetuneError
 from shaping.shape import Shape
 
 TRACKED = ("reward", "kl_nats", "gold_reward", "certificate_error")
-BASELINE, EARLIER, FILLING = "baseline", "earlier study", "sobol"
+BASELINE, FILLING = "baseline", "sobol"
 SPARSE = "sparse"
 # Of a parameter's range: closer points are the same.
 NEAR = 1e-3

@@ -69,8 +69,10 @@ def find_trainer(reference: str) -> Trainer:
 
 def run_own(
     trainer: Trainer, arm: str, shape: Shape, seed: int, folder: Path, config: dict[str, Any]
-) -> Iterator[tuple[int, dict[str, float]] | dict[str, Any]]:
-    """Yield every step's number and measures, then the seed's result; the last step's measures are the evaluation.
+) -> Iterator[tuple[int, dict[str, float], bool] | dict[str, Any]]:
+    """Yield every step, then the seed's result; the last step's measures are the evaluation.
+
+    A step is its number, its measures, and whether an earlier attempt made it.
 
     Steps that an earlier attempt told are kept in a file beside the trainer's own checkpoints, and told again first.
 
@@ -79,7 +81,7 @@ def run_own(
     """
     steps, kept = int(config["ppo"]["steps"]), folder / f"seed-{seed}.points.jsonl"
     points: dict[int, dict[str, float]] = {int(step): point for step, point in read_lines(kept)}
-    yield from sorted(points.items())
+    yield from ((step, point, True) for step, point in sorted(points.items()))
     first = next((step for step in range(steps) if step not in points), steps)
     wall, processor = time.perf_counter(), time.process_time()
     if first < steps:
@@ -90,7 +92,7 @@ def run_own(
                 points[step] = _checked(step, measured)
                 file.write(json.dumps([step, points[step]]) + "\n")
                 file.flush()
-                yield step, points[step]
+                yield step, points[step], False
     missing = next((step for step in range(steps) if step not in points), None)
     if missing is not None:
         raise TrialFailed("no_result", f"the trainer ended without step {missing} of {steps}")

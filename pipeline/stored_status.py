@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy import Connection, Row, inspect, text
 from sqlalchemy.exc import DBAPIError
 
@@ -21,8 +22,20 @@ from pipeline.database import Database, explained, make_engine
 from pipeline.database_lock import Holder, find_holders, lock_key
 from pipeline.database_url import check_url
 from pipeline.spread import mean_and_error
-from pipeline.status import UNKNOWN, show_status
-from pipeline.stored_trial import DEVIATION, IDENTITY, OBJECTIVE, ORIGIN, PROJECTED, REASON, SEED, SHAPE, plain_text
+from pipeline.status import UNKNOWN
+from pipeline.status_table import trial_lines
+from pipeline.stored_trial import (
+    DEVIATION,
+    EARLIER,
+    IDENTITY,
+    OBJECTIVE,
+    ORIGIN,
+    PROJECTED,
+    REASON,
+    SEED,
+    SHAPE,
+    plain_text,
+)
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 
@@ -141,6 +154,7 @@ def _row(trial: Row[Any], values: Mapping[str, float]) -> dict[str, Any]:
         "shape": _shape(about.get(SHAPE)),
         **UNKNOWN,
         "state": state,
+        "taken_over": bool(about.get(EARLIER)),
         "reason": plain_text(str(reason)),
     }
     if state == "completed":
@@ -179,28 +193,35 @@ def _count(rows: list[dict[str, Any]], state: str) -> int:
     return sum(row["state"] == state for row in rows)
 
 
-def show_stored_status(found: Mapping[str, Any], console: Console) -> None:
-    """Print a study: its trials, the best so far, and who runs it."""
-    show_status(found["trials"], console)
-    console.print(_who(found["running"]))
+def stored_status_view(found: Mapping[str, Any], width: int, height: int | None = None) -> Group:
+    """Return what is printed of a study: its trials, the best so far, and who runs it.
+
+    Args:
+        found: As ``read_stored_status`` returns it.
+        width: Of the terminal, in columns.
+        height: Lines that it may take; ``None`` for as many as it needs.
+    """
+    who = Text(who_runs(found["running"]))
+    rest = None if height is None else height - 1
+    return Group(*trial_lines(found["trials"], width, found["running"] is not None, rest), who)
 
 
-def show_stored_studies(found: list[dict[str, Any]], console: Console) -> None:
-    """Print a database's studies, one a line."""
+def stored_studies_view(found: list[dict[str, Any]]) -> RenderableType:
+    """Return what is printed of a database's studies, one a line."""
     if not found:
-        console.print("no study is kept there yet")
-        return
+        return Text("no study is kept there yet")
     table = Table(box=None, pad_edge=False)
     for name in ("study", "trials", "best J", "now", "begun by"):
         table.add_column(name, overflow="fold")
     for row in found:
         counts = ", ".join(f"{count} {state}" for state, count in row["trials"].items() if count)
-        best = "" if row["best_J"] is None else f"{row['best_J']:+.3f}"
+        best = "" if row["best_J"] is None else f"{row['best_J']:+z.3f}"
         began = row["begun_by"]
-        where = escape(f"{began['user']} on {began['host']}, {began['folder']}") if began["user"] else ""
-        table.add_row(escape(row["study"]), counts or "none", best, _who(row["running"]), where)
-    console.print(table)
+        where = f"{began['user']} on {began['host']}, {began['folder']}" if began["user"] else ""
+        table.add_row(*map(escape, (row["study"], counts or "none", best, who_runs(row["running"]), where)))
+    return table
 
 
-def _who(running: Mapping[str, Any] | None) -> str:
-    return "not running" if running is None else escape(f"runs on {running['host']}, process {running['process']}")
+def who_runs(running: Mapping[str, Any] | None) -> str:
+    """Return in words who runs a study."""
+    return "not running" if running is None else f"runs on {running['host']}, process {running['process']}"

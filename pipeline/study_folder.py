@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import FORMAT, FORMAT_KEY, StudyConfig, load_config
-from pipeline.study_lock import study_lock
+from pipeline.study_lock import lock_holder, study_lock
 from shaping.errors import ConfigError
 
 # A study of the built-in size writes some 5 MB; Ray and SQLite need room to work.
@@ -39,8 +39,10 @@ class StudyFolder:
         self.warm_start_file = root / "warm_start.json"
         self.tokens_file = root / "tokens.json"
         self.provenance_file = root / "provenance.jsonl"
+        self.progress_file = root / "progress.json"
         self.report_file = root / "report.html"
         self.export = root / "export"
+        self._lock_file = root / ".lock"
 
     @classmethod
     def existing(cls, root: Path) -> StudyFolder:
@@ -128,7 +130,11 @@ class StudyFolder:
 
     def locked(self) -> AbstractContextManager[None]:
         """Return what holds the study against a second launch; see ``study_lock``."""
-        return study_lock(self.root / ".lock", self.root)
+        return study_lock(self._lock_file, self.root)
+
+    def runner(self) -> str | None:
+        """Return who runs the study, in words; ``None`` where nobody does."""
+        return lock_holder(self._lock_file)
 
     def results(self) -> list[Path]:
         """Return the files of the search's finished trials."""

@@ -49,6 +49,21 @@ def study_lock(path: Path, study: Path) -> Iterator[None]:
             file.truncate(0)
 
 
+def lock_holder(path: Path) -> str | None:
+    """Return host and process of who runs a study, in words; ``None`` where nobody does.
+
+    Reads what the file says: even a lock that is only tried could refuse a launch which begins at that moment.
+
+    Args:
+        path: The lock's file; need not exist.
+    """
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        owner = _owner(file)
+    return _shown(owner) if _may_run(owner) else None
+
+
 def _myself() -> dict[str, Any]:
     return {"host": socket.gethostname(), "process": os.getpid(), "began": psutil.Process().create_time()}
 
@@ -76,5 +91,9 @@ def _may_run(owner: dict[str, Any]) -> bool:
 
 
 def _refused(study: Path, owner: dict[str, Any], remedy: str) -> ShapetuneError:
-    who = f"host {owner['host']}, process {owner['process']}" if {"host", "process"} <= set(owner) else "holder unknown"
-    return ShapetuneError(f"study {study} already runs: {who}", remedy)
+    return ShapetuneError(f"study {study} already runs: {_shown(owner)}", remedy)
+
+
+def _shown(owner: dict[str, Any]) -> str:
+    known = {"host", "process"} <= set(owner)
+    return f"host {owner['host']}, process {owner['process']}" if known else "holder unknown"

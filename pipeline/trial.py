@@ -64,12 +64,14 @@ class Progress:
         seed: Whose step it is.
         step: Its number, from 0.
         point: What it measured.
+        again: Whether an earlier attempt made the step, so that it took no time now.
     """
 
     done_steps: int
     seed: int
     step: int
     point: dict[str, float]
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def run_trial(job: Job) -> Iterator[Progress | Outcome]:
         if finished.exists():
             runs.append(read_json(finished))
             for step, point in enumerate(runs[-1]["curve"]):
-                yield Progress(before + step + 1, seed, step, point)
+                yield Progress(before + step + 1, seed, step, point, again=True)
             continue
         for result in _run_seed(job, config, seed):
             if isinstance(result, Progress):
@@ -144,7 +146,11 @@ def _run_seed(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | d
         return
     arm, trainer = Arm.from_dict(job.arm), find_trainer(config.trainer.function)
     for told in run_own(trainer, arm.name, arm.shape, seed, Path(job.folder), job.config):
-        yield told if isinstance(told, dict) else Progress(told[0] + 1, seed, *told)
+        if isinstance(told, dict):
+            yield told
+        else:
+            step, point, again = told
+            yield Progress(step + 1, seed, step, point, again)
 
 
 def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | dict[str, Any]]:
@@ -155,7 +161,7 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | di
     trainer = PPOTrainer(task, arm.shape, settings, config.sampling, seed)
     run = InnerRun(trainer, config.evaluation, Path(job.folder) / f"seed-{seed}.safetensors", _run_identity(job, seed))
     for step, before in enumerate(list(run.curve)):
-        yield Progress(step + 1, seed, step, before)
+        yield Progress(step + 1, seed, step, before, again=True)
     for point in run.steps():
         step = len(run.curve) - 1
         yield Progress(step + 1, seed, step, point.to_dict())

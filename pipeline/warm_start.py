@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.config import StudyConfig
 from pipeline.kept_files import read_json
-from pipeline.outer import EARLIER, TRACKED, EarlierTrial
+from pipeline.outer import TRACKED, EarlierTrial
+from pipeline.stored_trial import EARLIER
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import searched_value, seed_file, summarize, write_json
 from search_spaces import BaselineArm, SearchSpace

@@ -12,7 +12,8 @@ from rich.console import Console
 
 from pipeline.arm import Arm
 from pipeline.confirmation import Verdict, judge
-from pipeline.status import read_status, show_status
+from pipeline.status import read_status
+from pipeline.status_table import show_status
 from pipeline.study import confirmation_runs
 from pipeline.study_folder import StudyFolder
 from pipeline.summary import show_summary

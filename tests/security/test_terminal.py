@@ -16,7 +16,8 @@ from pipeline.arm import Arm
 from pipeline.config import parse_config
 from pipeline.display import StudyDisplay
 from pipeline.ending import Ending
-from pipeline.status import read_status, show_status
+from pipeline.status import read_status
+from pipeline.status_table import show_status
 from pipeline.trial import Job
 from shaping.errors import ConfigError, TrialFailed
 from shaping.printable import printable
