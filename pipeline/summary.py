@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from pipeline.config import StudyConfig
@@ -19,6 +21,9 @@ from pipeline.study_folder import StudyFolder
 from shaping.certificate import Certificate
 from shaping.printable import printable
 from shaping.shape import Shape
+
+# More columns than any table takes.
+UNLIMITED = 1_000
 
 
 def show_summary(
@@ -35,7 +40,13 @@ def show_summary(
         shape = Shape.from_dict(winner["shape"]).describe()
         console.print(f"\nwinner of the search: {_plain(winner['name'])}: {shape}\n")
     if verdict is not None:
-        console.print(_table(confirmation_runs(folder), verdict))
+        runs = confirmation_runs(folder)
+        table = _table(runs, verdict)
+        fits = Measurement.get(console, console.options.update(max_width=UNLIMITED), table).maximum <= console.width
+        console.print(table if fits else _table(runs, verdict, "±"))
+        console.print()
+        for line in _notes(runs, verdict):
+            console.print(_plain(line))
         console.print()
         for line in verdict.text:
             console.print(_plain(line))
@@ -64,39 +75,53 @@ def shown_path(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Table:
-    level = f"steps to the level of\n{verdict.tuned_rival}"
+def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict, sign: str = " ± ") -> Table:
+    """Return the arms, with columns that stay whole at 80 columns; a long name is folded."""
     table = Table(box=None, pad_edge=False)
-    table.add_column("arm, on fresh seeds")
+    table.add_column("arm, on fresh seeds", overflow="fold")
     has_gold = all(run["evaluation"]["gold_reward"] is not None for results in runs.values() for run in results)
     metrics = {"J": "objective", "reward": "reward", "KL, nats": "kl_nats"} | (
         {"gold": "gold_reward"} if has_gold else {}
     )
-    for name in (*metrics, level, "certificate"):
-        table.add_column(name, justify="right")
-    order = sorted(runs, key=lambda name: (name != WINNER, -_means(runs[name], "objective")[0]))
-    for name in order:
-        cells = [_shown(runs[name], metric) for metric in metrics.values()]
+    for name in (*metrics, "steps"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in _order(runs):
         steps = verdict.steps_to_level.get(name)
-        shown = "not reached" if steps is None else f"{steps} of {verdict.total_steps}"
-        table.add_row(name, *cells, shown, _certificate(runs[name]))
+        cells = [_shown(runs[name], metric, sign) for metric in metrics.values()]
+        table.add_row(_plain(name), *cells, "-" if steps is None else str(steps))
     return table
+
+
+def _order(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return the arms, the winner first, then by J."""
+    return sorted(runs, key=lambda name: (name != WINNER, -_means(runs[name], "objective")[0]))
+
+
+def _notes(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Iterator[str]:
+    """Yield what the columns leave out: which level the steps lead to, and the certificates."""
+    if verdict.tuned_rival:
+        level = f"of {verdict.total_steps}, to the final level of '{verdict.tuned_rival}'; - where it is not reached"
+        yield f"steps   {level}"
+    certificates = {name: _certificate(runs[name]) for name in _order(runs)}
+    broken = [name for name, each in certificates.items() if not each.return_preserving]
+    yield f"sums    {'SUMS BROKEN: ' + '; '.join(broken) if broken else 'kept in every run'}"
+    causal = [name for name, each in certificates.items() if each.is_causal]
+    yield f"causal  {'; '.join(causal) or 'none'}"
 
 
 def _means(results: list[dict[str, Any]], metric: str) -> tuple[float, float | None]:
     return mean_and_error([float(result["evaluation"][metric]) for result in results])
 
 
-def _shown(results: list[dict[str, Any]], metric: str) -> str:
+def _shown(results: list[dict[str, Any]], metric: str, sign: str) -> str:
     mean, error = _means(results, metric)
     digits = 1 if metric == "kl_nats" else 3
-    spread = "" if error is None else f" ± {error:.{digits}f}"
-    return f"{mean:.{digits}f}{spread}"
+    spread = "" if error is None else f"{sign}{error:.{digits}f}"
+    return f"{mean:z.{digits}f}{spread}"
 
 
-def _certificate(results: list[dict[str, Any]]) -> str:
+def _certificate(results: list[dict[str, Any]]) -> Certificate:
     certificate = Certificate.from_dict(results[0]["certificate"])
     for result in results[1:]:
         certificate = certificate.merged(Certificate.from_dict(result["certificate"]))
-    kept = "sums kept" if certificate.return_preserving else "SUMS BROKEN"
-    return f"{kept}, {'causal' if certificate.is_causal else 'not causal'}"
+    return certificate
