@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -23,11 +24,16 @@ def watch(look: Look, console: Console, sleep: Callable[[float], None] = time.sl
         console: Where to draw.
         sleep: Waits so many seconds between two pictures.
     """
-    with Live(console=console, auto_refresh=False) as live:
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         while True:
             picture, running = look(console.height - 1)
             if not running:
                 break
-            live.update(picture, refresh=True)
+            if live is not None:
+                live.update(picture, refresh=True)
             sleep(REDRAWN_SECONDS)
-        live.update(look(None)[0], refresh=True)
+        whole, _ = look(None)
+        if live is not None:
+            live.update(whole, refresh=True)
+    if live is None:
+        console.print(whole)
