@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -187,6 +188,20 @@ def explain(
         console.print(f"page    {escape(printable(str(write_explanation(found, html))))}")
     else:
         show_explanation(found, console, numbers)
+
+
+@app.command()
+def serve(
+    target: Annotated[
+        str, typer.Argument(metavar="STUDIES", help="A study's folder, a folder of studies, or a database's address.")
+    ] = "studies",
+    host: Annotated[str, typer.Option(help="What to listen on; all who reach it can read the studies.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8410,
+) -> None:
+    """Show studies in a browser while they run: read-only, until Ctrl+C."""
+    from pipeline.serve.server import serve as serve_studies
+
+    serve_studies(target, host, port, console)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -51,8 +52,28 @@ def write_page(text: str, path: Path, what: str) -> Path:
     return path
 
 
-def render(data: ReportData) -> str:
-    """Return the page. Everything is escaped, except what ``figures`` made safe."""
+@dataclass(frozen=True)
+class Live:
+    """What a page that is served needs to stay up to date.
+
+    Attributes:
+        version: What the page was made from; it asks ``version`` beside itself for the newest one.
+        home: The address of the list of studies, seen from the page; empty where there is none.
+        now: What happens at this moment, in words.
+    """
+
+    version: str
+    home: str
+    now: str
+
+
+def render(data: ReportData, live: Live | None = None) -> str:
+    """Return the page. Everything is escaped, except what ``figures`` made safe.
+
+    Args:
+        data: What it shows.
+        live: Of a page that is served; one from a file asks nothing of anybody.
+    """
     curves = learning_curves(data)
     differences = forest(data.verdict) if data.verdict else None
     values = trial_values(data)
@@ -60,6 +81,7 @@ def render(data: ReportData) -> str:
     page = environment().get_template("report.html.j2")
     return page.render(
         data=data,
+        live=live,
         curves=curves,
         forest=differences,
         trial_values=values,
