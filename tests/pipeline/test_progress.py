@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,21 @@ def job_of(index: int, seed: int, folder: str = "trials") -> Job:
     return Job(index, f"{folder}/{index}", arm.to_dict(), (seed,), CONFIG.model_dump(mode="json"), "")
 
 
-def make(count: Any, clock: Clock, job: Job, steps: int = STEPS, seconds: float = 1.0, begun: int = 0) -> None:
+def make(
+    count: Any,
+    clock: Clock,
+    job: Job,
+    steps: int = STEPS,
+    seconds: float = 1.0,
+    begun: int = 0,
+    stage: str = "search",
+) -> None:
     """Tell of a run's steps, the first ``begun`` of which an earlier attempt made."""
-    count.started("search", job)
+    count.started(stage, job)
     for step in range(steps):
         again = step < begun
         clock.seconds += 0.0 if again else seconds
-        count.progressed("search", job, Progress(step + 1, job.seeds[0], step, {"objective": 0.0}, again))
+        count.progressed(stage, job, Progress(step + 1, job.seeds[0], step, {"objective": 0.0}, again))
 
 
 def test_the_time_left_is_the_launchs_pace_over_what_is_left() -> None:
@@ -205,12 +214,16 @@ def test_bars_fit_80_columns() -> None:
     display, written = display_on(force_terminal=True, color_system=None, legacy_windows=False)
     with display:
         for stage in ("search", "confirm"):
-            display.started(stage, job_of(0, 0, stage))
+            make(display, Clock(), job_of(0, 0, stage), stage=stage)
             display.left(stage, job_of(0, 0, stage))
-    lines = [line for line in written.getvalue().split("\n") if "%" in line]
-    assert any("searching shapes" in line for line in lines)
-    # A bar, its share and the time stand in one line.
-    assert all("━" in line and ":" in line for line in lines)
+            make(display, Clock(), job_of(1, 0, stage), stage=stage)
+            display.started(stage, job_of(2, 0, stage))
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue().replace("\r", "\n"))
+    last = [line for line in plain.split("\n") if line][-2:]
+    # Stage, bar, share, time and time left in one line each.
+    assert [line.split()[0] for line in last] == ["searching", "confirming"]
+    assert all(re.search(r"━ .*% 0:00:\d\d less than a minute left *$", line) for line in last), last
+    assert all(len(line) <= 80 for line in last)
 
 
 def test_a_launch_that_goes_on_counts_what_will_never_run(tmp_path: Path) -> None:

@@ -130,6 +130,11 @@ def test_a_study_that_grows_gets_a_new_version_and_its_page_shows_the_new_trial(
     study.failed_trial(0, detail="it failed like no other")
     assert version(client, "growing") != first and client.get("/version").json()["version"] != listed
     assert "it failed like no other" in client.get("/studies/growing/").text
+    kept = study.folder.trial_folder(0) / "failure.json"
+    first, text = version(client, "growing"), kept.read_text().replace("no other", "nothing!")
+    assert len(text) == len(kept.read_text())
+    kept.write_text(text)
+    assert version(client, "growing") != first
     # What a launch says of its steps makes no new page: it is told beside it.
     before = version(client, "growing")
     study.folder.progress_file.write_text("{}")
