@@ -15,7 +15,7 @@ from shaping.errors import ShapetuneError
 from tests.pipeline.explanations import written
 from tests.report.conftest import SyntheticStudy
 from tests.security.hostile import ALL, OWNED, PAYLOADS, Page
-from tests.security.test_report_browser import CHROMIUM, open_page
+from tests.security.test_report_browser import open_page
 
 WORDS = [" alpha", "beta\n", " gamma"]
 ROWS = {"winner of x": [0.5, -0.25, 1.0], "sparse": [0.0, 0.0, 1.25]}
@@ -62,7 +62,6 @@ def test_hostile_texts_add_no_element_and_no_attribute(payload: str) -> None:
     assert skeleton(page(payload)) == skeleton(page("harmless"))
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_no_hostile_text_runs_in_the_browser_and_pointing_reads_a_number(tmp_path: Path) -> None:
     explanation = written([ALL, "b"], {ALL: [1.0, -1.0], "b": [0.0, 0.0]}, ALL, ALL)
     found = open_page(render_explanation(explanation), tmp_path)
