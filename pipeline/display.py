@@ -20,9 +20,6 @@ from pipeline.trial import Job
 from pipeline.trial import Progress as TrialProgress
 from shaping.printable import printable
 
-# What stands beside the bar at most: stage, percent, elapsed, left, and the gaps.
-BESIDE_BAR, WIDEST_BAR, NARROWEST_BAR = 66, 32, 6
-
 
 class StudyDisplay:
     """Two progress bars, in training steps; when the output is not a terminal, only the lines of ended trials.
@@ -41,7 +38,7 @@ class StudyDisplay:
         self._count = StepCount(config, reward_critic)
         self._progress = Progress(
             TextColumn("{task.description:<25}"),
-            BarColumn(bar_width=max(NARROWEST_BAR, min(WIDEST_BAR, console.width - BESIDE_BAR))),
+            BarColumn(bar_width=32),
             TextColumn("{task.percentage:>3.0f} %"),
             TimeElapsedColumn(),
             # Rich's own estimate forgets what is older than half a minute; steps may take longer.
