@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.landscape_axes import SPARSE, Axis, Position, axes, mixed
-from pipeline.posterior import Posterior
-from pipeline.replay import Replay
 from search_spaces import SearchSpace
 from shaping.shape import Shape
+
+if TYPE_CHECKING:
+    from pipeline.posterior import Posterior
+    from pipeline.replay import Replay
 
 # Steps along each side of a triangle, and along each side of a plane and a slice.
 DIVISIONS, SIDE, ALONG = 24, 25, 41

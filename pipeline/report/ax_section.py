@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from pipeline.ax_analyses import AxAnalysis
 from pipeline.report.figures import embedded
+
+if TYPE_CHECKING:
+    from pipeline.ax_analyses import AxAnalysis
 
 
 @dataclass(frozen=True)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pipeline.arm import Arm
-from pipeline.ax_analyses import AxAnalysis
 from pipeline.config import StudyConfig
 from pipeline.confirmation import Verdict
-from pipeline.landscape import Landscape
 from pipeline.report.attempts import Attempt
 from pipeline.report.provenance import Provenance
 from pipeline.report.run_record import RunRecord, merged_certificate
 from pipeline.spread import mean_and_error
 from shaping.certificate import TOLERANCE, Certificate
 from shaping.shape import Shape
+
+if TYPE_CHECKING:
+    from pipeline.ax_analyses import AxAnalysis
+    from pipeline.landscape import Landscape
 
 # How a trial came about that was taken over, as its folder has it.
 EARLIER = "earlier study"

@@ -7,12 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.arm import Arm
-from pipeline.ax_analyses import ax_analyses
 from pipeline.config import StudyConfig
 from pipeline.confirmation import WINNER, Difference, Verdict
 from pipeline.kept_files import read_kept
-from pipeline.landscape import landscape
-from pipeline.replay import replayed
 from pipeline.report.attempts import Attempt, read_attempts
 from pipeline.report.data import (
     ArmResult,
@@ -53,7 +50,6 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
     space = config.make_space()
     baselines = {arm.name for arm in space.baselines()}
     beliefs = read_kept(folder.ranking_file, _beliefs) or {}
-    replay = replayed(folder) if modelled or with_ax else None
     trials = [_trial(path, config, baselines, beliefs) for path in folder.trials.glob("*") if path.name.isdigit()]
     confirmed = _confirmed(folder)
     return ReportData(
@@ -72,10 +68,26 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
             [record for trial in trials if not trial.is_taken_over for record in trial.records],
             [record for each in confirmed for record in each.result.records],
         ),
-        landscape=landscape(replay, space) if replay and modelled else None,
-        is_modelled=modelled,
-        analyses=ax_analyses(replay.outer) if replay and with_ax else (),
+        **_modelled(folder, modelled, with_ax),
     )
+
+
+def _modelled(folder: StudyFolder, modelled: bool, with_ax: bool) -> dict[str, Any]:
+    """Return what a model must be fitted for."""
+    if not modelled and not with_ax:
+        return {}
+    # Ax takes seconds to import.
+    from pipeline.ax_analyses import ax_analyses
+    from pipeline.landscape import landscape
+    from pipeline.replay import replayed
+
+    replay = replayed(folder)
+    found = landscape(replay, folder.config().make_space()) if modelled else None
+    return {
+        "landscape": found,
+        "is_modelled": modelled,
+        "analyses": ax_analyses(replay.outer) if with_ax else (),
+    }
 
 
 def _trial(path: Path, config: StudyConfig, baselines: set[str], beliefs: dict[int, Belief]) -> TrialRow:

@@ -90,7 +90,7 @@ class FolderSource:
 
     def page(self, key: str, live: Live) -> str:
         """Return a study's report."""
-        return render(load_report_data(self._folder(key)), live)
+        return render(load_report_data(self._folder(key), modelled=True), live)
 
 
 def _said(error: ShapetuneError | OSError) -> str:
