@@ -103,6 +103,18 @@ def test_seeds_are_drawn_as_far_as_the_shortest_of_them_went(curve_of):
     assert curve_of([1.0, 2.0, 3.0], [1.0, 2.0]).steps == (1, 2)
 
 
+def test_what_one_seed_did_not_measure_has_no_curve(study):
+    study.held_out_every = 10
+    study.search()
+    path = study.folder.trial_folder(0) / "result.json"
+    kept = json.loads(path.read_text())
+    kept["runs"][0]["held_out"][1]["gold_reward"] = None
+    study.write(path, kept)
+    first, second = (trial.result for trial in load_report_data(study.folder).trials[:2])
+    assert series_of(first, "gold_reward") is None and series_of(first, "held_out") is not None
+    assert series_of(second, "gold_reward") is not None
+
+
 def test_long_curves_are_thinned_and_keep_their_last_value(curve_of):
     long = [float(step) for step in range(5 * MOST_POINTS + 3)]
     series = curve_of(long, long)
