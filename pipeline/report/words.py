@@ -96,7 +96,9 @@ def arm_shape(arm: Arm) -> str:
 
 
 def certificate(value: Certificate) -> str:
-    """Return a certificate's two conclusions."""
+    """Return a certificate's two conclusions; one that saw no response has none of the first."""
+    if value.responses == 0:
+        return f"nothing checked, {'causal' if value.is_causal else 'not causal'}"
     kept = "sums kept" if value.return_preserving else "SUMS BROKEN"
     return f"{kept}, {'causal' if value.is_causal else 'not causal'}"
 

@@ -78,6 +78,13 @@ def test_a_certificate_in_words(certificate, said):
     assert causes(certificate) == (said[1] or "not causal: lime, shapley")
 
 
+def test_arms_whose_responses_nobody_checked_are_not_said_to_keep_their_sums(whole_study):
+    for path in whole_study.folder.confirm.glob("*/result.json"):
+        change_certificate(whole_study, path, responses=0, largest_error=0.0)
+    text = page_of(whole_study).text
+    assert "nothing checked, not causal" in text and "sums kept" not in text
+
+
 def test_controls_are_those_that_ran_and_say_where(whole_study):
     data = load_report_data(whole_study.folder)
     found = {control.name: control.ran for control in preservation(data).controls}
