@@ -21,7 +21,8 @@
     history.scrollRestoration = "manual";
     folds().forEach((fold, i) => { fold.open = kept.open[i] ?? fold.open; });
     const until = performance.now() + 5000;
-    const drawn = () => [...document.querySelectorAll("[data-figure]")].every((figure) => figure.data);
+    const seen = [...document.querySelectorAll("[data-figure]")].filter((each) => !each.closest("details:not([open])"));
+    const drawn = () => seen.every((figure) => figure.data);
     const scroll = () => {
       if (!drawn() && performance.now() < until) return setTimeout(scroll, 50);
       window.scrollTo({ top: kept.top, behavior: "instant" });

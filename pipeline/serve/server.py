@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-import threading
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,8 +66,6 @@ def serve(target: str, host: str, port: int, console: Console) -> None:
         )
         # Here, and not in the threads that make pages: it is one switch for the whole process.
         with quiet_libraries():
-            # The first page would wait for the optimizer's libraries.
-            threading.Thread(target=import_module, args=("pipeline.outer",), daemon=True).start()
             uvicorn.Server(config).run(sockets=[opened])
 
 
@@ -85,6 +82,9 @@ def find_source(target: str) -> Source:
         return DatabaseSource(target)
     from pipeline.serve.folders import FolderSource
 
+    with quiet_libraries():
+        # Before any request: threads that import Ax at the same time keep each other from it.
+        import_module("pipeline.ax_analyses")
     return FolderSource(Path(target))
 
 
