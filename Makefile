@@ -45,9 +45,10 @@ $(VENV)/.tested: $(VENV)/.installed
 	touch $@
 
 # The README's picture, from the last quickstart; needs Debian's chromium.
-picture:
+picture: $(VENV)/.installed
+	$(BIN)/shapetune report studies/quickstart
 	chromium --headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking \
-		--disable-component-update --disable-sync --hide-scrollbars --window-size=1200,1900 \
+		--disable-component-update --disable-sync --hide-scrollbars --window-size=1200,2410 \
 		--virtual-time-budget=8000 --screenshot=docs/quickstart-report.png file://$(CURDIR)/studies/quickstart/report.html
 
 clean:
