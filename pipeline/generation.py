@@ -25,6 +25,7 @@ OPTIMIZER = {"num_restarts": 4, "raw_samples": 128}
 CONTINUOUS = {"maxiter": 60, **WALK}
 # Where units or budgets are searched, too, another optimizer runs, with names of its own.
 MIXED = {"maxiter_continuous": 30, "maxiter_alternating": 16, "maxiter_discrete": 4}
+FULL_EFFORT_TRIALS = 50
 # NUTS at these settings takes seconds, and its predictions differ little from those of longer chains.
 SAMPLER = {"disable_progbar": True, "warmup_steps": 128, "num_samples": 128, "thinning": 8}
 
@@ -77,11 +78,24 @@ def model_options(model: str) -> dict[str, Any]:
     }
 
 
-def optimizer_options(discrete_points: int) -> dict[str, Any]:
-    """Return how the acquisition is maximised over a space with so many combinations of discrete parameters."""
+def optimizer_options(discrete_points: int, trials: int = 0) -> dict[str, Any]:
+    """Return how the acquisition is maximised.
+
+    Args:
+        discrete_points: Combinations of the space's discrete parameters.
+        trials: That the model knows. Each evaluation costs in proportion to them: beyond fifty, fewer are made.
+    """
     # Few combinations are enumerated, each with the continuous optimizer; beyond, the two kinds are taken by turns.
     options = CONTINUOUS if discrete_points <= ALTERNATING_OPTIMIZER_THRESHOLD else MIXED
-    return {"optimizer_kwargs": {**OPTIMIZER, "options": options}}
+    effort = min(1.0, FULL_EFFORT_TRIALS / max(trials, 1))
+    fewer = {name: max(1, round(effort * count)) for name, count in options.items() if name.startswith("maxiter")}
+    return {"optimizer_kwargs": {**OPTIMIZER, "options": {**options, **fewer}}}
+
+
+def fit_effort(strategy: GenerationStrategy, discrete_points: int, trials: int) -> None:
+    """Let a strategy's next proposal take the effort that so many trials leave."""
+    [spec] = strategy.nodes_by_name[MODEL].generator_specs
+    spec.generator_gen_kwargs["model_gen_options"] = optimizer_options(discrete_points, trials)
 
 
 def discrete_points(experiment: Any) -> int:

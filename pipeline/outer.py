@@ -20,7 +20,7 @@ from ax.utils.common.random import with_rng_seed
 from pipeline import face_tolerance, plain_expressions
 from pipeline.database import Database
 from pipeline.early_stopping import Projection
-from pipeline.generation import SOBOL, discrete_points, generation_strategy
+from pipeline.generation import SOBOL, discrete_points, fit_effort, generation_strategy
 from pipeline.observations import Observations, seed_metric
 from pipeline.posterior import Posterior, Prediction
 from pipeline.quiet import quiet_libraries
@@ -204,6 +204,7 @@ class OuterLoop:
         All trials share their seeds, so a second run of a point would tell nothing. Ax compares points digit by digit.
         """
         experiment, strategy = self._experiment, self._client._generation_strategy_or_choose()
+        fit_effort(strategy, discrete_points(experiment), len(experiment.trials))
         seed = self._search.seed * 100_003 + len(experiment.trials) + 7_919 * attempt
         # Ax draws from the global generators: seeding them by trial makes proposals repeatable.
         with quiet_libraries(), with_rng_seed(seed):

@@ -154,7 +154,7 @@ class Posterior:
                 made = self._adapter("gp").gen(
                     n=count,
                     pending_observations=get_pending_observation_features_based_on_trial_status(experiment),
-                    model_gen_options=optimizer_options(discrete_points(experiment)),
+                    model_gen_options=optimizer_options(discrete_points(experiment), len(experiment.trials)),
                 )
             except CANNOT:
                 return []

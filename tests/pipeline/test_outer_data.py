@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.early_stopping import Projection
+from pipeline.generation import fit_effort, optimizer_options
 from pipeline.noise import LEAST_FREEDOM, pooled_error
 from pipeline.outer import EarlierTrial, OuterLoop, Proposal
 from pipeline.study_settings import ConstraintSettings, SearchSettings
@@ -272,3 +273,25 @@ def test_every_methods_name_can_stand_in_a_constraint(tmp_path: Path) -> None:
         outer.tell(proposal.index, {0: 0.0, 1: 0.1 * len(proposals)}, {})
     assert len(proposals) == len(methods) + 2
     assert all(sum(p.shape.active_methods().values()) == pytest.approx(1) for p in proposals)
+
+
+def test_beyond_fifty_trials_each_proposal_takes_fewer_evaluations() -> None:
+    """Each costs in proportion to the trials; what fills the space for starting points stays as it is."""
+
+    def counts(discrete: int, trials: int) -> dict[str, int]:
+        options: dict[str, int] = optimizer_options(discrete, trials)["optimizer_kwargs"]["options"]
+        return options
+
+    assert counts(1, 0) == counts(1, 50) == {"maxiter": 60, "n_burnin": 500, "n_thinning": 8}
+    assert counts(1, 150) == {"maxiter": 20, "n_burnin": 500, "n_thinning": 8}
+    assert counts(1, 100_000)["maxiter"] == 1
+    assert counts(10_000, 100) == {"maxiter_continuous": 15, "maxiter_alternating": 8, "maxiter_discrete": 2}
+
+
+def test_the_strategy_is_told_how_many_trials_there_are(tmp_path: Path) -> None:
+    outer = outer_loop(tmp_path, trials=6)
+    run(outer)
+    strategy = outer._client._generation_strategy_or_choose()
+    fit_effort(strategy, 1, 300)
+    [spec] = strategy.nodes_by_name["GP"].generator_specs
+    assert spec.generator_gen_kwargs["model_gen_options"]["optimizer_kwargs"]["options"]["maxiter"] == 10
