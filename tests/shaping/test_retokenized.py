@@ -33,7 +33,8 @@ TEXTS = [
 LETTERS = st.sampled_from(
     [*"abcdet ,.;", "  ", "\n", "é", "ñ", "e\u0301", "ﬁ", "日", "本", "한", "😀", "👍🏽", "👩‍👩‍👧", "\u200d"]
 )
-ANY_LETTER = st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}")
+# Nothing that may become a special token, which has no characters: hypothesis draws strings from the code, too.
+ANY_LETTER = st.characters(exclude_categories=["Cs"], exclude_characters="\N{REPLACEMENT CHARACTER}<[")
 texts = st.one_of(st.lists(LETTERS, max_size=14).map("".join), st.text(ANY_LETTER, max_size=10))
 
 
