@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import correlation, fmean, linear_regression, stdev, variance
+from typing import Any
 
 from ax.api.client import Client
 from ax.api.configs import RangeParameterConfig
@@ -30,6 +31,11 @@ class Projection:
 
     objective: float
     deviation: float
+
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Projection:
+        """Return the projection that the file of a stopped trial holds."""
+        return cls(float(kept["objective"]), float(kept["deviation"]))
 
 
 class EarlyStopping:

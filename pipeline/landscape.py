@@ -120,7 +120,7 @@ class Landscape:
     shapes: dict[int, Shape]
 
 
-def landscape(replay: Replay, space: SearchSpace) -> Landscape | None:
+def landscape(replay: Replay) -> Landscape | None:
     """Return what the model believes; ``None`` while too few trials have ended for a model.
 
     Raises:
@@ -131,7 +131,7 @@ def landscape(replay: Replay, space: SearchSpace) -> Landscape | None:
         return None
     trials = {own: index for index, own in replay.indices.items()}
     first = trials[ranking[0].index]
-    reference, posterior = replay.shapes[first], replay.outer.posterior()
+    space, reference, posterior = replay.space, replay.shapes[first], replay.outer.posterior()
     drawn = _Drawn(space, reference, _methods(replay, reference))
     believed = posterior.predict([space.encode(shape) for shape in drawn.shapes])
     if believed is None:

@@ -107,7 +107,6 @@ class OuterLoop:
                 if trial.arm not in known:
                     self._add(trial)
         self._observations = Observations(self._experiment, search)
-        self._posterior = Posterior(self._experiment, search)
 
     def _configured(self, name: str, earlier: Sequence[str]) -> Client:
         search = self._search
@@ -328,9 +327,8 @@ class OuterLoop:
         Arms that the model expects to break a constraint come last. With too few trials for a model, or one that
         cannot predict, observed values take the place of its predictions.
         """
-        self._observations.refresh()
         completed = [i for i, t in sorted(self._experiment.trials.items()) if t.status is TrialStatus.COMPLETED]
-        return self._posterior.ranking(completed, self._observations)
+        return self.posterior().ranking(completed, self._observations)
 
     def observed(self) -> dict[int, tuple[float, float | None]]:
         """Return each trial's value and standard error as the model is given them; see ``Observations``."""
@@ -345,7 +343,7 @@ class OuterLoop:
     def posterior(self) -> Posterior:
         """Return the model of all that was told so far."""
         self._observations.refresh()
-        return self._posterior
+        return Posterior(self._experiment, self._search)
 
     def trials(self) -> list[dict[str, Any]]:
         """Return every trial as plain values: index, arm, origin, status, shape, and the reason of a failed one."""
@@ -367,6 +365,12 @@ class OuterLoop:
     @property
     def _experiment(self) -> Any:
         return self._client._experiment
+
+
+def tracked_values(metrics: Mapping[str, Sequence[Any]], certificate: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a result tells beside its objective: means of its metrics, and the certificate's error."""
+    means = {name: float(metrics[name][0]) for name in TRACKED if name in metrics}
+    return {**means, "certificate_error": float(certificate["largest_error"])}
 
 
 def _filling_arms(space: SearchSpace, count: int, seed: int) -> list[BaselineArm]:

@@ -48,7 +48,9 @@ class Prediction:
 
 
 class Posterior:
-    """The model fitted to all of an experiment's data; the one that proposes stops at its last proposal.
+    """The model of all the data that an experiment holds now; the one that proposes stops at its last proposal.
+
+    Fitted once, when it is first asked: what is told afterwards is for the next one.
 
     Args:
         experiment: Ax's.
@@ -57,12 +59,14 @@ class Posterior:
 
     def __init__(self, experiment: Any, search: SearchSettings) -> None:
         self._experiment, self._search = experiment, search
+        self._fitted: dict[str, Any] = {}
 
     def ranking(self, completed: Sequence[int], observations: Observations) -> list[Prediction]:
         """Return what is believed of completed trials, best first; those that break a constraint come last."""
         if not completed:
             return []
-        predicted, observed = self._predicted(completed), observations.objective()
+        points = [self._experiment.trials[index].arms[0].parameters for index in completed]
+        predicted, observed = self._believed(self._search.model, points), observations.objective()
         tracked = self._tracked()
         rows = []
         for place, index in enumerate(completed):
@@ -91,16 +95,18 @@ class Posterior:
         return found
 
     def _adapter(self, model: str) -> Any:
-        return Generators.BOTORCH_MODULAR(
-            experiment=self._experiment, data=self._experiment.lookup_data(), **model_options(model)
-        )
+        if model not in self._fitted:
+            self._fitted[model] = Generators.BOTORCH_MODULAR(
+                experiment=self._experiment, data=self._experiment.lookup_data(), **model_options(model)
+            )
+        return self._fitted[model]
 
-    def _predicted(self, indices: Sequence[int]) -> dict[str, list[tuple[float, float]]] | None:
-        """Return each modelled metric's mean and standard deviation at trials' points; ``None`` without a model."""
-        points = [self._experiment.trials[index].arms[0].parameters for index in indices]
+    def _believed(self, model: str, points: Sequence[Point]) -> dict[str, list[tuple[float, float]]] | None:
+        """Return each modelled metric's mean and standard deviation at each point; ``None`` without a model."""
+        features = [ObservationFeatures(parameters=dict(point)) for point in points]
         with quiet_libraries():
             try:
-                means, covariances = self._adapter(self._search.model).predict(_features(points))
+                means, covariances = self._adapter(model).predict(features)
             except CANNOT:
                 return None
         found = {}
@@ -115,14 +121,8 @@ class Posterior:
 
         By the Gaussian process, whatever model the search used: SAASBO's many would take minutes.
         """
-        with quiet_libraries():
-            try:
-                means, covariances = self._adapter("gp").predict(_features(points))
-            except CANNOT:
-                return None
-        pairs = zip(means[OBJECTIVE], covariances[OBJECTIVE][OBJECTIVE], strict=True)
-        found = [(float(mean), math.sqrt(max(float(variance), 0.0))) for mean, variance in pairs]
-        return found if all(math.isfinite(value) for pair in found for value in pair) else None
+        found = (self._believed("gp", points) or {}).get(OBJECTIVE)
+        return found if found and all(math.isfinite(value) for pair in found for value in pair) else None
 
     def left_out(self) -> dict[int, tuple[float, float]]:
         """Return, for each trial, what the model of all others says that its J will be measured as.
@@ -186,7 +186,3 @@ class Posterior:
             }
             for name in total
         }
-
-
-def _features(points: Sequence[Point]) -> list[ObservationFeatures]:
-    return [ObservationFeatures(parameters=dict(point)) for point in points]

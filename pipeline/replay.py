@@ -15,10 +15,10 @@ from pipeline.arm import Arm
 from pipeline.config import StudyConfig
 from pipeline.early_stopping import Projection
 from pipeline.kept_files import read_kept
-from pipeline.outer import TRACKED, OuterLoop
+from pipeline.outer import OuterLoop, tracked_values
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import searched_value
-from search_spaces import BaselineArm
+from search_spaces import BaselineArm, SearchSpace
 from search_spaces.base import Value
 from shaping.shape import Shape
 
@@ -31,11 +31,13 @@ class Replay:
     """The search as it stands.
 
     Attributes:
+        space: The study's.
         outer: Knows every trial whose shape the folder tells.
         shapes: The trial's index in the study to its shape.
         indices: The trial's index in the study to that in ``outer``.
     """
 
+    space: SearchSpace
     outer: OuterLoop
     shapes: dict[int, Shape]
     indices: dict[int, int]
@@ -68,7 +70,7 @@ def replayed(folder: StudyFolder) -> Replay:
         name = names.setdefault(tuple(sorted(point.items())), name)
         indices[index] = outer.attach(BaselineArm(name, point))
         _tell(outer, indices[index], path, config)
-    return Replay(outer, shapes, indices)
+    return Replay(space, outer, shapes, indices)
 
 
 def _arm(path: Path) -> Arm | None:
@@ -86,9 +88,7 @@ def _begun(made: dict[str, Any]) -> Arm | None:
 
 def _tell(outer: OuterLoop, index: int, path: Path, config: StudyConfig) -> None:
     """Tell how a trial ended; one that has not, stays running."""
-    projection = read_kept(
-        path / "stopped.json", lambda kept: Projection(float(kept["objective"]), float(kept["deviation"]))
-    )
+    projection = read_kept(path / "stopped.json", Projection.from_dict)
     failure = read_kept(path / "failure.json", lambda kept: str(kept["reason"]))
     found = read_kept(path / "result.json", lambda kept: _found(kept, config))
     if projection is not None:
@@ -104,5 +104,4 @@ def _found(kept: dict[str, Any], config: StudyConfig) -> tuple[dict[int, float],
     # A trial of an earlier study may have had more seeds.
     runs = [run for run in kept["runs"] if int(run["seed"]) in config.search.seeds]
     values = {int(run["seed"]): searched_value(run, config.search.objective) for run in runs}
-    tracked = {name: float(kept["metrics"][name][0]) for name in TRACKED if name in kept["metrics"]}
-    return values, {**tracked, "certificate_error": float(kept["certificate"]["largest_error"])}
+    return values, tracked_values(kept["metrics"], kept["certificate"])

@@ -11,7 +11,7 @@ from pipeline.early_stopping import EarlyStopping, Projection
 from pipeline.ending import Ending
 from pipeline.kept_files import read_kept
 from pipeline.open_trial import OpenTrial
-from pipeline.outer import BASELINE, TRACKED, OuterLoop, Proposal
+from pipeline.outer import BASELINE, OuterLoop, Proposal, tracked_values
 from pipeline.storage import study_database
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import Job, Outcome, Progress, searched_value, write_json
@@ -95,9 +95,7 @@ class SearchStage:
         index = trial.proposal.index
         trial.folder.mkdir(parents=True, exist_ok=True)
         write_begun(trial)
-        stopped = read_kept(
-            trial.folder / "stopped.json", lambda kept: Projection(float(kept["objective"]), float(kept["deviation"]))
-        )
+        stopped = read_kept(trial.folder / "stopped.json", Projection.from_dict)
         if stopped is not None:
             self.outer.stop(index, stopped)
             return
@@ -165,10 +163,8 @@ class SearchStage:
 
     def _complete(self, trial: OpenTrial) -> Ending:
         index, outcome = trial.proposal.index, write_result(trial)
-        tracked = {name: outcome.metrics[name][0] for name in TRACKED if name in outcome.metrics}
-        tracked["certificate_error"] = outcome.certificate["largest_error"]
         values = self._values(trial)
-        self.outer.tell(index, values, tracked)
+        self.outer.tell(index, values, tracked_values(outcome.metrics, outcome.certificate))
         if self._stopping is not None:
             self._stopping.observe(index, trial.curve())
             self._stopping.completed(index, fmean(values.values()))

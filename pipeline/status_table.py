@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -23,11 +23,6 @@ GAP, NARROWEST_LAST = 2, 24
 LONGEST_ORIGIN = 13
 NOTHING = "no trial has started yet"
 NO_BREAK = "\u00a0"
-
-
-def show_status(rows: list[dict[str, Any]], console: Console, running: bool = True) -> None:
-    """Print the table and the best trial so far; see ``trial_lines``."""
-    console.print(Group(*trial_lines(rows, console.width, running)))
 
 
 def status_view(standing: Standing, width: int, height: int | None = None) -> Group:

@@ -18,7 +18,7 @@ from pipeline.spread import mean_and_error
 from pipeline.status import read_status
 from pipeline.study import confirmation_runs
 from pipeline.study_folder import StudyFolder
-from shaping.certificate import Certificate
+from pipeline.trial import certificate_of
 from shaping.printable import printable
 from shaping.shape import Shape
 
@@ -102,7 +102,7 @@ def _notes(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Iterator[
     if verdict.tuned_rival:
         level = f"of {verdict.total_steps}, to the final level of '{verdict.tuned_rival}'; - where it is not reached"
         yield f"steps   {level}"
-    certificates = {name: _certificate(runs[name]) for name in _order(runs)}
+    certificates = {name: certificate_of(runs[name]) for name in _order(runs)}
     broken = [name for name, each in certificates.items() if not each.return_preserving]
     yield f"sums    {'SUMS BROKEN: ' + '; '.join(broken) if broken else 'kept in every run'}"
     causal = [name for name, each in certificates.items() if each.is_causal]
@@ -118,10 +118,3 @@ def _shown(results: list[dict[str, Any]], metric: str, sign: str) -> str:
     digits = 1 if metric == "kl_nats" else 3
     spread = "" if error is None else f"{sign}{error:.{digits}f}"
     return f"{mean:z.{digits}f}{spread}"
-
-
-def _certificate(results: list[dict[str, Any]]) -> Certificate:
-    certificate = Certificate.from_dict(results[0]["certificate"])
-    for result in results[1:]:
-        certificate = certificate.merged(Certificate.from_dict(result["certificate"]))
-    return certificate

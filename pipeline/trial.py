@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -208,16 +209,15 @@ def summarize(runs: list[dict[str, Any]]) -> Outcome:
     # A task may have no gold model, and a trainer of one's own measures what it measures.
     names = [name for name in EVALUATED if all(run["evaluation"].get(name) is not None for run in runs)]
     series = {name: [float(run["evaluation"][name]) for run in runs] for name in names}
-    series["curve_objective"] = [fmean(point["objective"] for point in run["curve"]) for run in runs]
+    series["curve_objective"] = [searched_value(run, "curve") for run in runs]
     series["training_cpu_seconds"] = [float(run["training_cpu_seconds"]) for run in runs]
-    certificate = Certificate.from_dict(runs[0]["certificate"])
-    for run in runs[1:]:
-        certificate = certificate.merged(Certificate.from_dict(run["certificate"]))
-    return Outcome(
-        {name: mean_and_error(values) for name, values in series.items()},
-        certificate.to_dict(),
-        runs,
-    )
+    metrics = {name: mean_and_error(values) for name, values in series.items()}
+    return Outcome(metrics, certificate_of(runs).to_dict(), runs)
+
+
+def certificate_of(runs: Sequence[Mapping[str, Any]]) -> Certificate:
+    """Return one certificate for all runs of an arm, of which there is at least one."""
+    return reduce(Certificate.merged, (Certificate.from_dict(run["certificate"]) for run in runs))
 
 
 def write_json(path: Path, values: Any) -> None:

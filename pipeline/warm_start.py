@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config import StudyConfig
 from pipeline.kept_files import read_json
-from pipeline.outer import TRACKED, EarlierTrial
+from pipeline.outer import EarlierTrial, tracked_values
 from pipeline.stored_trial import EARLIER
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import searched_value, seed_file, summarize, write_json
@@ -121,14 +121,13 @@ def _data(config: StudyConfig, earlier: StudyFolder, space: SearchSpace) -> list
     for index, path, result in _results(earlier):
         name = result["arm"]["name"]
         runs = [run for run in result["runs"] if run["seed"] in config.search.seeds]
-        tracked = {metric: result["metrics"][metric][0] for metric in TRACKED if metric in result["metrics"]}
         trials.append(
             {
                 "arm": name if name in baselines else f"{earlier.root.name} {index}",
                 "source": str(path),
                 "shape": result["arm"]["shape"],
                 "values": {str(run["seed"]): searched_value(run, config.search.objective) for run in runs},
-                "tracked": {**tracked, "certificate_error": result["certificate"]["largest_error"]},
+                "tracked": tracked_values(result["metrics"], result["certificate"]),
             }
         )
     return trials

@@ -68,6 +68,7 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
             [record for trial in trials if not trial.is_taken_over for record in trial.records],
             [record for each in confirmed for record in each.result.records],
         ),
+        is_modelled=modelled,
         **_modelled(folder, modelled, with_ax),
     )
 
@@ -82,10 +83,8 @@ def _modelled(folder: StudyFolder, modelled: bool, with_ax: bool) -> dict[str, A
     from pipeline.replay import replayed
 
     replay = replayed(folder)
-    found = landscape(replay, folder.config().make_space()) if modelled else None
     return {
-        "landscape": found,
-        "is_modelled": modelled,
+        "landscape": landscape(replay) if modelled else None,
         "analyses": ax_analyses(replay.outer) if with_ax else (),
     }
 

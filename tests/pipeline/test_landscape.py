@@ -61,7 +61,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyFolder, Replay
     run_study(root, study_config())
     folder = StudyFolder(root)
     replay = replayed(folder)
-    seen = landscape(replay, folder.config().make_space())
+    seen = landscape(replay)
     assert seen is not None
     return folder, replay, seen
 
@@ -196,7 +196,7 @@ def test_proposals_are_new_shapes_of_the_space_and_begin_no_trial(
 ) -> None:
     folder, replay, seen = found
     space, before = folder.config().make_space(), len(replay.outer.trials())
-    again = landscape(replay, space)
+    again = landscape(replay)
     assert again is not None and again.proposals == seen.proposals
     assert len(replay.outer.trials()) == before
     assert len({each.shape for each in seen.proposals}) == 3
@@ -208,7 +208,7 @@ def test_proposals_are_new_shapes_of_the_space_and_begin_no_trial(
 def test_too_few_trials_have_no_landscape(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path)
     folder.create(study_config())
-    assert landscape(replayed(folder), folder.config().make_space()) is None
+    assert landscape(replayed(folder)) is None
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_every_space_is_cut_along_all_its_axes(tmp_path: Path, space: dict[str, 
     config = study_config(trials=8, space=space, shape=shape)
     run_study(tmp_path, config)
     folder = StudyFolder(tmp_path)
-    seen = landscape(replayed(folder), folder.config().make_space())
+    seen = landscape(replayed(folder))
     assert seen is not None
     assert {each.name for each in seen.slices} == expected
     for each in seen.slices:

@@ -61,7 +61,7 @@ def errors_of(outer: OuterLoop) -> list[float]:
 
 def training_points(outer: OuterLoop) -> int:
     outer._observations.refresh()
-    adapter = outer._posterior._adapter("gp")
+    adapter = outer.posterior()._adapter("gp")
     assert adapter.outcomes == ["J"]
     model = adapter.generator.surrogate.model
     assert model.train_inputs[0].shape[-1] == len(SPACE.parameters())

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
+from rich.console import Console, Group
 
 from pipeline.arm import Arm
 from pipeline.confirmation import Verdict, judge
 from pipeline.status import read_status
-from pipeline.status_table import show_status
+from pipeline.status_table import trial_lines
 from pipeline.study import confirmation_runs
 from pipeline.study_folder import StudyFolder
 from pipeline.summary import show_summary
@@ -51,7 +51,8 @@ class Trials:
 
     def shown(self) -> str:
         said = io.StringIO()
-        show_status(read_status(self.folder), Console(width=160, highlight=False, file=said))
+        console = Console(width=160, highlight=False, file=said)
+        console.print(Group(*trial_lines(read_status(self.folder), console.width, running=True)))
         return said.getvalue()
 
     def summed_up(self, verdict: Verdict | None = None) -> str:

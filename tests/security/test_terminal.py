@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, Group
 
 from pipeline import cli
 from pipeline.arm import Arm
@@ -17,7 +17,7 @@ from pipeline.config import parse_config
 from pipeline.display import StudyDisplay
 from pipeline.ending import Ending
 from pipeline.status import read_status
-from pipeline.status_table import show_status
+from pipeline.status_table import trial_lines
 from pipeline.trial import Job
 from shaping.errors import ConfigError, TrialFailed
 from shaping.printable import printable
@@ -72,7 +72,7 @@ def test_status_shows_reasons_as_they_are_without_obeying_them(tmp_path: Path) -
     file = study.folder.trial_folder(10) / "trial.json"
     study.write(file, {**json.loads(file.read_text()), "origin": f"{MARKUP} {ESCAPES}"})
     console, written = terminal()
-    show_status(read_status(study.folder), console)
+    console.print(Group(*trial_lines(read_status(study.folder), console.width, running=True)))
     assert obeyed(written.getvalue()) == ""
     assert MARKUP in written.getvalue() and "\\x1b]0;title" in written.getvalue()
 
