@@ -42,7 +42,7 @@ def main() -> None:
         rollouts, _ = trainer.sample(task.train_prompts.select(places), torch.Generator().manual_seed(repeat))
         for name in rotated(list(shapers), repeat):
             spent[name].append(_seconds(partial(shapers[name], rollouts)))
-    played = shapers["span_shapley"](rollouts).credits["shapley"].coalitions
+    played = shapers["span_shapley"].shaped(rollouts).credits["shapley"].coalitions
     assert played == run.batch_size * 2**UNITS, f"{played} coalitions are not all of {UNITS} units"
     hand_back({name: seconds[run.warm_up :] for name, seconds in spent.items()})
 

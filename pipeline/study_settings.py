@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from search_spaces import SPACES
-from shaping.shape import UNITS
+from shaping.shape import UNITS_WITHIN_TURNS
 
 
 class Section(BaseModel):
@@ -27,7 +27,7 @@ class SpaceSettings(Section):
     methods: tuple[str, ...] = Field(("prefix", "attention", "shapley"), min_length=1)
     gae_lambda: tuple[float, float] = (0.6, 1.0)
     balance: tuple[float, float] = Field((0.0, 1.0), description="Bounds of the methods' share; sparse has the rest.")
-    units: tuple[str, ...] = Field(UNITS, min_length=1, description="Units to choose from, in space full.")
+    units: tuple[str, ...] = Field(UNITS_WITHIN_TURNS, min_length=1, description="Units to choose from, in space full.")
     budget: tuple[int, int] = Field((16, 128), description="Bounds of the coalitions of a response, in space full.")
 
     @field_validator("name")

@@ -85,7 +85,7 @@ def explained(
     rows, certificates, score = [], {}, 0.0
     for name, shaper in shapers.items():
         shaper.set_generator_state(torch.Generator().manual_seed(0).get_state())
-        shaped = shaper(rollouts)
+        shaped = shaper.shaped(rollouts)
         score = float(shaped.scores[0])
         rows.append(TokenRow(name, tuple(shaped.token_rewards[0].tolist())))
         certificates[name] = Certificate.empty(shaper.shape).including(shaped.token_rewards, shaped.scores, rollouts)

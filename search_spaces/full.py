@@ -11,7 +11,7 @@ from search_spaces.base import BaselineArm, Point
 from search_spaces.credit_mix import CreditMix
 from shaping.credit import METHODS
 from shaping.errors import ConfigError
-from shaping.shape import ALWAYS_EXACT_UNITS, UNITS, Shape
+from shaping.shape import ALWAYS_EXACT_UNITS, UNITS, UNITS_WITHIN_TURNS, Shape
 
 if TYPE_CHECKING:
     from search_spaces.base import Parameter, Value
@@ -39,7 +39,7 @@ class Full:
     methods: tuple[str, ...]
     gae_lambda: tuple[float, float] = (0.6, 1.0)
     balance: tuple[float, float] = (0.0, 1.0)
-    units: tuple[str, ...] = UNITS
+    units: tuple[str, ...] = UNITS_WITHIN_TURNS
     budget: tuple[int, int] = (16, 128)
     name: str = field(default="full", init=False)
 

@@ -49,8 +49,11 @@ class Certificate:
 
     def including(self, token_rewards: Tensor, scores: Tensor, rollouts: Rollouts) -> Certificate:
         """Return the certificate after checking one more batch (``B x T`` rewards, ``B`` scores)."""
-        real = rollouts.response_tokens > 0
-        error = (token_rewards.double().sum(dim=1) - scores.double()).abs() / scores.double().abs().clamp(min=1)
+        real = rollouts.policy_tokens > 0
+        rewards, scale = token_rewards.double(), scores.double().abs().clamp(min=1)
+        # Reward on what the policy did not write reaches it in some trainers and not in others.
+        astray = (rewards * ~rollouts.policy_mask).abs().sum(dim=1)
+        error = ((rewards * rollouts.policy_mask).sum(dim=1) - scores.double()).abs().maximum(astray) / scale
         largest = float(error[real].max()) if bool(real.any()) else 0.0
         # A NaN compares false to everything; it must not pass as a small error.
         largest = largest if largest == largest else float("inf")

@@ -10,11 +10,11 @@ from shaping.rollouts import Rollouts, place_on_last_token
 def close(credit: Tensor, scores: Tensor, rollouts: Rollouts, closure: str) -> Tensor:
     """Return ``B x T`` credit whose rows sum to ``scores``.
 
-    The residual ``R - sum_t phi_t`` is added on the last token (``last``) or evenly (``spread``). An empty
-    response has nowhere to put a reward: its row stays zero.
+    The residual ``R - sum_t phi_t`` is added on the last token (``last``) or evenly (``spread``) to what the policy
+    wrote. Where it wrote nothing there is nowhere to put a reward: the row stays zero.
     """
     residual = scores - credit.sum(dim=1)
     if closure == "last":
         return credit + place_on_last_token(residual, rollouts)
-    share = residual / rollouts.response_tokens.clamp(min=1)
-    return credit + share[:, None] * rollouts.response_mask
+    share = residual / rollouts.policy_tokens.clamp(min=1)
+    return credit + share[:, None] * rollouts.policy_mask

@@ -1,12 +1,17 @@
 """A batch of prompts and sampled responses: what every function of this package takes.
 
+A response is all that follows the prompt. In a conversation of several turns that is more than the policy wrote: what
+tools and users answered in between stands in it too, and ``policy_mask`` says what is the policy's. Reward falls there
+alone; the reward model reads all of it.
+
 Notation, used everywhere: ``B`` responses, ``P`` prompt positions, ``T`` response positions, ``N`` units of a
 response, ``m`` coalitions of a response.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,15 +29,17 @@ class Rollouts:
         prompt_mask: A ``B x P`` boolean tensor, true on real tokens.
         response_ids: A ``B x T`` integer tensor, padded on the right.
         response_mask: A ``B x T`` boolean tensor, true on real tokens (an end-of-sequence token is one).
+        policy_mask: A ``B x T`` boolean tensor, true on the real tokens that the policy wrote; by default all of them.
 
     Raises:
-        ShapeError: The sizes do not fit, or padding stands on the wrong side.
+        ShapeError: The sizes do not fit, padding stands on the wrong side, or the policy wrote padding.
     """
 
     prompt_ids: Tensor
     prompt_mask: Tensor
     response_ids: Tensor
     response_mask: Tensor
+    policy_mask: Tensor = field(default=None)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("prompt", "response"):
@@ -53,6 +60,18 @@ class Rollouts:
             raise ShapeError("response_mask must be padded on the right", "a true follows a false in some row")
         if (self.prompt_mask[:, :-1] & ~self.prompt_mask[:, 1:]).any():
             raise ShapeError("prompt_mask must be padded on the left", "a false follows a true in some row")
+        if self.policy_mask is None:
+            object.__setattr__(self, "policy_mask", self.response_mask)
+        self._check_policy_mask()
+
+    def _check_policy_mask(self) -> None:
+        mask = self.policy_mask
+        if mask.shape != self.response_mask.shape or mask.dtype != torch.bool:
+            raise ShapeError(
+                f"policy_mask must be B x T as response_mask and boolean, but got {tuple(mask.shape)} of {mask.dtype}"
+            )
+        if (mask & ~self.response_mask).any():
+            raise ShapeError("policy_mask is true on padding", "set it to false where response_mask is")
 
     def __len__(self) -> int:
         return self.response_ids.shape[0]
@@ -72,10 +91,44 @@ class Rollouts:
         """Position of each response's last real token: a ``B`` tensor; 0 where a response is empty."""
         return (self.response_tokens - 1).clamp(min=0)
 
+    @property
+    def policy_tokens(self) -> Tensor:
+        """Tokens of each response that the policy wrote: a ``B`` tensor."""
+        return self.policy_mask.sum(dim=1)
+
+    @property
+    def last_policy_token(self) -> Tensor:
+        """Position of the last token that the policy wrote: a ``B`` tensor; 0 where it wrote none."""
+        places = torch.arange(self.policy_mask.shape[1], device=self.policy_mask.device)
+        return (places * self.policy_mask).amax(dim=1)
+
     @classmethod
-    def of_ids(cls, prompts: list[list[int]], responses: list[list[int]], device: Any = None) -> Rollouts:
-        """Return rows of ids, without padding, as rollouts."""
-        return cls(*padded(prompts, left=True, device=device), *padded(responses, left=False, device=device))
+    def of_ids(
+        cls,
+        prompts: list[list[int]],
+        responses: list[list[int]],
+        device: Any = None,
+        policy_masks: Sequence[Sequence[int]] | None = None,
+    ) -> Rollouts:
+        """Return rows of ids, without padding, as rollouts.
+
+        Args:
+            prompts: Ids of each prompt.
+            responses: Ids of each response.
+            device: Where the tensors shall be.
+            policy_masks: For each response, 1 on what the policy wrote and 0 elsewhere; by default it wrote all.
+
+        Raises:
+            ShapeError: There are not as many prompts as responses, or a mask is not as long as its response.
+        """
+        given = (*padded(prompts, left=True, device=device), *padded(responses, left=False, device=device))
+        if policy_masks is None:
+            return cls(*given)
+        lengths = [len(row) for row in responses], [len(row) for row in policy_masks]
+        if lengths[0] != lengths[1]:
+            raise ShapeError(f"policy_masks has rows of {lengths[1]} tokens, but responses of {lengths[0]}")
+        written, _ = padded([[int(token) for token in row] for row in policy_masks], left=False, device=device)
+        return cls(*given, written.bool())
 
     @classmethod
     def of_texts(cls, tokenizer: Any, prompts: list[str], responses: list[str]) -> Rollouts:
@@ -94,6 +147,7 @@ class Rollouts:
             self.prompt_mask.to(device),
             self.response_ids.to(device),
             self.response_mask.to(device),
+            self.policy_mask.to(device),
         )
 
     def sequences(self) -> tuple[Tensor, Tensor]:
@@ -102,34 +156,38 @@ class Rollouts:
         return ids, torch.cat([self.prompt_mask, self.response_mask], dim=1)
 
     def ending_with(self, token: int) -> Rollouts:
-        """Return the rollouts with ``token`` put after every response that does not end with it: ``T + 1`` wide."""
+        """Return the rollouts with ``token`` put after every response that does not end with it: ``T + 1`` wide.
+
+        The policy has not written it.
+        """
         ids = torch.cat([self.response_ids, self.response_ids.new_zeros(len(self), 1)], dim=1)
         mask = torch.cat([self.response_mask, self.response_mask.new_zeros(len(self), 1)], dim=1)
         tokens = self.response_tokens
         absent = (tokens == 0) | (ids.gather(1, self.last_token[:, None]).squeeze(1) != token)
         next_place = torch.arange(ids.shape[1], device=ids.device) == tokens[:, None]
         added = next_place & absent[:, None]
-        return Rollouts(self.prompt_ids, self.prompt_mask, torch.where(added, token, ids), mask | added)
+        written = torch.cat([self.policy_mask, mask.new_zeros(len(self), 1)], dim=1)
+        return Rollouts(self.prompt_ids, self.prompt_mask, torch.where(added, token, ids), mask | added, written)
 
     def first(self, width: int) -> Rollouts:
         """Return the first ``width`` response positions."""
-        return Rollouts(self.prompt_ids, self.prompt_mask, self.response_ids[:, :width], self.response_mask[:, :width])
+        response = (each[:, :width] for each in (self.response_ids, self.response_mask, self.policy_mask))
+        return Rollouts(self.prompt_ids, self.prompt_mask, *response)
 
     def select(self, rows: Tensor) -> Rollouts:
         """Return the given rows as rollouts of their own."""
-        return Rollouts(
-            self.prompt_ids[rows], self.prompt_mask[rows], self.response_ids[rows], self.response_mask[rows]
-        )
+        prompt, response = (self.prompt_ids, self.prompt_mask), (self.response_ids, self.response_mask)
+        return Rollouts(*(each[rows] for each in (*prompt, *response, self.policy_mask)))
 
 
 def place_on_last_token(values: Tensor, rollouts: Rollouts) -> Tensor:
-    """Return a ``B x T`` tensor with ``values`` (``B``) on each response's last token and zero elsewhere.
+    """Return a ``B x T`` tensor with ``values`` (``B``) on the last token that the policy wrote and zero elsewhere.
 
-    A response without tokens has no place for its value: its row stays zero.
+    Where it wrote none there is no place for the value: the row stays zero.
     """
     rewards = torch.zeros(rollouts.response_ids.shape, dtype=values.dtype, device=values.device)
-    placed = values * (rollouts.response_tokens > 0)
-    return rewards.scatter_(1, rollouts.last_token[:, None], placed[:, None])
+    placed = values * (rollouts.policy_tokens > 0)
+    return rewards.scatter_(1, rollouts.last_policy_token[:, None], placed[:, None])
 
 
 def model_inputs(rollouts: Rollouts) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from typing import Any
 from shaping.errors import ConfigError
 
 CLOSURES = ("last", "spread")
-UNITS = ("token", "span", "sentence")
+UNITS_WITHIN_TURNS = ("token", "span", "sentence")
+UNITS = (*UNITS_WITHIN_TURNS, "turn")
 ABSENT = ("delete", "mask", "attention")
 ESTIMATORS = ("auto", "exact", "kernel", "permutation")
 HEADS = ("mean", "max")
@@ -34,7 +35,8 @@ class Shape:
     Attributes:
         weights: Credit method name to its share; shares are not negative and sum to 1.
         balance: Share of the reward that is spread; the rest stays on the last token.
-        unit: What the coalition methods treat as one player: ``token``, ``span`` or ``sentence``.
+        unit: What the coalition methods treat as one player: ``token``, ``span``, ``sentence`` or ``turn``. With
+            ``turn`` every method's reward falls on the last tokens of the policy's turns.
         max_span: Longest span in tokens; longer pieces are cut.
         max_units: Most units of a response; neighbours are merged beyond it.
         absent: How the coalition methods take a unit away: ``delete`` its tokens, and those behind them move up;

@@ -12,6 +12,7 @@ from shaping.credit import METHODS, Credit, check_served, find_credits, score_ba
 from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
+from shaping.turns import on_turn_ends
 from shaping.units import UnitSplitter
 
 
@@ -20,7 +21,7 @@ class ShapedRewards:
     """Token rewards and what they were made of.
 
     Attributes:
-        token_rewards: ``B x T``, reward-model units; each row sums to ``scores``, zero on padding.
+        token_rewards: ``B x T``, reward-model units; each row sums to ``scores``, zero where the policy wrote nothing.
         scores: ``B`` scores of the whole responses.
         credits: Each method's raw credit, for reports.
         forwarded_tokens: Reward-model tokens forwarded beyond scoring the batch once.
@@ -61,21 +62,41 @@ class Shaper:
         """Go on with the random choices from a checkpoint."""
         self._generator.set_state(state)
 
-    def __call__(self, rollouts: Rollouts, adjustment: Tensor | None = None) -> ShapedRewards:
-        """Return the token rewards of a batch.
+    def __call__(self, rollouts: Rollouts, scores: Tensor | None = None) -> Tensor:
+        """Return the token rewards of a batch: ``B x T``, zero on all that the policy did not write.
 
         Args:
             rollouts: Prompts and responses.
+            scores: What each response's rewards shall sum to: a ``B`` tensor in the reward model's units, such as a
+                trainer's own scores with its penalties; by default the reward model's.
+
+        Raises:
+            ShapeError: ``scores`` is not one finite number a response.
+            TrialFailed: The reward model gave a score that is not finite (``nan``).
+        """
+        return self.shaped(rollouts, scores).token_rewards
+
+    def shaped(
+        self, rollouts: Rollouts, scores: Tensor | None = None, adjustment: Tensor | None = None
+    ) -> ShapedRewards:
+        """Return the token rewards of a batch and what they were made of.
+
+        Args:
+            rollouts: Prompts and responses.
+            scores: As of a call.
             adjustment: A ``B`` tensor added to the scores before shaping, such as a missing-EOS penalty: part
                 of the total under every shape.
 
         Raises:
+            ShapeError: ``scores`` or ``adjustment`` is not one number a response.
             TrialFailed: The reward model gave a score that is not finite (``nan``).
         """
-        batch = score_batch(rollouts, self._reward_model, self._units, self.shape, self._generator, adjustment)
+        batch = score_batch(rollouts, self._reward_model, self._units, self.shape, self._generator, adjustment, scores)
         credits = find_credits(batch, self._methods.values())
         rewards = torch.zeros(rollouts.response_ids.shape, device=batch.scores.device)
         for name, share in self.shape.active_methods().items():
             rewards = rewards + share * close(credits[name].values, batch.scores, rollouts, self.shape.closure)
+        if self.shape.unit == "turn":
+            rewards = on_turn_ends(rewards, rollouts)
         tokens = sum(credit.forwarded_tokens for credit in credits.values())
         return ShapedRewards(rewards, batch.scores, credits, tokens)

@@ -15,10 +15,11 @@ NOT_A_UNIT = -1
 
 
 class UnitSplitter:
-    """Splits responses into tokens, spans or sentences.
+    """Splits what the policy wrote of responses into tokens, spans, sentences or turns.
 
     A span ends after one of ``. , ; : ? !`` (SCAR, arXiv 2505.20417) or after ``max_span`` tokens; a sentence
-    after one of ``. ? !``. Special tokens such as end-of-sequence belong to no unit: no coalition drops them.
+    after one of ``. ? !``; a turn where somebody else answers, and so does every other unit. Special tokens such as
+    end-of-sequence, and answers, belong to no unit: no coalition drops them.
 
     Args:
         tokenizer: The tokenizer that made the responses; only its vocabulary is read.
@@ -39,17 +40,20 @@ class UnitSplitter:
         Units are numbered from 0 without gaps, in reading order; beyond ``max_units`` neighbours are merged.
         """
         ids = rollouts.response_ids.clamp(max=len(self._special) - 1)
-        member = rollouts.response_mask & ~self._special.to(ids.device)[ids]
+        member = rollouts.policy_mask & ~self._special.to(ids.device)[ids]
         if unit == "token":
             ends = member
+        elif unit == "turn":
+            ends = torch.zeros_like(member)
         else:
             table = self._span_end if unit == "span" else self._sentence_end
             ends = member & table.to(ids.device)[ids]
-        index = _number(member, ends, max_span if unit == "span" else None)
+        index = _number(member, ends, ~rollouts.policy_mask, max_span if unit == "span" else None)
         return _merge(index, max_units)
 
 
-def _number(member: Tensor, ends: Tensor, longest: int | None) -> Tensor:
+def _number(member: Tensor, ends: Tensor, between: Tensor, longest: int | None) -> Tensor:
+    """Return units numbered in reading order: one ends at ``ends``, with ``longest`` tokens, and before ``between``."""
     index = torch.full(member.shape, NOT_A_UNIT, device=member.device)
     current = torch.full(member.shape[:1], NOT_A_UNIT, device=member.device)
     length = torch.zeros_like(current)
@@ -60,7 +64,7 @@ def _number(member: Tensor, ends: Tensor, longest: int | None) -> Tensor:
         current = current + starts
         length = torch.where(starts, 1, length + here)
         index[:, position] = torch.where(here, current, NOT_A_UNIT)
-        fresh = torch.where(here, ends[:, position], fresh)
+        fresh = torch.where(here, ends[:, position], fresh) | between[:, position]
     return index
 
 

@@ -234,7 +234,7 @@ class PPOTrainer:
 
         def shape(given: Rollouts) -> Tensor:
             nonlocal forwarded
-            shaped = self._shaper(given, self.missing_eos_adjustment(given))
+            shaped = self._shaper.shaped(given, adjustment=self.missing_eos_adjustment(given))
             forwarded = shaped.forwarded_tokens
             return torch.cat([shaped.scores[:, None], shaped.token_rewards], dim=1).to(given.response_ids.device)
 

@@ -76,7 +76,7 @@ class CreditMethod:
         name: Its name in configs.
         solve: Turns the values of the planned coalitions into credit.
         plan: Lists the coalitions to score; ``None`` where there are none.
-        causal: Whether a token's credit depends on nothing after the token.
+        causal: Whether a token's credit depends on nothing that the policy wrote after the token.
         needs: What the reward model must be able to do (``attention``, ``gradient``), beyond scoring.
         sums_to_score: Whether raw credit already sums to the score, so that closure has nothing to add.
         by_units: Whether credit depends on the units.
@@ -123,6 +123,7 @@ def score_batch(
     shape: Shape,
     generator: torch.Generator | None = None,
     adjustment: Tensor | None = None,
+    scores: Tensor | None = None,
 ) -> ScoredBatch:
     """Return the batch with its scores, ready for any method.
 
@@ -133,17 +134,21 @@ def score_batch(
         shape: The methods' options; its weights do not matter here.
         generator: Source of the methods' random choices; by default one with seed 0.
         adjustment: A ``B`` tensor added to the scores, such as a missing-EOS penalty.
+        scores: A ``B`` tensor in place of the reward model's scores.
 
     Raises:
-        ShapeError: ``adjustment`` is not one value a response.
+        ShapeError: ``adjustment`` is not one value a response, or ``scores`` not one finite number.
         TrialFailed: A score is not finite (``nan``).
     """
     prefixes = None
     if "prefix" in reward_model.abilities:
         prefixes = reward_model.prefix_scores(rollouts).to(rollouts.response_ids.device)
         check_finite(prefixes.flatten(), torch.arange(prefixes.numel()) // prefixes.shape[1], reward_model.name)
-    # The clone is an ordinary tensor, which may take part in anybody's backward pass.
-    scores = (score_responses(reward_model, rollouts) if prefixes is None else prefixes[:, -1]).clone()
+    if scores is not None:
+        scores = _checked(scores, rollouts)
+    else:
+        # The clone is an ordinary tensor, which may take part in anybody's backward pass.
+        scores = (score_responses(reward_model, rollouts) if prefixes is None else prefixes[:, -1]).clone()
     if adjustment is not None:
         if adjustment.shape != scores.shape:
             raise ShapeError(f"adjustment must have one value a response, but got {tuple(adjustment.shape)}")
@@ -157,6 +162,15 @@ def score_batch(
         reward_model=reward_model,
         generator=generator or torch.Generator().manual_seed(0),
     )
+
+
+def _checked(scores: Tensor, rollouts: Rollouts) -> Tensor:
+    if scores.shape != (len(rollouts),):
+        raise ShapeError(f"scores must have one value a response, {len(rollouts)}, but got {tuple(scores.shape)}")
+    if not bool(torch.isfinite(scores).all()):
+        wrong = int((~torch.isfinite(scores)).nonzero()[0, 0])
+        raise ShapeError(f"scores[{wrong}] = {float(scores[wrong])} is not a finite number", "look at that response")
+    return scores.to(rollouts.response_ids.device, torch.float32)
 
 
 def check_served(methods: Iterable[CreditMethod], reward_model: RewardModel, shape: Shape) -> None:

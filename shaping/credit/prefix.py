@@ -4,12 +4,16 @@
 
 The sum telescopes to ``R(x, y) - R(x)``; closure adds the score of the bare prompt. A causal reward model gives
 all prefix scores in the pass that scores the batch; for any other each prefix is a variant of its own.
+
+What a tool or a user answers is part of the transition that the policy's last token before it brought about, so that
+token gets the answer's increments, too. Those before its first token are left to closure.
 """
 
 from torch import Tensor
 
 from shaping.credit.base import Credit, CreditMethod, ScoredBatch
 from shaping.scoring import Coalitions, check_finite
+from shaping.turns import on_policy_tokens
 from shaping.variants import Variants
 
 
@@ -23,7 +27,8 @@ def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> C
         scores = scored.values.to(batch.scores.device).view(len(rollouts), -1)
         tokens, variants = scored.forwarded_tokens, int((rollouts.response_tokens + 1).sum())
     increments = scores[:, 1:] - scores[:, :-1]
-    return Credit(increments * rollouts.response_mask, "token", coalitions=variants, forwarded_tokens=tokens)
+    own = on_policy_tokens(increments * rollouts.response_mask, rollouts)
+    return Credit(own, "token", coalitions=variants, forwarded_tokens=tokens)
 
 
 METHOD = CreditMethod("prefix", solve, causal=True)

@@ -9,7 +9,7 @@ from shaping.scoring import Coalitions
 
 def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> Credit:
     """Return ``B x T`` credit ``w_t R`` with ``w`` drawn evenly from the simplex for each response."""
-    mask = batch.rollouts.response_mask
+    mask = batch.rollouts.policy_mask
     # Normalised exponential variables are a flat Dirichlet; this form takes a generator.
     draws = torch.empty(mask.shape, dtype=batch.scores.dtype).exponential_(generator=batch.generator)
     draws = draws.to(batch.scores.device) * mask

@@ -7,9 +7,9 @@ from shaping.scoring import Coalitions
 
 
 def solve(batch: ScoredBatch, plan: list[Coalitions], values: list[Tensor]) -> Credit:
-    """Return ``B x T`` credit ``R / T`` on every real token."""
-    mask = batch.rollouts.response_mask
-    share = batch.scores / batch.rollouts.response_tokens.clamp(min=1)
+    """Return ``B x T`` credit ``R / T`` on every token that the policy wrote."""
+    mask = batch.rollouts.policy_mask
+    share = batch.scores / batch.rollouts.policy_tokens.clamp(min=1)
     return Credit(share[:, None] * mask, "token")
 
 

@@ -29,7 +29,7 @@ def moved_up(value):
 
 
 def token_rewards(shape):
-    return Shaper(shape, tiny_reward_model(), tiny_tokenizer(), seed=1)(mixed_rollouts()).token_rewards
+    return Shaper(shape, tiny_reward_model(), tiny_tokenizer(), seed=1)(mixed_rollouts())
 
 
 def advantages(shape):

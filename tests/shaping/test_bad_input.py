@@ -71,7 +71,7 @@ every_served = pytest.mark.parametrize(("model", "method"), SERVED)
 
 def shaped(method, model, rollouts, **options):
     options = {"unit": "token", "budget": 24, "max_units": 6, "gradient_steps": 3, **options}
-    return Shaper(Shape(weights={method: 1.0}, **options), model, tiny_tokenizer())(rollouts)
+    return Shaper(Shape(weights={method: 1.0}, **options), model, tiny_tokenizer()).shaped(rollouts)
 
 
 def assert_sums_to_scores(found, rollouts):

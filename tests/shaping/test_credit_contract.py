@@ -115,15 +115,15 @@ def test_raw_credit_sums_to_what_the_method_promises(name, options):
 @every_method
 def test_same_seed_gives_same_rewards(name):
     rollouts = mixed_rollouts()
-    one, other = (shaper_of(name, seed=7)(rollouts).token_rewards for _ in range(2))
+    one, other = (shaper_of(name, seed=7)(rollouts) for _ in range(2))
     assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", ["random", "shapley", "owen", "kernel_shap", "lime"])
 def test_other_seed_and_next_batch_draw_anew(name):
     rollouts, shaper = mixed_rollouts(), shaper_of(name, seed=7)
-    first, second = shaper(rollouts).token_rewards, shaper(rollouts).token_rewards
-    other = shaper_of(name, seed=8)(rollouts).token_rewards
+    first, second = shaper(rollouts), shaper(rollouts)
+    other = shaper_of(name, seed=8)(rollouts)
     assert float((first - second).abs().max()) > 1e-3
     assert float((first - other).abs().max()) > 1e-3
 
@@ -135,7 +135,7 @@ def test_token_rewards_sum_to_the_scores(name, closure, adjusted):
     rollouts = mixed_rollouts()
     adjustment = torch.linspace(-2, 1, len(rollouts)) if adjusted else None
     shaper = shaper_of(name, closure=closure, balance=0.7)
-    shaped = shaper(rollouts, adjustment)
+    shaped = shaper.shaped(rollouts, adjustment=adjustment)
     scores = tiny_reward_model().prefix_scores(rollouts)[:, -1] + (adjustment if adjusted else 0)
     torch.testing.assert_close(shaped.scores, scores)
     expected = torch.where(rollouts.response_tokens > 0, scores, 0)
@@ -162,8 +162,8 @@ def test_shape_certified_as_causal_rewards_early_tokens_alike_however_the_respon
     shaper = shaper_of(name, closure=closure)
     if not Certificate.empty(shaper.shape).is_causal:
         pytest.skip("not certified")
-    short = shaper(same_start(encode("bad.")))
-    long = shaper(same_start(encode("great acting, dull plot.")), torch.tensor([-1.5]))
+    short = shaper.shaped(same_start(encode("bad.")))
+    long = shaper.shaped(same_start(encode("great acting, dull plot.")), adjustment=torch.tensor([-1.5]))
     torch.testing.assert_close(short.token_rewards[0, :4], long.token_rewards[0, :4], atol=1e-5, rtol=0)
 
 

@@ -161,12 +161,12 @@ def test_gradients_are_found_inside_modes_that_forbid_them(mode):
     shaper = Shaper(Shape(weights={"gradient": 1.0}), causal, tiny_tokenizer())
     models, outside = (causal, encoder), mixed_rollouts()
     expected = [model.integrated_gradients(outside, outside.response_mask, STEPS) for model in models]
-    rewards = shaper(outside).token_rewards
+    rewards = shaper(outside)
     with mode():
         # Made inside: a trainer's rollouts may be tensors of inference mode.
         rollouts = mixed_rollouts()
         found = [model.integrated_gradients(rollouts, rollouts.response_mask, STEPS) for model in models]
-        again = shaper(rollouts).token_rewards
+        again = shaper(rollouts)
     for one, other in zip([*found, again], [*expected, rewards], strict=True):
         torch.testing.assert_close(one, other)
         assert float(one.abs().max()) > 1e-3

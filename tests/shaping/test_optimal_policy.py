@@ -8,7 +8,7 @@ import torch
 
 from shaping import METHODS, CausalRewardModel, Certificate, Shape, Shaper
 from shaping.credit import estimator, owen
-from shaping.shape import ABSENT, CLOSURES, ESTIMATORS, UNITS
+from shaping.shape import ABSENT, CLOSURES, ESTIMATORS, UNITS_WITHIN_TURNS
 from tests.tiny_models import (
     BOS,
     PAD,
@@ -71,7 +71,7 @@ def judge(eos=None):
 def shaped(weights, rollouts=None, eos=None, **changes):
     shape = Shape(weights=weights, **{"budget": 6, "max_units": 4, **changes})
     rollouts = every_response() if rollouts is None else rollouts
-    result = Shaper(shape, judge(eos), tiny_tokenizer(), seed=3)(rollouts)
+    result = Shaper(shape, judge(eos), tiny_tokenizer(), seed=3).shaped(rollouts)
     certificate = Certificate.empty(shape).including(result.token_rewards, result.scores, rollouts)
     return result.token_rewards, certificate
 
@@ -106,7 +106,7 @@ def _no_game_is_too_small_to_sample(monkeypatch):
 @pytest.mark.parametrize("closure", CLOSURES)
 @pytest.mark.parametrize("how", ESTIMATORS)
 @pytest.mark.parametrize("absent", ABSENT)
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", UNITS_WITHIN_TURNS)
 @pytest.mark.parametrize("method", BY_UNITS)
 def test_optimal_policy_is_the_same_for_every_unit_operator_and_estimator(method, unit, absent, how, closure):
     options = {"unit": unit, "max_span": 2, "absent": absent, "estimator": how, "closure": closure, "budget": 4}
@@ -120,7 +120,12 @@ def test_optimal_policy_is_the_same_for_every_unit_operator_and_estimator(method
 @pytest.mark.parametrize("method", BY_UNITS)
 @pytest.mark.parametrize(
     ("option", "values"),
-    [("unit", UNITS), ("absent", ABSENT), ("estimator", ("exact", "kernel", "permutation")), ("closure", CLOSURES)],
+    [
+        ("unit", UNITS_WITHIN_TURNS),
+        ("absent", ABSENT),
+        ("estimator", ("exact", "kernel", "permutation")),
+        ("closure", CLOSURES),
+    ],
 )
 def test_every_option_moves_the_reward_that_leaves_the_optimum_where_it_is(method, option, values):
     usual = {"unit": "token", "max_span": 2, "budget": 4}
@@ -152,7 +157,7 @@ def test_reward_without_closure_is_detected(method, absent, monkeypatch):
 
 
 @pytest.mark.parametrize("absent", ABSENT)
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", UNITS_WITHIN_TURNS)
 def test_reward_without_closure_changes_the_optimal_policy(unit, absent, monkeypatch):
     sparse = sparse_rewards()
     monkeypatch.setattr("shaping.shaper.close", lambda credit, scores, rollouts, closure: credit)

@@ -140,7 +140,7 @@ def test_a_character_that_never_ends_belongs_to_the_tokens_that_began_it():
     rollouts = make_rollouts([[BOS, *policy_ids("so ")]], [[*policy_ids("good "), start, middle]])
     decoded = DecodedRollouts.of(rollouts, byte_tokenizer())
     assert decoded.responses == ["good \N{REPLACEMENT CHARACTER}"]
-    shaped = Shaper(Shape(weights={"prefix": 1.0}), reward_model("bytes"), byte_tokenizer())(rollouts)
+    shaped = Shaper(Shape(weights={"prefix": 1.0}), reward_model("bytes"), byte_tokenizer()).shaped(rollouts)
     torch.testing.assert_close(shaped.token_rewards.sum(dim=1), shaped.scores, atol=1e-5, rtol=0)
 
 
@@ -188,7 +188,7 @@ def test_prefix_credit_telescopes(name):
 def test_token_rewards_sum_to_the_score_for_every_method(name, method):
     rollouts = policy_rollouts(PAIRS)
     shape = Shape(weights={method: 1.0}, unit="token", budget=24, max_units=9)
-    shaped = Shaper(shape, reward_model(name), byte_tokenizer())(rollouts)
+    shaped = Shaper(shape, reward_model(name), byte_tokenizer()).shaped(rollouts)
     expected = [
         plain(name, prompt, other_tokens(name, text, real_ids(rollouts, row)[1])[0], OPENINGS[name])
         for row, (prompt, text) in enumerate(PAIRS)
@@ -249,7 +249,7 @@ def test_with_the_policys_own_tokenizer_the_results_are_those_of_the_inner_model
     inner = CausalRewardModel(tiny_family("Llama", len(byte_tokenizer())), 0.3, 0.7, eos_token_id=eos)
     through = RetokenizedRewardModel(inner, byte_tokenizer(330, True), byte_tokenizer(), eos_token_id=EOS)
     shape = Shape(weights={method: 1.0}, unit="token", budget=24, max_units=9)
-    direct, found = (Shaper(shape, model, byte_tokenizer())(rollouts) for model in (inner, through))
+    direct, found = (Shaper(shape, model, byte_tokenizer()).shaped(rollouts) for model in (inner, through))
     torch.testing.assert_close(found.token_rewards, direct.token_rewards, atol=1e-4, rtol=0)
     torch.testing.assert_close(found.scores, direct.scores, atol=1e-5, rtol=0)
     assert found.forwarded_tokens == direct.forwarded_tokens

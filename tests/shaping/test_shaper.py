@@ -40,7 +40,7 @@ class OnlyScores:
 def test_token_rewards_are_the_weighted_sum_of_closed_credits():
     rollouts, model = mixed_rollouts(), tiny_reward_model()
     shape = Shape(weights={"prefix": 0.5, "shapley": 0.3, "sparse": 0.2}, balance=0.6, budget=4096, closure="spread")
-    shaped = Shaper(shape, model, tiny_tokenizer())(rollouts)
+    shaped = Shaper(shape, model, tiny_tokenizer()).shaped(rollouts)
     batch = scored_batch(model, rollouts, "span", 4096, max_units=shape.max_units)
     closed = {
         name: close(METHODS[name].credit(batch).values, batch.scores, rollouts, "spread")
@@ -56,7 +56,7 @@ def test_token_rewards_are_the_weighted_sum_of_closed_credits():
 
 def test_methods_without_weight_are_not_computed():
     shape = Shape(weights={"prefix": 1.0, "shapley": 0.0}, balance=1.0)
-    assert set(Shaper(shape, tiny_reward_model(), tiny_tokenizer())(mixed_rollouts()).credits) == {"prefix"}
+    assert set(Shaper(shape, tiny_reward_model(), tiny_tokenizer()).shaped(mixed_rollouts()).credits) == {"prefix"}
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.needs])
@@ -70,22 +70,22 @@ def test_method_that_the_reward_model_cannot_serve_is_refused(name):
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if not method.needs])
 def test_reward_model_that_only_scores_serves_every_other_method(name):
     rollouts, shape = mixed_rollouts(), Shape(weights={name: 1.0}, budget=4096)
-    limited = Shaper(shape, OnlyScores(tiny_reward_model()), tiny_tokenizer())(rollouts)
-    able = Shaper(shape, tiny_reward_model(), tiny_tokenizer())(rollouts)
+    limited = Shaper(shape, OnlyScores(tiny_reward_model()), tiny_tokenizer()).shaped(rollouts)
+    able = Shaper(shape, tiny_reward_model(), tiny_tokenizer()).shaped(rollouts)
     torch.testing.assert_close(limited.token_rewards, able.token_rewards, atol=1e-4, rtol=0)
 
 
 def test_adjustment_needs_one_value_a_response():
     shaper = Shaper(Shape(), tiny_reward_model(), tiny_tokenizer())
     with pytest.raises(ShapeError, match="one value a response"):
-        shaper(mixed_rollouts(), torch.zeros(3))
+        shaper.shaped(mixed_rollouts(), adjustment=torch.zeros(3))
 
 
 def test_adjustment_falls_where_the_method_puts_it():
     rollouts, adjustment = mixed_rollouts(), torch.full((7,), 2.0)
     for closure, share in (("last", 0.0), ("spread", 2.0 / 18)):
         shaper = Shaper(Shape(weights={"prefix": 1.0}, closure=closure), tiny_reward_model(), tiny_tokenizer())
-        moved = shaper(rollouts, adjustment).token_rewards - shaper(rollouts).token_rewards
+        moved = shaper.shaped(rollouts, adjustment=adjustment).token_rewards - shaper(rollouts)
         assert moved[3, :-1].tolist() == pytest.approx([share] * 17, abs=1e-5)
         assert float(moved[3].sum()) == pytest.approx(2.0, abs=1e-5)
 

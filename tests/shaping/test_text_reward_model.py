@@ -198,7 +198,7 @@ def test_every_other_method_gives_rewards_that_sum_to_the_functions_score(name, 
     rollouts = mixed_rollouts()
     model = TextRewardModel(length_and_vowels, tiny_tokenizer())
     shape = Shape(weights={name: 1.0}, unit=unit, budget=24, max_units=10)
-    shaped = Shaper(shape, model, tiny_tokenizer())(rollouts)
+    shaped = Shaper(shape, model, tiny_tokenizer()).shaped(rollouts)
     scores = length_and_vowels([text_of_row(rollouts, row) for row in range(len(rollouts))])
     assert shaped.scores.tolist() == pytest.approx(scores, abs=1e-4)
     expected = [score * bool(real_ids(rollouts, row)[1]) for row, score in enumerate(scores)]
