@@ -73,6 +73,9 @@ def train(
     weights: Annotated[list[str], typer.Option("--weight", help="METHOD=SHARE, again for each method.")] = [],  # noqa: B006
     seed: Annotated[int, typer.Option(min=0)] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("run"),
+    accept_reward_model: Annotated[
+        str | None, typer.Option(help="The name of the config's reward model, where the shape was tuned for another.")
+    ] = None,
 ) -> None:
     """Train one policy with one shape, without a study."""
     from pipeline.quiet import quiet_libraries
@@ -86,8 +89,8 @@ def train(
 
         settings = load_config(find_config(config), tuple(changes))
     task = open_task(settings, build_assets(settings, console), console)
-    identity = None if shape is None else task.reward_identity
-    run = TrainingRun(settings, chosen_shape(settings, shape, tuple(weights), identity), seed, output)
+    chosen = chosen_shape(settings, shape, tuple(weights), task.reward_model, accept_reward_model)
+    run = TrainingRun(settings, chosen, seed, output)
     show_result(run, train_policy(run, task, console), console)
 
 

@@ -18,7 +18,6 @@ from pipeline.explain_question import (
     named_shapes,
     shape_file,
 )
-from pipeline.export import load_shape
 from pipeline.kept_texts import winner_texts
 from pipeline.report.data import TokenRow, TokenSample
 from pipeline.task_models import open_judge
@@ -98,7 +97,7 @@ def explain(question: Question, console: Console) -> Explanation:
     judge = open_judge(subject.config, [row for row, _ in asked], console)
     files = [subject.shape_file] if subject.shape_file else []
     for file in (*files, *map(shape_file, question.shapes)):
-        load_shape(file, judge.reward_identity)
+        Shape.load(file, judge.reward_model)
     shapers = make_shapers(judge, shapes)
     shapers |= make_shapers(judge, _method_rows(question, subject, judge))
     texts = _own_texts(question, subject, asked, judge) if asked else _kept_texts(subject)

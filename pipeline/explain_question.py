@@ -8,7 +8,6 @@ from pathlib import Path
 from pipeline.arm import Arm
 from pipeline.builtin_configs import find_config
 from pipeline.config import StudyConfig, load_config
-from pipeline.export import load_shape
 from pipeline.kept_files import read_kept
 from pipeline.study_folder import StudyFolder
 from pipeline.tasks.prompt_file import PromptRow, read_answered
@@ -87,7 +86,7 @@ def find_subject(question: Question) -> Subject:
 
 
 def _shape_subject(question: Question, path: Path) -> Subject:
-    shape, study = load_shape(path), path.absolute().parent.parent
+    shape, study = Shape.load(path), path.absolute().parent.parent
     # Where an export puts it when it is not told otherwise.
     known = str(study) if (study / "study.yaml").is_file() else None
     whose = question.config or known
@@ -145,7 +144,7 @@ def named_shapes(question: Question, subject: Subject) -> dict[str, Shape]:
         name = path.name if path.name not in (*rows, *METHODS) else str(path)
         if name in rows or name in METHODS:
             raise ConfigError(f"--shape {path}: there is a row of that name already", "give each shape once")
-        rows[name] = load_shape(shape_file(path))
+        rows[name] = Shape.load(shape_file(path))
     return rows
 
 

@@ -1,53 +1,60 @@
-"""The exported shape: a file that carries everything that gives a shape its meaning."""
+"""The exported shape: a study's winner with everything that gives it its meaning."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.arm import Arm
 from pipeline.assets import cache_folder
 from pipeline.config import StudyConfig
 from pipeline.kept_files import read_kept
+from pipeline.status import read_status
 from pipeline.study_folder import StudyFolder
+from pipeline.tasks.base import Task
 from pipeline.tasks.registry import load_task, task_kind
-from pipeline.trial import write_json
 from shaping.errors import ConfigError
-from shaping.shape import Shape
+from shaping.shape_file import ShapeFile
 
-SCHEMA = "shapetune/shape/1"
+PACKAGES = ("shapetune", "torch", "transformers", "ax-platform", "botorch")
 
 
-def export_shape(folder: StudyFolder, config: StudyConfig, reward_model: str | None, target: Path) -> Path:
-    """Write ``shape.json`` with the study's winner and return its path.
+def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, str] | None) -> ShapeFile:
+    """Return a study's winner as a shape file.
 
     Args:
         folder: The study.
         config: Its config.
-        reward_model: Identity of the reward model that the shape was tuned for; ``None`` where it is not known.
-        target: The folder to write into.
+        reward_model: Name and identity of the reward model that the shape was tuned for; ``None`` where it is not
+            known.
 
     Raises:
         ConfigError: The study has no winner yet.
     """
-    winner = read_kept(folder.winner_file, lambda kept: {"name": kept["name"], "shape": kept["shape"]})
+    winner = read_kept(folder.winner_file, Arm.from_dict)
     if winner is None:
         raise ConfigError(f"{folder.root} has no winner yet", "let shapetune launch finish its search first")
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "shape": winner["shape"],
-        "ppo": {"kl_coef": config.ppo.kl_coef, "kl_estimator": config.ppo.kl_estimator, "critic": config.ppo.critic},
-        "reward_model_sha256": reward_model,
-        "study": {"name": config.name, "arm": winner["name"], "task": _task_name(config)},
-        "confirmed": _confirmed(folder),
-        "versions": {name: version(name) for name in ("shapetune", "torch", "transformers", "ax-platform", "botorch")},
-    }
-    content["checksum_sha256"] = checksum(content)
-    target.mkdir(parents=True, exist_ok=True)
+    name, sha256 = reward_model or (None, None)
+    return ShapeFile(
+        shape=winner.shape,
+        kl_coef=config.ppo.kl_coef,
+        kl_estimator=config.ppo.kl_estimator,
+        critic=winner.critic or config.ppo.critic,
+        missing_eos_penalty=config.sampling.missing_eos_penalty,
+        reward_model=name,
+        reward_model_sha256=sha256,
+        study=_origin(folder, config, winner.name),
+        confirmed=_confirmed(folder),
+        versions={package: version(package) for package in PACKAGES},
+    )
+
+
+def export_shape(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, str] | None, target: Path) -> Path:
+    """Write ``shape.json`` with the study's winner and return its path; see ``shape_of``."""
     path = target / "shape.json"
-    write_json(path, content)
+    shape_of(folder, config, reward_model).write(path)
     return path
 
 
@@ -58,49 +65,48 @@ def export_winner(folder: StudyFolder, target: Path) -> Path:
         ConfigError: The study has no winner yet, or its reward model is not there any more.
     """
     config = folder.config()
+    task = winner_task(config)
+    return export_shape(folder, config, None if task is None else reward_model_of(task), target)
+
+
+def winner_task(config: StudyConfig) -> Task | None:
+    """Return the study's task with its models; ``None`` where a trainer of one's own has it."""
     if config.trainer is not None:
-        # Nobody here knows which reward model a trainer of one's own asks.
-        return export_shape(folder, config, None, target)
+        return None
     assets = task_kind(config.task).prepare(config.task, cache_folder())
-    task = load_task(config.task, "" if assets is None else str(assets))
-    return export_shape(folder, config, task.reward_identity, target)
+    return load_task(config.task, "" if assets is None else str(assets))
 
 
-def load_shape(path: Path, reward_model: str | None = None) -> Shape:
-    """Return the shape of an exported file.
-
-    Args:
-        path: A ``shape.json``.
-        reward_model: Identity of the reward model it will be used with; ``None`` does not check.
-
-    Raises:
-        ConfigError: The file cannot be read, has another schema, was altered, or belongs to another reward model.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"shape file {path} cannot be read: {error}", "give a shape.json of this version") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise ConfigError(f"shape file {path} has schema {found!r}, not {SCHEMA!r}", "export the shape again")
-    if not isinstance(content.get("shape"), dict) or "reward_model_sha256" not in content:
-        raise ConfigError(f"shape file {path} holds no shape", "export the shape again")
-    if content.get("checksum_sha256") != checksum(content):
-        raise ConfigError(f"shape file {path} was altered after it was exported", "export the shape again")
-    if reward_model is not None and content["reward_model_sha256"] not in (None, reward_model):
-        raise ConfigError(f"shape file {path} was tuned for another reward model", "use the reward model of its study")
-    return Shape.from_dict(content["shape"])
+def reward_model_of(task: Task) -> tuple[str, str]:
+    """Return name and identity of a task's reward model; a file's name without its folder."""
+    return Path(task.reward_model.name).name, task.reward_identity
 
 
-def checksum(content: dict[str, Any]) -> str:
-    """Return the hash of everything in the file but the hash itself."""
-    rest = {key: value for key, value in content.items() if key != "checksum_sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+def _origin(folder: StudyFolder, config: StudyConfig, arm: str) -> dict[str, Any]:
+    rows = read_status(folder)
+    trial = next((row["index"] for row in rows if row["arm"] == arm), None)
+    return {
+        "name": config.name,
+        "task": config.task.name if config.trainer is None else f"trainer {_short(config.trainer.function)}",
+        "arm": arm,
+        "trial": trial,
+        "trials": len(rows),
+        "seeds": list(config.search.seeds),
+    }
 
 
-def _task_name(config: StudyConfig) -> str:
-    return config.task.name if config.trainer is None else f"trainer {config.trainer.function.rpartition('/')[2]}"
+def _short(function: str) -> str:
+    return function.rpartition("/")[2]
 
 
 def _confirmed(folder: StudyFolder) -> dict[str, Any] | None:
-    return read_kept(folder.verdict_file, lambda kept: {name: kept[name] for name in ("differences", "text")})
+    return read_kept(folder.verdict_file, _told)
+
+
+def _told(kept: dict[str, Any]) -> dict[str, Any]:
+    # A single seed bounds nothing, and JSON has no infinity.
+    told = [
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in kept["differences"]
+    ]
+    return {"differences": told, "text": kept["text"]}

@@ -15,7 +15,6 @@ from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from pipeline.config import StudyConfig
-from pipeline.export import load_shape
 from pipeline.inner_run import InnerRun
 from pipeline.ppo.evaluation import Evaluation
 from pipeline.ppo.trainer import PPOTrainer
@@ -51,8 +50,17 @@ class TrainingRun:
         return {**parts, "shape": self.shape.to_dict(), "seed": self.seed}
 
 
-def chosen_shape(config: StudyConfig, file: Path | None, weights: tuple[str, ...], reward_model: str | None) -> Shape:
+def chosen_shape(
+    config: StudyConfig, file: Path | None, weights: tuple[str, ...], reward_model: object, accepted: str | None = None
+) -> Shape:
     """Return the shape of a file, or of ``METHOD=SHARE`` weights over the config's own shape settings.
+
+    Args:
+        config: What the policy is trained with.
+        file: A ``shape.json``.
+        weights: In its place.
+        reward_model: What will score the responses; ``None`` does not look whether the file was tuned for it.
+        accepted: Its name, where it shall serve though the file was tuned for another one.
 
     Raises:
         ConfigError: Both or an unknown method are given, a weight is no number, or the file cannot be used.
@@ -60,7 +68,7 @@ def chosen_shape(config: StudyConfig, file: Path | None, weights: tuple[str, ...
     if file is not None and weights:
         raise ConfigError("--shape and --weight were both given", "give one of them")
     if file is not None:
-        return load_shape(file, reward_model)
+        return Shape.load(file, reward_model, accepted)
     mixed = {}
     for weight in weights or ("sparse=1",):
         name, _, share = weight.partition("=")

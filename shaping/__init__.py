@@ -12,6 +12,7 @@ from shaping.reward_models import (
 )
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
+from shaping.shape_file import ShapeFile
 from shaping.shaper import ShapedRewards, Shaper
 from shaping.units import UnitSplitter
 
@@ -29,6 +30,7 @@ __all__ = [
     "ScoredBatch",
     "Shape",
     "ShapeError",
+    "ShapeFile",
     "ShapedRewards",
     "Shaper",
     "ShapetuneError",

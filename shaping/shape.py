@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -166,6 +167,32 @@ class Shape:
         if unknown:
             raise ConfigError(f"shape has unknown keys: {', '.join(sorted(unknown))}")
         return cls(**values)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, reward_model: object | None = None, accept_reward_model: str | None = None
+    ) -> Shape:
+        """Return the shape of an exported ``shape.json``.
+
+        Args:
+            path: The file.
+            reward_model: What the shape will be used with: a reward model with an ``identity()``, or an identity;
+                ``None`` does not check.
+            accept_reward_model: The name of another reward model that shall serve in place of the tuned one.
+
+        Raises:
+            ConfigError: The file cannot be read, is of another version, was altered, or was tuned for another reward
+                model.
+        """
+        from shaping.shape_file import ShapeFile
+
+        file = ShapeFile.read(path)
+        try:
+            if reward_model is not None:
+                file.check_reward_model(reward_model, accept_reward_model)
+        except ConfigError as error:
+            raise ConfigError(f"shape file {path}: {error.message}", error.hint) from error
+        return file.shape
 
     def with_changes(self, **changes: Any) -> Shape:
         """Return a copy with the given fields changed and checked."""

@@ -46,6 +46,10 @@ class RetokenizedRewardModel:
         self._prompt_text, self._framed, self._eos = prompt_text, framed, eos_token_id
         self._last: tuple[Rollouts, AlignedRollouts] | None = None
 
+    def identity(self) -> str:
+        """Return the inner reward model's: through whose tokens it is seen changes no score of a whole text."""
+        return str(self.inner.identity())  # type: ignore[attr-defined]
+
     def score(self, variants: Variants) -> VariantScores:
         """Return the score of every variant."""
         aligned = self.align(variants.rollouts)

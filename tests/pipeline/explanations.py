@@ -28,7 +28,7 @@ def finished_study(root: Path, texts: list[dict[str, Any]], identity: str | None
     place = folder.confirm_folder("winner", 100)
     place.mkdir(parents=True)
     write_json(place / "result.json", {"runs": [run], "arm": Arm("winner", WINNER).to_dict()})
-    export_shape(folder, config, identity, folder.export)
+    export_shape(folder, config, identity and ("judge", identity), folder.export)
     return folder
 
 
@@ -52,4 +52,4 @@ def exported_shape(shape: Shape, folder: Path, identity: str | None = None) -> P
     origin = StudyFolder(folder / "origin")
     origin.create(tiny_config())
     write_json(origin.winner_file, Arm("1_0", shape).to_dict())
-    return export_shape(origin, tiny_config(), identity, folder / "elsewhere" / "deep")
+    return export_shape(origin, tiny_config(), identity and ("judge", identity), folder / "elsewhere" / "deep")

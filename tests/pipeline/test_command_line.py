@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.export import load_shape
+from shaping.shape import Shape
 
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 REPOSITORY = Path(__file__).parents[2]
@@ -35,7 +35,7 @@ def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
         assert words in said
     assert "Traceback" not in said and "[INFO" not in said
     study = tmp_path / "studies" / "smoke"
-    assert load_shape(study / "export" / "shape.json").active_methods()
+    assert Shape.load(study / "export" / "shape.json").active_methods()
     page = (study / "report.html").read_text()
     assert page.count("<html") == 1 and len(page) < 8 * 2**20
 

@@ -285,7 +285,7 @@ def test_tokens_keep_their_spaces_and_bytes_of_one_character_stand_on_its_last_t
 def test_an_exported_shape_is_refused_with_another_reward_model(study: Path, config: Path, tmp_path: Path) -> None:
     file = exported_shape(WINNER, tmp_path, identity="another")
     for question in (asked(file, config=str(config)), asked(study, shapes=(file,))):
-        with pytest.raises(ConfigError, match="tuned for another reward model"):
+        with pytest.raises(ConfigError, match="is another reward model: the shape was tuned for judge"):
             explain(question, QUIET)
 
 

@@ -21,9 +21,9 @@ from transformers import (
 
 from pipeline.builtin_configs import builtin_folder, find_config
 from pipeline.cli import _run
-from pipeline.export import load_shape
 from pipeline.tasks.registry import load_task
 from shaping.errors import ConfigError
+from shaping.shape import Shape
 from tests.pipeline.own_models import (
     CHAT,
     chat_tokenizer,
@@ -116,7 +116,7 @@ def test_study_with_a_reward_function_needs_no_gold_and_no_critic_of_it(
     for rewards in text["rewards"].values():
         assert sum(rewards) == pytest.approx(text["score"], abs=1e-4)
     shape = study / "export" / "shape.json"
-    assert load_shape(shape).active_methods() and (study / "report.html").is_file()
+    assert Shape.load(shape).active_methods() and (study / "report.html").is_file()
     arguments = ["train", str(config), "--shape", str(shape), "-o", str(tmp_path / "run")]
     assert _run(arguments) == 0
     changed = ["--set", f"task.reward_model={{model: {models / 'reward'}}}"]

@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
-from pipeline.export import checksum
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.tasks.sentiment import load_sentiment
 from pipeline.train import CHECKPOINT, TrainingRun, chosen_shape, show_result, train
 from shaping.errors import ConfigError
 from shaping.shape import Shape
+from shaping.shape_file import ShapeFile
 from tests.pipeline.studies import tiny_config
 
 PREFIX = Shape(weights={"prefix": 1.0}, gae_lambda=0.8)
@@ -114,15 +114,11 @@ def test_weights_that_mean_nothing_are_refused_by_name(weights: tuple[str, ...],
 
 
 def test_exported_shape_is_used_with_its_own_reward_model_only(tmp_path: Path) -> None:
-    content: dict[str, Any] = {
-        "schema": "shapetune/shape/1",
-        "shape": PREFIX.to_dict(),
-        "reward_model_sha256": "this one",
-    }
     file = tmp_path / "shape.json"
-    file.write_text(json.dumps({**content, "checksum_sha256": checksum(content)}))
+    ShapeFile(PREFIX, kl_coef=0.05, reward_model="judge", reward_model_sha256="this one").write(file)
     assert chosen_shape(tiny_config(), file, (), "this one") == PREFIX
     with pytest.raises(ConfigError, match="another reward model"):
         chosen_shape(tiny_config(), file, (), "another one")
+    assert chosen_shape(tiny_config(), file, (), "another one", accepted="another one") == PREFIX
     with pytest.raises(ConfigError, match="both given"):
         chosen_shape(tiny_config(), file, ("prefix=1",), None)

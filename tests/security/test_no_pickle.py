@@ -16,7 +16,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from pipeline.config import load_config, parse_config
-from pipeline.export import load_shape
 from pipeline.outer import OuterLoop
 from pipeline.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.report import load_report_data
@@ -27,6 +26,7 @@ from pipeline.tasks.prompt_file import read_prompts
 from pipeline.tasks.settings import PolicySettings, RewardSettings
 from shaping.errors import ShapetuneError
 from shaping.reward_models import CausalRewardModel
+from shaping.shape import Shape
 from tests.pipeline.own_models import write_models
 from tests.security.hostile import hostile_study
 
@@ -109,7 +109,7 @@ def test_a_pickle_is_no_checkpoint(form: Form, mark: Path, tmp_path: Path) -> No
 def test_a_pickle_is_no_config_shape_or_prompt(form: Form, mark: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(form(mark))
-    for read in (load_config, load_shape, lambda path: read_prompts(path, "task.prompts")):
+    for read in (load_config, Shape.load, lambda path: read_prompts(path, "task.prompts")):
         with pytest.raises(ShapetuneError):
             read(file)
 
