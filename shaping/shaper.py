@@ -11,6 +11,7 @@ from shaping.closure import close
 from shaping.credit import METHODS, Credit, check_served, find_credits, score_batch
 from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
+from shaping.scoring import score_responses
 from shaping.shape import Shape
 from shaping.turns import on_turn_ends
 from shaping.units import UnitSplitter
@@ -61,6 +62,14 @@ class Shaper:
     def set_generator_state(self, state: Tensor) -> None:
         """Go on with the random choices from a checkpoint."""
         self._generator.set_state(state)
+
+    def scores(self, rollouts: Rollouts) -> Tensor:
+        """Return what the reward model scores each response: a ``B`` tensor, what rewards sum to by default.
+
+        Raises:
+            TrialFailed: A score is not finite (``nan``).
+        """
+        return score_responses(self._reward_model, rollouts)
 
     def __call__(self, rollouts: Rollouts, scores: Tensor | None = None) -> Tensor:
         """Return the token rewards of a batch: ``B x T``, zero on all that the policy did not write.
