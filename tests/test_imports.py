@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("shaping", "search_spaces", "pipeline")
 LONGEST_FILE = 400
 # An adapter imports the trainer that it is for.
-ADAPTED = {"shaping/adapters/trl.py": {"trl"}}
+ADAPTED = {"shaping/adapters/skyrl.py": {"skyrl"}, "shaping/adapters/trl.py": {"trl"}}
 LATER_ROOMS = ("trial", "outer", "study", "executors", "cli")
 
 
