@@ -101,7 +101,7 @@ def shape_batch(batch: Any, shaper: Shaper) -> None:
 def _rollouts(prompts: list[Tensor], responses: list[Tensor], masks: list[Tensor], rows: list[int]) -> Rollouts:
     """Return some rows of a batch; verl's ``response_mask`` is false on what tools and users said in between."""
     prompt_ids, response_ids, written = ([field[row].tolist() for row in rows] for field in (prompts, responses, masks))
-    return Rollouts.of_ids(prompt_ids, response_ids, written)
+    return Rollouts.of_ids(prompt_ids, response_ids, policy_masks=written)
 
 
 def _settings(name: str, config: Any) -> TrainerSettings:
