@@ -34,7 +34,9 @@ NAMES = {
 }
 
 
-def register(name: str, make_shaper: Callable[[Any], Shaper], mode: str = "sync") -> type[Any]:
+def register(
+    name: str, make_shaper: Callable[[Any], Shaper], mode: str = "sync", kl_coef: float | None = None
+) -> type[Any]:
     """Give verl a trainer with dense rewards: ``trainer.v1.trainer_mode=NAME`` chooses it.
 
     Args:
@@ -42,6 +44,7 @@ def register(name: str, make_shaper: Callable[[Any], Shaper], mode: str = "sync"
         make_shaper: Takes the policy's tokenizer and returns the shaper. It is called once, in the process of verl's
             task runner, when the trainer is made there.
         mode: The trainer of verl that it extends: ``sync``, ``colocate_async`` or ``separate_async``.
+        kl_coef: Price of KL that the shape was found with; verl's is held against it. ``None`` does not look.
 
     Returns:
         The trainer's class, which raises ``ConfigError`` when it is made with settings under which the shape would do
@@ -61,8 +64,9 @@ def register(name: str, make_shaper: Callable[[Any], Shaper], mode: str = "sync"
             super().__init__(config)
             self._init_tokenizer()
             self._shaper = make_shaper(self.tokenizer)
-            for warning in [*check_settings(self._shaper.shape, _settings(name, config)), *_rejections(config)]:
-                logger.warning("trainer %s: %s", name, warning)
+            found = _settings(name, config)
+            for warning in [*check_settings(self._shaper.shape, found, kl_coef), *_rejections(found.trainer, config)]:
+                logger.warning(warning)
 
         def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
             shape_batch(batch, self._shaper)
@@ -107,22 +111,22 @@ def _rollouts(prompts: list[Tensor], responses: list[Tensor], masks: list[Tensor
 def _settings(name: str, config: Any) -> TrainerSettings:
     algorithm = config.algorithm
     return TrainerSettings(
-        trainer=f"verl's trainer {name}",
+        trainer=f"verl, trainer {name}",
         names=NAMES,
         estimator=str(algorithm.adv_estimator),
         gamma=float(algorithm.gamma),
         gae_lambda=float(algorithm.lam),
-        kl_coef=float(algorithm.kl_ctrl.kl_coef) if algorithm.use_kl_in_reward else 0.0,
+        kl_coef=float(algorithm.kl_ctrl.kl_coef) if algorithm.use_kl_in_reward else None,
     )
 
 
-def _rejections(config: Any) -> list[str]:
-    """Return what verl will do to the rewards behind the shaper, in words."""
+def _rejections(trainer: str, config: Any) -> list[str]:
+    """Return a warning where verl takes tokens out of responses whose rewards stand already."""
     correction = config.algorithm.get("rollout_correction") or {}
     modes = str(correction.get("rollout_rs") or "")
     if "token" not in modes or correction.get("bypass_mode"):
         return []
     return [
-        f"algorithm.rollout_correction.rollout_rs = {modes} takes single tokens out of a response after their rewards "
-        "were placed, and their rewards with them: sums are not kept; choose a mode of whole sequences"
+        f"{trainer}: algorithm.rollout_correction.rollout_rs = {modes} takes single tokens out of a response after "
+        "their rewards were placed, and their rewards with them: sums are not kept; choose a mode of whole sequences"
     ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 import torch
 
+from pipeline.snippets.verl import snippet
 from shaping import Rollouts
+from shaping.shape_file import ShapeFile
 from tests.adapters.environments import answer_of
 from tests.adapters.scripts.verl_cases import CASES, KL_COEF, ROWS, Row, tiny_shaper
 
@@ -170,15 +174,36 @@ def test_settings_that_fit_are_taken_in_silence(answer):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("grpo", "algorithm.adv_estimator"),
-        ("rloo", "algorithm.adv_estimator"),
-        ("gamma", "algorithm.gamma = 0.99"),
-        ("lam", "algorithm.lam = 1.0"),
+        ("grpo", "algorithm.adv_estimator = grpo sums the token rewards"),
+        ("rloo", "algorithm.adv_estimator = rloo sums the token rewards"),
+        ("gamma", "algorithm.gamma = 0.99, but the shape was found with discount 1"),
+        ("lam", "algorithm.lam = 1, but the shape was found with lambda 0.6"),
     ],
 )
 def test_settings_under_which_the_shape_means_something_else_are_refused(answer, settings, words):
     assert answer["refusals"][settings].startswith("refused: ") and words in answer["refusals"][settings]
 
 
+@pytest.mark.parametrize(("settings", "words"), [("no KL", "takes no KL off"), ("another KL", "has 0.001")])
+def test_another_price_of_kl_is_warned_about(answer, settings, words):
+    said = answer["refusals"][settings]
+    assert "algorithm.kl_ctrl.kl_coef" in said and words in said and "\n" not in said
+
+
 def test_rejection_of_single_tokens_is_warned_about(answer):
     assert "sums are not kept" in answer["refusals"]["tokens rejected"]
+
+
+def test_exported_command_makes_the_trainer_in_a_worker_of_a_cluster_that_runs_already(answer):
+    end = answer["end"]
+    assert "/nowhere/reviews.parquet" in end and "ConfigError" not in end and "Unknown trainer" not in end
+
+
+def test_names_in_the_exported_module_are_words_and_no_code():
+    name = 'a"""\nraise SystemExit  # \\'
+    content = ShapeFile(CASES["dense"].shape, KL_COEF, study={"name": name, "arm": name}, missing_eos_penalty=2.5)
+    module = snippet(content, name)["shapetune_verl.py"]
+    tree = ast.parse(module)
+    assert [type(node).__name__ for node in tree.body[1:]] == ["ImportFrom"] * 3 + ["FunctionDef", "Expr"]
+    assert f"study {name!r}" in ast.get_docstring(tree) and "took 2.5 off the score" in ast.get_docstring(tree)
+    assert name in {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}

@@ -2,8 +2,12 @@
 
 import json
 import logging
+import os
+import subprocess
 import sys
 import tempfile
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 # verl's wheel brings a package of the name ``tests``.
@@ -15,14 +19,17 @@ import transfer_queue as tq
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop import AgentLoopOutput
+from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 from verl.utils.tensordict_utils import get_tensordict, list_of_dict_to_tensordict
 
-from shaping import ConfigError, Shape
+from pipeline.snippets.verl import snippet
+from shaping import CausalRewardModel, ConfigError, Shape
 from shaping.adapters.verl import register
+from shaping.shape_file import ShapeFile
 from tests.adapters.scripts.verl_cases import CASES, KL_COEF, Case, Row, tiny_shaper
-from tests.tiny_models import EOS, tiny_policy, tiny_tokenizer
+from tests.tiny_models import EOS, tiny_classifier, tiny_policy, tiny_tokenizer
 
 READ = ["rm_scores", "advantages", "returns"]
 # What separate_async wants to be told before it starts.
@@ -35,18 +42,25 @@ ASYNCHRONOUS = {
 }
 
 
-def config_of(policy: str, **settings):
-    overrides = {"actor_rollout_ref.model.path": policy, "algorithm.kl_ctrl.kl_coef": KL_COEF, **ASYNCHRONOUS}
-    overrides |= {name.replace("__", "."): value for name, value in settings.items()}
+@cache
+def base_config(policy: str):
+    own = {"actor_rollout_ref.model.path": policy, "algorithm.kl_ctrl.kl_coef": KL_COEF, **ASYNCHRONOUS}
     with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", overrides=[f"{name}={value}" for name, value in overrides.items()])
+        return compose("ppo_trainer", overrides=[f"{name}={value}" for name, value in own.items()])
+
+
+def config_of(policy: str, **settings):
+    config = deepcopy(base_config(policy))
+    for name, value in settings.items():
+        OmegaConf.update(config, name.replace("__", "."), value)
+    return config
 
 
 def trainer_of(policy: str, shape: Shape | None, mode: str = "sync", **settings):
     name = mode
     if shape is not None:
         name = f"dense_{len(made)}"
-        made.append(register(name, lambda tokenizer: tiny_shaper(shape), mode))
+        made.append(register(name, lambda tokenizer: tiny_shaper(shape), mode, KL_COEF))
     return get_trainer_cls(name)(config_of(policy, trainer__v1__trainer_mode=name, **settings))
 
 
@@ -110,8 +124,9 @@ def refusal(policy: str, **settings) -> str:
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())
     logging.getLogger("shaping.adapters.verl").addHandler(handler)
+    fitting = {"algorithm__lam": 0.6}
     try:
-        trainer_of(policy, Shape(weights={"prefix": 1.0}, gae_lambda=0.6), **{"algorithm__lam": 0.6, **settings})
+        trainer_of(policy, Shape(weights={"prefix": 1.0}, gae_lambda=0.6), **{**fitting, **settings})
     except ConfigError as error:
         return f"refused: {error}"
     finally:
@@ -119,26 +134,68 @@ def refusal(policy: str, **settings) -> str:
     return "\n".join(said)
 
 
+def export(folder: Path) -> Path:
+    """Write what a user gets: the shape, bound to a saved reward model, the module and the command."""
+    tiny_classifier().save_pretrained(folder / "reward model")
+    tiny_tokenizer().save_pretrained(folder / "reward model")
+    reward_model = CausalRewardModel.from_pretrained(folder / "reward model")
+    content = ShapeFile(CASES["dense"].shape, KL_COEF, reward_model="tiny", reward_model_sha256=reward_model.identity())
+    target = folder / "the export"
+    content.write(target / "shape.json")
+    for name, text in snippet(content, str(folder / "reward model")).items():
+        (target / name).write_text(text)
+    return target
+
+
+def end_of_run(target: Path, *own: str) -> str:
+    """Return how verl's task runner, in a worker of Ray, ends with what the exported command gives it.
+
+    The cluster runs already, so the worker inherits nothing. There are no data, which ends every run at the latest.
+    """
+    shown = target / "shown"
+    shown.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    shown.chmod(0o755)
+    command = ["sh", str(target / "verl_run.sh"), *own]
+    said = subprocess.run(command, env={**os.environ, "PYTHON": str(shown)}, capture_output=True, text=True, check=True)
+    module, entry, *overrides = said.stdout.splitlines()
+    assert (module, entry) == ("-m", "verl.trainer.main_ppo")
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides=overrides)
+    environment = OmegaConf.to_container(config.ray_kwargs.ray_init.runtime_env.env_vars)
+    runner = TaskRunnerV1.options(runtime_env={"env_vars": environment}).remote()
+    try:
+        ray.get(runner.run.remote(config))
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "ended well"
+
+
 def main() -> None:
-    policy = tempfile.mkdtemp()
+    folder = Path(tempfile.mkdtemp())
+    policy = str(folder / "policy")
     tiny_policy().save_pretrained(policy)
     tiny_tokenizer().save_pretrained(policy)
+    kl = {"algorithm__use_kl_in_reward": True}
+    rejected = "algorithm__rollout_correction__rollout_rs"
     refusals = {
-        "nothing": refusal(policy, algorithm__use_kl_in_reward=True),
+        "nothing": refusal(policy, **kl),
+        "no KL": refusal(policy),
+        "another KL": refusal(policy, **kl, algorithm__kl_ctrl__kl_coef=0.001),
         "grpo": refusal(policy, algorithm__adv_estimator="grpo"),
         "rloo": refusal(policy, algorithm__adv_estimator="rloo"),
         "gamma": refusal(policy, algorithm__gamma=0.99),
         "lam": refusal(policy, algorithm__lam=1.0),
-        "tokens rejected": refusal(policy, algorithm__rollout_correction__rollout_rs="token_k1"),
-        "sequences rejected": refusal(policy, algorithm__rollout_correction__rollout_rs="seq_sum_k1"),
+        "tokens rejected": refusal(policy, **kl, **{rejected: "token_k1"}),
+        "sequences rejected": refusal(policy, **kl, **{rejected: "seq_sum_k1"}),
     }
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     # Of eight units, verl's default, each is a process that imports torch and takes a whole CPU of Ray's.
     tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
     answers = {name: run(policy, name, case) for name, case in CASES.items()}
-    tq.close()
+    own = f"actor_rollout_ref.model.path={policy}", "data.train_files=/nowhere/reviews.parquet"
+    end = end_of_run(export(folder), *own)
     ray.shutdown()
-    print(json.dumps({"cases": answers, "refusals": refusals}))
+    print(json.dumps({"cases": answers, "refusals": refusals, "end": end}))
 
 
 main()

@@ -1,0 +1,108 @@
+"""What verl needs beside ``shape.json``: a module that registers the trainer, and a command that starts it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from shaping.shape_file import ShapeFile
+
+MODULE = "shapetune_verl"
+# verl's names of KL estimators.
+KL_PENALTIES = {"k1": "kl", "k3": "low_var_kl"}
+
+PYTHON = '''"""{title}
+
+    sh verl_run.sh actor_rollout_ref.model.path=... data.train_files=...   # your own overrides of verl
+
+starts verl with this shape. To a command of your own add what verl_run.sh adds: the settings that the shape was tuned
+with, and where this module is found. VERL_USE_EXTERNAL_MODULES alone reaches no Ray cluster that runs already: there
+it goes through runtime_env, and this folder, shapetune and the reward model lie where the cluster's nodes read them.
+A worker that did not find the module ends the run with "Unknown trainer 'dense_sync'".
+
+The rewards of a response sum to the score that verl gave it, whoever gave it: a reward model, a rule, a penalty. Where
+a reward falls is found in the units of the reward model below. Let verl's scores be that model's, mean and deviation
+included; what lies between them and the credit goes to the last token, or to all tokens, as the shape's closure says.
+Tool output and other people's turns get nothing, even where verl had put the score there. If an agent loop returns
+several outputs for a trajectory, each is shaped by itself and sums to the score that verl gave it.
+
+The reward model runs in the process of verl's task runner, on the CPU unless it is moved below; leave memory on the
+GPU that you choose (actor_rollout_ref.rollout.gpu_memory_utilization). Where Ray hides all GPUs from that process,
+start it with RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0. verl counts the time as timing_s/adv.
+
+For verl's asynchronous trainers give register the argument mode="colocate_async" or mode="separate_async".{penalty}
+"""
+
+from pathlib import Path
+
+from shaping import CausalRewardModel, Shape, Shaper
+from shaping.adapters.verl import register
+
+
+def make_shaper(tokenizer):
+    """Return the shaper; called once, in verl's task runner, with the policy's tokenizer."""
+    # The one that the shape was tuned for; any other is refused.
+    reward_model = CausalRewardModel.from_pretrained({source})
+    # reward_model.model.to("cuda")
+    shape = Shape.load(Path(__file__).with_name("shape.json"), reward_model)
+    return Shaper(shape, reward_model, tokenizer)
+
+
+register("dense_sync", make_shaper, kl_coef={kl_coef})
+'''
+
+PENALTY = """
+
+The study took {penalty} off the score of a response without its end. verl does so only if your reward does."""
+
+SHELL = """#!/bin/sh
+# Starts verl's PPO with the exported shape; your own overrides stand behind it. The trainer refuses another estimator,
+# gamma or lambda, under which the shape would do something else or nothing.
+set -eu
+here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
+export VERL_USE_EXTERNAL_MODULES="{module}${{VERL_USE_EXTERNAL_MODULES:+,$VERL_USE_EXTERNAL_MODULES}}"
+export PYTHONPATH="$here${{PYTHONPATH:+:$PYTHONPATH}}"
+# A Ray cluster that runs already does not inherit them: hence runtime_env.
+exec "${{PYTHON:-python}}" -m verl.trainer.main_ppo \\
+    trainer.use_v1=True \\
+    trainer.v1.trainer_mode=dense_sync \\
+{settings}
+    "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_USE_EXTERNAL_MODULES='$VERL_USE_EXTERNAL_MODULES'" \\
+    "+ray_kwargs.ray_init.runtime_env.env_vars.PYTHONPATH='$PYTHONPATH'" \\
+    "$@"
+"""
+
+
+def snippet(content: ShapeFile, reward_model_source: str) -> dict[str, str]:
+    """Return file names and texts.
+
+    Args:
+        content: The shape and what it was found with.
+        reward_model_source: Folder or hub name of the reward model that the shape was tuned for.
+    """
+    title = f"Dense rewards of study {content.study.get('name')!r}, arm {content.study.get('arm')!r}, for verl 0.9."
+    settings = "\n".join(f"    {name}={value} \\" for name, value in overrides(content).items())
+    module = PYTHON.format(
+        title=_inside_docstring(title),
+        penalty=PENALTY.format(penalty=content.missing_eos_penalty) if content.missing_eos_penalty else "",
+        source=json.dumps(reward_model_source),
+        kl_coef=content.kl_coef,
+    )
+    return {f"{MODULE}.py": module, "verl_run.sh": SHELL.format(module=MODULE, settings=settings)}
+
+
+def overrides(content: ShapeFile) -> dict[str, Any]:
+    """Return verl's settings of the shape's constants: estimator, discounts, and KL as a penalty of each token."""
+    return {
+        "algorithm.adv_estimator": "gae",
+        "algorithm.gamma": content.shape.gamma,
+        "algorithm.lam": content.shape.gae_lambda,
+        "algorithm.use_kl_in_reward": content.kl_coef > 0,
+        "algorithm.kl_penalty": KL_PENALTIES[content.kl_estimator],
+        "algorithm.kl_ctrl.type": "fixed",
+        "algorithm.kl_ctrl.kl_coef": content.kl_coef,
+    }
+
+
+def _inside_docstring(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
