@@ -18,7 +18,8 @@ PYTHON = '''"""{title}
 starts verl with this shape. To a command of your own add what verl_run.sh adds: the settings that the shape was tuned
 with, and where this module is found. VERL_USE_EXTERNAL_MODULES alone reaches no Ray cluster that runs already: there
 it goes through runtime_env, and this folder, shapetune and the reward model lie where the cluster's nodes read them.
-A worker that did not find the module ends the run with "Unknown trainer 'dense_sync'".
+A worker that did not find the module ends the run with "Unknown trainer 'dense_sync'". The KL penalty needs the
+reference policy: set actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu. verl logs trainer_mode as sync.
 
 The rewards of a response sum to the score that verl gave it, whoever gave it: a reward model, a rule, a penalty. Where
 a reward falls is found in the units of the reward model below. Let verl's scores be that model's, mean and deviation
@@ -30,7 +31,7 @@ The reward model runs in the process of verl's task runner, on the CPU unless it
 GPU that you choose (actor_rollout_ref.rollout.gpu_memory_utilization). Where Ray hides all GPUs from that process,
 start it with RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0. verl counts the time as timing_s/adv.
 
-For verl's asynchronous trainers give register the argument mode="colocate_async" or mode="separate_async".{penalty}
+For verl's asynchronous trainers give register the argument mode="colocate_async" or mode="separate_async".{more}
 """
 
 from pathlib import Path
@@ -41,7 +42,8 @@ from shaping.adapters.verl import register
 
 def make_shaper(tokenizer):
     """Return the shaper; called once, in verl's task runner, with the policy's tokenizer."""
-    # The one that the shape was tuned for; any other is refused.
+    # The one that the shape was tuned for; any other is refused. If its tokenizer is not the policy's, put it into a
+    # shaping.RetokenizedRewardModel for the Shaper.
     reward_model = CausalRewardModel.from_pretrained({source})
     # reward_model.model.to("cuda")
     shape = Shape.load(Path(__file__).with_name("shape.json"), reward_model)
@@ -54,6 +56,11 @@ register("dense_sync", make_shaper, kl_coef={kl_coef})
 PENALTY = """
 
 The study took {penalty} off the score of a response without its end. verl does so only if your reward does."""
+
+CRITIC = """
+
+The study's critic started as the reward model. With critic.model.path set to that model verl's does, too, but for the
+mean and the deviation of its scores."""
 
 SHELL = """#!/bin/sh
 # Starts verl's PPO with the exported shape; your own overrides stand behind it. The trainer refuses another estimator,
@@ -82,9 +89,10 @@ def snippet(content: ShapeFile, reward_model_source: str) -> dict[str, str]:
     """
     title = f"Dense rewards of study {content.study.get('name')!r}, arm {content.study.get('arm')!r}, for verl 0.9."
     settings = "\n".join(f"    {name}={value} \\" for name, value in overrides(content).items())
+    penalty = PENALTY.format(penalty=content.missing_eos_penalty) if content.missing_eos_penalty else ""
     module = PYTHON.format(
         title=_inside_docstring(title),
-        penalty=PENALTY.format(penalty=content.missing_eos_penalty) if content.missing_eos_penalty else "",
+        more=penalty + (CRITIC if content.critic == "reward_model" else ""),
         source=json.dumps(reward_model_source),
         kl_coef=content.kl_coef,
     )
