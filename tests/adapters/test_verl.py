@@ -13,6 +13,9 @@ from shaping.shape_file import ShapeFile
 from tests.adapters.environments import answer_of
 from tests.adapters.scripts.verl_cases import CASES, KL_COEF, ROWS, Row, tiny_shaper
 
+# Starts Ray.
+pytestmark = pytest.mark.slow
+
 CLOSE = {"rel": 1e-4, "abs": 1e-5}
 SHAPED = [name for name, case in CASES.items() if case.shape is not None]
 
