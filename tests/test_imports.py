@@ -6,11 +6,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("shaping", "search_spaces", "pipeline")
-# What an adapter imports beside the package's own: the trainer that it is for.
-ADAPTED = {"shaping/adapters/verl.py": {"verl", "transfer_queue", "tensordict"}}
 LONGEST_FILE = 400
 # An adapter imports the trainer that it is for.
-ADAPTED = {"shaping/adapters/skyrl.py": {"skyrl"}, "shaping/adapters/trl.py": {"trl"}}
+ADAPTED = {
+    "shaping/adapters/skyrl.py": {"skyrl"},
+    "shaping/adapters/trl.py": {"trl"},
+    "shaping/adapters/verl.py": {"verl", "transfer_queue", "tensordict"},
+}
 LATER_ROOMS = ("trial", "outer", "study", "executors", "cli")
 
 
