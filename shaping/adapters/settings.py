@@ -60,7 +60,7 @@ def check_settings(shape: Shape, found: TrainerSettings, kl_coef: float | None =
             "every token, so that a response's rewards no longer sum to its score and long responses lose more",
             f"turn {_name(found, 'whitens_rewards')} off; advantages may be whitened",
         )
-    if kl_coef is None or found.kl_coef == kl_coef:
+    if kl_coef is None or (found.kl_coef or 0.0) == kl_coef:
         return []
     now = "takes no KL off the rewards" if found.kl_coef is None else f"has {found.kl_coef:g}"
     return [
@@ -92,7 +92,7 @@ def _check_equal(field: str, meaning: str, wanted: float, value: float, found: T
         happens = "rewards that stand at different tokens are discounted differently, so the best policy changes"
     raise ConfigError(
         f"{found.trainer}: {name} = {value:g}, but the shape was found with {meaning} {wanted:g}: {happens}",
-        f"set {name} to {wanted:.17g}",
+        f"set {name} to {wanted!r}",
     )
 
 

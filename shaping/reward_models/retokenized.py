@@ -43,8 +43,13 @@ class RetokenizedRewardModel:
         self.inner, self.name, self.abilities = inner, inner.name, inner.abilities
         self.added_tokens, self.layers = inner.added_tokens, inner.layers
         self._tokenizer, self._policy_tokenizer = tokenizer, policy_tokenizer
-        self._prompt_text, self._framed, self._eos = prompt_text, framed, eos_token_id
+        self._prompt_text, self.framed, self.eos_token_id = prompt_text, framed, eos_token_id
         self._last: tuple[Rollouts, AlignedRollouts] | None = None
+
+    @property
+    def rewrites_prompts(self) -> bool:
+        """Whether the reward model reads another text than a prompt's tokens say."""
+        return self._prompt_text is not None
 
     def identity(self) -> str:
         """Return the inner reward model's: through whose tokens it is seen changes no score of a whole text."""
@@ -84,6 +89,6 @@ class RetokenizedRewardModel:
             decoded = DecodedRollouts.of(rollouts, self._policy_tokenizer)
             if self._prompt_text is not None:
                 decoded = replace(decoded, prompts=[self._prompt_text(text) for text in decoded.prompts])
-            aligned = AlignedRollouts.of(decoded, self._tokenizer, self._framed, self._eos)
+            aligned = AlignedRollouts.of(decoded, self._tokenizer, self.framed, self.eos_token_id)
             self._last = (rollouts, aligned)
         return self._last[1]
