@@ -211,20 +211,23 @@ def serve(
 def export(
     study: StudyArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The folder to write into.")] = None,
-    form: Annotated[str, typer.Option("--format", help="What to write: shape.")] = "shape",
+    form: Annotated[
+        str, typer.Option("--format", help="shape, or with a trainer's module: verl, skyrl, trl or slime.")
+    ] = "shape",
 ) -> None:
-    """Write the best shape for a production trainer."""
-    from pipeline.export import export_winner
+    """Write the best shape, for your own loop or for a production trainer."""
     from pipeline.quiet import quiet_libraries
     from pipeline.study_folder import StudyFolder
-    from shaping.errors import ConfigError
 
-    if form != "shape":
-        raise ConfigError(f"--format {form} is not known", "choose shape")
     folder = StudyFolder.existing(study)
     with quiet_libraries():  # reading a study's config imports Ax
-        written = export_winner(folder, output or folder.export)
-    console.print(f"shape   {escape(str(written))}")
+        from pipeline.export import export_winner
+
+        written = export_winner(folder, output or folder.export, form)
+    for place, path in enumerate(written.paths):
+        console.print(f"{'shape  ' if place == 0 else form[:7].ljust(7)} {escape(printable(str(path)))}")
+    for note in written.notes:
+        console.print(f"note    {escape(printable(note))}")
 
 
 @app.command()

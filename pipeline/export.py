@@ -3,22 +3,53 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline.arm import Arm
 from pipeline.assets import cache_folder
 from pipeline.config import StudyConfig
 from pipeline.kept_files import read_kept
+from pipeline.snippets.exported import Exported, PolicySource
+from pipeline.snippets.reward_model import reward_model_code
 from pipeline.status import read_status
 from pipeline.study_folder import StudyFolder
 from pipeline.tasks.base import Task
+from pipeline.tasks.prompt_file import read_prompts
 from pipeline.tasks.registry import load_task, task_kind
+from pipeline.tasks.settings import PromptsSettings
 from shaping.errors import ConfigError
 from shaping.shape_file import ShapeFile
 
+SHAPE = "shape"
+TRAINERS = ("verl", "skyrl", "trl", "slime")
+# Why there is no way into a trainer, and what to do instead.
+REFUSED = {
+    "openrlhf": (
+        "OpenRLHF takes one reward for each response: where a reward function returns token rewards, it joins all of "
+        "them into one list and takes the first values as the rewards of the responses, without an error; the second "
+        "response would be paid for the second token of the first",
+        "export for a trainer that passes token rewards on to its advantages: --format verl or --format skyrl",
+    )
+}
 PACKAGES = ("shapetune", "torch", "transformers", "ax-platform", "botorch")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an export wrote.
+
+    Attributes:
+        paths: The files; the first is ``shape.json``.
+        notes: What is left to whoever uses them.
+    """
+
+    paths: tuple[Path, ...]
+    notes: tuple[str, ...]
 
 
 def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, str] | None) -> ShapeFile:
@@ -58,15 +89,59 @@ def export_shape(folder: StudyFolder, config: StudyConfig, reward_model: tuple[s
     return path
 
 
-def export_winner(folder: StudyFolder, target: Path) -> Path:
-    """Write ``shape.json`` of a study's winner, bound to the reward model of its task, and return its path.
+def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Written:
+    """Write ``shape.json`` of a study's winner, bound to the reward model of its task, and what a trainer needs.
+
+    Args:
+        folder: The study.
+        target: The folder to write into.
+        form: ``shape`` for the shape alone, or a trainer: ``verl``, ``skyrl``, ``trl`` or ``slime``.
 
     Raises:
-        ConfigError: The study has no winner yet, or its reward model is not there any more.
+        ConfigError: The study has no winner yet, its reward model is not there any more, or there is no such form.
     """
+    snippet = _snippet(form)
     config = folder.config()
     task = winner_task(config)
-    return export_shape(folder, config, None if task is None else reward_model_of(task), target)
+    content = shape_of(folder, config, None if task is None else reward_model_of(task))
+    code = reward_model_code(config, task)
+    texts = {}
+    if snippet is not None:
+        texts = snippet(Exported(content, code, config.sampling, None if task is None else _policy(config, task)))
+    paths = [target / "shape.json", *(target / name for name in texts)]
+    content.write(paths[0])
+    for path, text in zip(paths[1:], texts.values(), strict=True):
+        path.write_text(text, encoding="utf-8")
+    return Written(tuple(paths), code.notes if texts else ())
+
+
+def _snippet(form: str) -> Callable[[Exported], dict[str, str]] | None:
+    if form == SHAPE:
+        return None
+    if form in REFUSED:
+        raise ConfigError(*REFUSED[form])
+    if form not in TRAINERS:
+        raise ConfigError(f"--format {form} is not known", f"choose one of {', '.join((SHAPE, *TRAINERS))}")
+    module = import_module(f"pipeline.snippets.{form}")
+    return cast(Callable[[Exported], dict[str, str]], module.snippet)
+
+
+def _policy(config: StudyConfig, task: Task) -> PolicySource:
+    """Return where the policy comes from, and the prompts that it was trained on."""
+    end = str(task.tokenizer.eos_token)
+    if isinstance(config.task, PromptsSettings):
+        settings = config.task.policy
+        rows = read_prompts(Path(config.task.prompts), "task.prompts")
+        chosen = settings.model_dump(include={"gguf_file", "revision", "trust_remote_code"}, exclude_defaults=True)
+        return PolicySource(settings.model, chosen, end, tuple({"prompt": row.messages or row.text} for row in rows))
+    folder = task_kind(config.task).prepare(config.task, cache_folder())
+    assert folder is not None
+    prompts = task.train_prompts
+    words = [
+        task.tokenizer.decode(ids[mask].tolist(), clean_up_tokenization_spaces=False)
+        for ids, mask in zip(prompts.ids, prompts.mask, strict=True)
+    ]
+    return PolicySource(str(folder / "policy"), {}, end, tuple({"prompt": text} for text in words))
 
 
 def winner_task(config: StudyConfig) -> Task | None:

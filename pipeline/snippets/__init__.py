@@ -1,0 +1,1 @@
+"""What an export writes beside ``shape.json`` for one production trainer: a module a trainer."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.snippets.exported import Exported
 from pipeline.snippets.origin import origin
-from shaping.shape_file import ShapeFile
 
 MODULE = '''\
 """Trains in SkyRL 0.3 with dense rewards; what SETTINGS does not hold is given as to SkyRL itself:
@@ -20,7 +20,7 @@ from skyrl.train.config import SkyRLTrainConfig
 from skyrl.train.entrypoints.main_base import BasePPOExp
 from skyrl.train.utils import initialize_ray, validate_cfg
 
-from shaping import CausalRewardModel, Shape, Shaper
+{imports}
 from shaping.adapters.skyrl import check_trainer, dense_trainer
 
 SHAPE = Path(__file__).resolve().with_name("shape.json")
@@ -38,10 +38,7 @@ SETTINGS = [
 ]
 
 
-def make_shaper(tokenizer):
-    # The one that the shape was tuned for; another is refused.
-    reward_model = CausalRewardModel.from_pretrained({source!r})
-    return Shaper(Shape.load(SHAPE, reward_model), reward_model, tokenizer)
+{make_shaper}
 
 
 class DenseExp(BasePPOExp):
@@ -63,20 +60,16 @@ if __name__ == "__main__":
 '''
 
 
-def snippet(content: ShapeFile, reward_model_source: str) -> dict[str, str]:
-    """Return ``shapetune_skyrl.py``, which starts a run of SkyRL, as file name and text.
-
-    Args:
-        content: What the shape file holds.
-        reward_model_source: Folder or name of the reward model that the shape was tuned for.
-    """
-    shape = content.shape
+def snippet(exported: Exported) -> dict[str, str]:
+    """Return ``shapetune_skyrl.py``, which starts a run of SkyRL, as file name and text."""
+    content, shape = exported.content, exported.content.shape
     module = MODULE.format(
         origin=origin(content),
         gamma=shape.gamma,
         gae_lambda=shape.gae_lambda,
         kl_coef=content.kl_coef,
         kl_estimator=content.kl_estimator,
-        source=reward_model_source,
+        imports="\n".join(exported.reward_model.imports),
+        make_shaper=exported.reward_model.make_shaper(),
     )
     return {"shapetune_skyrl.py": module}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.snippets.exported import Exported
 from pipeline.snippets.origin import origin
-from shaping.shape_file import ShapeFile
 
 MODULE = '''\
 """Dense rewards for slime 0.3: its advantage function; the arguments stand in shapetune_slime.sh."""
@@ -11,14 +11,14 @@ MODULE = '''\
 {origin}
 from pathlib import Path
 
-from shaping import CausalRewardModel, Shape, Shaper
+{imports}
 from shaping.adapters.slime import dense_advantages, for_critic
 
 
-def make_shaper(tokenizer):
-    # The one that the shape was tuned for; another is refused.
-    reward_model = CausalRewardModel.from_pretrained({source!r})
-    return Shaper(Shape.load(Path(__file__).with_name("shape.json"), reward_model), reward_model, tokenizer)
+SHAPE = Path(__file__).resolve().with_name("shape.json")
+
+
+{make_shaper}
 
 
 advantages = dense_advantages(make_shaper)
@@ -40,15 +40,11 @@ SHAPE_ARGS=(
 """
 
 
-def snippet(content: ShapeFile, reward_model_source: str) -> dict[str, str]:
-    """Return ``shapetune_slime.py`` and ``shapetune_slime.sh``, as file names and texts.
-
-    Args:
-        content: What the shape file holds.
-        reward_model_source: Folder or name of the reward model that the shape was tuned for.
-    """
-    shape = content.shape
-    module = MODULE.format(origin=origin(content), source=reward_model_source)
+def snippet(exported: Exported) -> dict[str, str]:
+    """Return ``shapetune_slime.py`` and ``shapetune_slime.sh``, as file names and texts."""
+    content, shape = exported.content, exported.content.shape
+    code = exported.reward_model
+    module = MODULE.format(origin=origin(content), imports="\n".join(code.imports), make_shaper=code.make_shaper())
     arguments = ARGUMENTS.format(
         gamma=shape.gamma,
         gae_lambda=shape.gae_lambda,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+from pipeline.snippets.exported import Exported
 from shaping.shape_file import ShapeFile
 
 MODULE = "shapetune_verl"
@@ -27,27 +27,23 @@ included; what lies between them and the credit goes to the last token, or to al
 Tool output and other people's turns get nothing, even where verl had put the score there. If an agent loop returns
 several outputs for a trajectory, each is shaped by itself and sums to the score that verl gave it.
 
-The reward model runs in the process of verl's task runner, on the CPU unless it is moved below; leave memory on the
-GPU that you choose (actor_rollout_ref.rollout.gpu_memory_utilization). Where Ray hides all GPUs from that process,
-start it with RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0. verl counts the time as timing_s/adv.
+The reward model runs in the process of verl's task runner, on the CPU unless make_shaper moves it by
+reward_model.model.to("cuda"); leave memory on the GPU that you choose, by
+actor_rollout_ref.rollout.gpu_memory_utilization. Where Ray hides all GPUs from that process, start it with
+RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0. verl counts the time as timing_s/adv.
 
 For verl's asynchronous trainers give register the argument mode="colocate_async" or mode="separate_async".{more}
 """
 
 from pathlib import Path
 
-from shaping import CausalRewardModel, Shape, Shaper
+{imports}
 from shaping.adapters.verl import register
 
+SHAPE = Path(__file__).resolve().with_name("shape.json")
 
-def make_shaper(tokenizer):
-    """Return the shaper; called once, in verl's task runner, with the policy's tokenizer."""
-    # The one that the shape was tuned for; any other is refused. If its tokenizer is not the policy's, put it into a
-    # shaping.RetokenizedRewardModel for the Shaper.
-    reward_model = CausalRewardModel.from_pretrained({source})
-    # reward_model.model.to("cuda")
-    shape = Shape.load(Path(__file__).with_name("shape.json"), reward_model)
-    return Shaper(shape, reward_model, tokenizer)
+
+{make_shaper}
 
 
 register("dense_sync", make_shaper, kl_coef={kl_coef})
@@ -80,20 +76,17 @@ exec "${{PYTHON:-python}}" -m verl.trainer.main_ppo \\
 """
 
 
-def snippet(content: ShapeFile, reward_model_source: str) -> dict[str, str]:
-    """Return file names and texts.
-
-    Args:
-        content: The shape and what it was found with.
-        reward_model_source: Folder or hub name of the reward model that the shape was tuned for.
-    """
+def snippet(exported: Exported) -> dict[str, str]:
+    """Return ``shapetune_verl.py`` and ``verl_run.sh``, as file names and texts."""
+    content = exported.content
     title = f"Dense rewards of study {content.study.get('name')!r}, arm {content.study.get('arm')!r}, for verl 0.9."
     settings = "\n".join(f"    {name}={value} \\" for name, value in overrides(content).items())
     penalty = PENALTY.format(penalty=content.missing_eos_penalty) if content.missing_eos_penalty else ""
     module = PYTHON.format(
         title=_inside_docstring(title),
         more=penalty + (CRITIC if content.critic == "reward_model" else ""),
-        source=json.dumps(reward_model_source),
+        imports="\n".join(exported.reward_model.imports),
+        make_shaper=exported.reward_model.make_shaper(),
         kl_coef=content.kl_coef,
     )
     return {f"{MODULE}.py": module, "verl_run.sh": SHELL.format(module=MODULE, settings=settings)}

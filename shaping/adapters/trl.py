@@ -38,6 +38,7 @@ class DenseGRPOTrainer(GRPOTrainer):
         make_shaper: Takes the policy's tokenizer and returns the shaper.
         reward_funcs: As for TRL; what they give a response is what its rewards sum to. By default the shaper's own
             reward model scores the tokens as they were sampled.
+        missing_eos_penalty: Taken off the reward model's score of a response without its end.
         **options: All else that TRL's trainer takes.
 
     Raises:
@@ -45,10 +46,15 @@ class DenseGRPOTrainer(GRPOTrainer):
     """
 
     def __init__(
-        self, model: Any, make_shaper: Callable[[Any], Shaper], reward_funcs: Any = None, **options: Any
+        self,
+        model: Any,
+        make_shaper: Callable[[Any], Shaper],
+        reward_funcs: Any = None,
+        missing_eos_penalty: float = 0.0,
+        **options: Any,
     ) -> None:
         super().__init__(model, reward_funcs or [self.reward_model_score], **options)
-        self._shaper = make_shaper(self._tokenizer)
+        self._shaper, self._missing_eos_penalty = make_shaper(self._tokenizer), missing_eos_penalty
         for warning in check_arguments(self._shaper.shape, self.args):
             logger.warning(warning)
 
@@ -56,7 +62,9 @@ class DenseGRPOTrainer(GRPOTrainer):
         """Return the score that the shaper's reward model gives each response that was sampled last."""
         prompt_ids, completion_ids, tool_mask, *_ = self._generated
         rollouts = Rollouts.of_ids(prompt_ids, completion_ids, policy_masks=tool_mask)
-        return self._shaper.scores(rollouts).tolist()
+        unfinished = [not ids or ids[-1] != self._tokenizer.eos_token_id for ids in completion_ids]
+        penalties = self._missing_eos_penalty * torch.tensor(unfinished)
+        return (self._shaper.scores(rollouts) - penalties).tolist()
 
     def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
         found: tuple[Any, ...] = super()._generate(prompts)

@@ -46,11 +46,6 @@ class RetokenizedRewardModel:
         self._prompt_text, self.framed, self.eos_token_id = prompt_text, framed, eos_token_id
         self._last: tuple[Rollouts, AlignedRollouts] | None = None
 
-    @property
-    def rewrites_prompts(self) -> bool:
-        """Whether the reward model reads another text than a prompt's tokens say."""
-        return self._prompt_text is not None
-
     def identity(self) -> str:
         """Return the inner reward model's: through whose tokens it is seen changes no score of a whole text."""
         return str(self.inner.identity())  # type: ignore[attr-defined]

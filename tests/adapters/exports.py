@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from pipeline.snippets.exported import Exported
+from pipeline.snippets.reward_model import causal_code
 from shaping import CausalRewardModel, Shape
 from shaping.shape_file import ShapeFile
 from tests.adapters.conversations import SHAPE
@@ -30,14 +32,14 @@ def shape_file(source: str | Path, shape: Shape = SHAPE, study: str = "films") -
     )
 
 
-def export_into(folder: Path, snippet: Callable[[ShapeFile, str], dict[str, str]], study: str = "films") -> None:
+def export_into(folder: Path, snippet: Callable[[Exported], dict[str, str]], study: str = "films") -> None:
     """Write a reward model, a shape tuned for it, and what a trainer's snippet gives."""
     model = tiny_classifier()
     model.config.score_mean, model.config.score_deviation = SCORE_MEAN, SCORE_DEVIATION
     model.save_pretrained(folder / REWARD_MODEL)
     content = shape_file(folder / REWARD_MODEL, study=study)
     content.write(folder / "shape.json")
-    for name, text in snippet(content, str(folder / REWARD_MODEL)).items():
+    for name, text in snippet(Exported(content, causal_code(str(folder / REWARD_MODEL)))).items():
         (folder / name).write_text(text)
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.snippets import openrlhf, slime
+from pipeline.snippets import slime
 from shaping import Shape
 from shaping.adapters.slime import check_arguments, dense_advantages, for_critic
 from shaping.errors import ConfigError, ShapeError
 from tests.adapters.conversations import DISCOUNTED, MASKED, SHAPE, SPARSE, TOOL_LAST, conversations, make_shaper
-from tests.adapters.exports import KL_COEF, REWARD_MODEL, export_into, shape_file
+from tests.adapters.exports import KL_COEF, export_into
 from tests.adapters.hand_gae import hand_gae
 from tests.tiny_models import tiny_tokenizer
 
@@ -270,11 +270,3 @@ def test_study_of_any_name_leaves_a_module_that_does_the_same(tmp_path, study):
     texts = [(folder / "shapetune_slime.py").read_text().replace(folder.name, "") for folder in (plain, named)]
     one, other = (ast.dump(ast.parse(text)) for text in texts)
     assert one == other
-
-
-def test_openrlhf_is_refused_with_the_reason_and_the_way_out(tmp_path):
-    export_into(tmp_path, slime.snippet)
-    with pytest.raises(ConfigError) as refused:
-        openrlhf.snippet(shape_file(tmp_path / REWARD_MODEL), "model")
-    assert "takes the first values as the rewards of the responses" in refused.value.message
-    assert "--format verl" in refused.value.hint and "--format skyrl" in refused.value.hint

@@ -7,6 +7,8 @@ import ast
 import pytest
 import torch
 
+from pipeline.snippets.exported import Exported
+from pipeline.snippets.reward_model import causal_code
 from pipeline.snippets.verl import snippet
 from shaping import Rollouts
 from shaping.shape_file import ShapeFile
@@ -205,24 +207,29 @@ def test_exported_command_makes_the_trainer_in_a_worker_of_a_cluster_that_runs_a
 def test_names_in_the_exported_module_are_words_and_no_code():
     name = 'a"""\nraise SystemExit  # \\'
     content = ShapeFile(CASES["dense"].shape, KL_COEF, study={"name": name, "arm": name})
-    module = snippet(content, name)["shapetune_verl.py"]
+    module = snippet(Exported(content, causal_code(name)))["shapetune_verl.py"]
     tree = ast.parse(module)
-    assert [type(node).__name__ for node in tree.body[1:]] == ["ImportFrom"] * 3 + ["FunctionDef", "Expr"]
+    assert [type(node).__name__ for node in tree.body[1:]] == ["ImportFrom"] * 3 + ["Assign", "FunctionDef", "Expr"]
     assert f"study {name!r}" in ast.get_docstring(tree)
     assert name in {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
 
 
 def test_exported_module_says_what_verl_does_not_do_of_itself():
     content = ShapeFile(CASES["dense"].shape, KL_COEF, critic="reward_model", missing_eos_penalty=2.5)
-    said = snippet(content, "rm")["shapetune_verl.py"]
+    said = snippet(Exported(content, causal_code("rm")))["shapetune_verl.py"]
     assert "took 2.5 off the score" in said and "critic.model.path" in said
-    silent = snippet(ShapeFile(CASES["dense"].shape, KL_COEF), "rm")["shapetune_verl.py"]
+    silent = snippet(Exported(ShapeFile(CASES["dense"].shape, KL_COEF), causal_code("rm")))["shapetune_verl.py"]
     assert "off the score of" not in silent and "critic.model.path" not in silent
 
 
 @pytest.mark.parametrize(("estimator", "penalty"), [("k1", "kl"), ("k3", "low_var_kl")])
 def test_exported_command_holds_the_shapes_constants(estimator, penalty):
-    command = snippet(ShapeFile(CASES["dense"].shape, KL_COEF, kl_estimator=estimator), "rm")["verl_run.sh"]
+    command = snippet(Exported(ShapeFile(CASES["dense"].shape, KL_COEF, kl_estimator=estimator), causal_code("rm")))[
+        "verl_run.sh"
+    ]
     words = ["adv_estimator=gae", "gamma=1.0", "lam=0.6", "use_kl_in_reward=True", "kl_ctrl.kl_coef=0.3"]
     assert [word for word in [*words, f"kl_penalty={penalty}"] if f" algorithm.{word} " not in command] == []
-    assert "use_kl_in_reward=False" in snippet(ShapeFile(CASES["dense"].shape, 0.0), "rm")["verl_run.sh"]
+    assert (
+        "use_kl_in_reward=False"
+        in snippet(Exported(ShapeFile(CASES["dense"].shape, 0.0), causal_code("rm")))["verl_run.sh"]
+    )

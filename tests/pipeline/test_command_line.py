@@ -27,6 +27,25 @@ def shapetune(*arguments: str, cwd: Path, expected: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+def check_that_the_shape_trains(study: Path, cwd: Path) -> None:
+    """Train with a study's exported shape for a few steps: by TRL's GRPO, and by our own PPO."""
+    shape = study / "export" / "shape.json"
+    trained = shapetune("train", "smoke", "--shape", str(shape), "--set", "ppo.steps=2", "-o", "ppo", cwd=cwd)
+    assert Shape.load(shape).describe() in trained and (cwd / "ppo" / "policy" / "config.json").is_file()
+
+    said = shapetune("export", str(study), "-o", "grpo", "--format", "trl", cwd=cwd)
+    assert "shapetune_trl.py" in said and "prompts.jsonl" in said
+    options = ["--max_steps", "2", "--use_cpu", "--logging_steps", "1", "--output_dir", "trained"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "grpo/shapetune_trl.py", *options]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rewards/reward_model_score/mean" in done.stdout
+    assert (cwd / "trained" / "config.json").is_file()
+    refused = shapetune("export", str(study), "--format", "openrlhf", cwd=cwd, expected=2)
+    assert "takes the first values as the rewards" in refused
+
+
 @pytest.mark.slow
 def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
     said = shapetune("launch", "smoke", cwd=tmp_path)
@@ -44,6 +63,8 @@ def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
     assert "best observed J" in shapetune("status", "studies/smoke", cwd=tmp_path)
     assert "mine.html" in shapetune("report", "studies/smoke", "-o", "mine.html", cwd=tmp_path)
     assert "elsewhere/shape.json" in shapetune("export", "studies/smoke", "-o", "elsewhere", cwd=tmp_path)
+
+    check_that_the_shape_trains(study, cwd=tmp_path)
 
     before = (study / "verdict.json").read_text()
     started = time.perf_counter()

@@ -24,6 +24,8 @@ from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 from verl.utils.tensordict_utils import get_tensordict, list_of_dict_to_tensordict
 
+from pipeline.snippets.exported import Exported
+from pipeline.snippets.reward_model import causal_code
 from pipeline.snippets.verl import snippet
 from shaping import CausalRewardModel, ConfigError, Shape
 from shaping.adapters.verl import register
@@ -142,7 +144,7 @@ def export(folder: Path) -> Path:
     content = ShapeFile(CASES["dense"].shape, KL_COEF, reward_model="tiny", reward_model_sha256=reward_model.identity())
     target = folder / "the export"
     content.write(target / "shape.json")
-    for name, text in snippet(content, str(folder / "reward model")).items():
+    for name, text in snippet(Exported(content, causal_code(str(folder / "reward model")))).items():
         (target / name).write_text(text)
     return target
 
