@@ -11,8 +11,9 @@ import torch
 
 from pipeline.builtin_configs import builtin_folder
 from pipeline.cli import app
+from pipeline.export import REFUSED, TRAINERS
 from pipeline.tasks.sentiment import load_sentiment
-from shaping import METHODS
+from shaping import METHODS, Shape, ShapeFile
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -53,7 +54,7 @@ def test_every_local_link_and_picture_exists() -> None:
         assert (ROOT / target).is_file(), target
 
 
-def test_the_shaper_example_runs(tiny_assets: Path) -> None:
+def test_the_shaper_example_runs(tiny_assets: Path, tmp_path: Path) -> None:
     task = load_sentiment(tiny_assets)
     prompts = task.held_out_prompts.select(torch.arange(2))
     names = {
@@ -63,14 +64,19 @@ def test_the_shaper_example_runs(tiny_assets: Path) -> None:
         "prompt_mask": prompts.mask,
         "response_ids": torch.randint(5, 300, (2, 7), generator=torch.Generator().manual_seed(0)),
         "response_mask": torch.ones(2, 7, dtype=torch.bool),
+        "policy_mask": torch.tensor([[True, True, False, False, True, True, True]] * 2),
+        "my_scores": torch.tensor([0.5, -2.0]),
+        "shape_file": tmp_path / "shape.json",
     }
-    exec(fenced("python")[0], names)  # the example is the thing under test
+    shape = Shape(weights={"prefix": 0.7, "shapley": 0.3})
+    ShapeFile(shape, 0.05, reward_model_sha256=task.reward_identity).write(tmp_path / "shape.json")
+    example = fenced("python")[0]
+    assert len(example.splitlines()) <= 15
+    exec(example, names)  # the example is the thing under test
     rewards = names["token_rewards"]
     assert isinstance(rewards, torch.Tensor) and rewards.shape == (2, 7)
-    whole = names["shaper"](
-        names["Rollouts"](names["prompt_ids"], names["prompt_mask"], names["response_ids"], names["response_mask"])
-    )
-    assert rewards.sum(dim=1).tolist() == pytest.approx(whole.scores.tolist(), abs=1e-4)
+    assert rewards.sum(dim=1).tolist() == pytest.approx([0.5, -2.0], abs=1e-4)
+    assert not rewards[:, 2:4].any() and rewards[:, 0].all()
 
 
 def test_the_example_of_every_method_runs(tiny_assets: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,6 +91,19 @@ def test_the_example_of_every_method_runs(tiny_assets: Path, capsys: pytest.Capt
     sums = {row.split()[0]: sum(map(float, row.split()[1:])) for row in rows}
     for name in ("sparse", "uniform", "attention"):
         assert sums[name] == pytest.approx(score, abs=0.1)
+
+
+def test_the_table_of_trainers_is_complete() -> None:
+    table = README.split("| `--format` | Trainer |")[1].split("\n\n")[0]
+    assert re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE) == [*TRAINERS, *REFUSED]
+    pinned = (ROOT / "constraints.txt").read_text()
+    for name, text in (("trl", pinned), *((name, requirements(name)) for name in ("verl", "skyrl"))):
+        (version,) = re.findall(rf"^{name}==([\d.]+)", text, flags=re.MULTILINE)
+        assert re.search(rf"{name} {re.escape(version)}[.:]", table, flags=re.IGNORECASE), (name, version)
+
+
+def requirements(trainer: str) -> str:
+    return (ROOT / "tests" / "adapters" / "requirements" / f"{trainer}.txt").read_text()
 
 
 def test_the_table_of_credit_methods_is_complete() -> None:

@@ -10,7 +10,7 @@ from pipeline.snippets.origin import origin
 MODULE = '''\
 """Trains by TRL's GRPO with dense rewards; all of TRL's own options go behind:
 
-python shapetune_trl.py --max_steps 100 --learning_rate 1e-5 --output_dir grpo
+python shapetune_trl.py --max_steps 100 --learning_rate 1e-5 --output_dir policy
 """
 
 {origin}
@@ -25,13 +25,14 @@ from trl import GRPOConfig, TrlParser
 
 from shaping.adapters.trl import DenseGRPOTrainer
 
+SHAPE = Path(__file__).resolve().with_name("shape.json")
 # As the study had it. GRPO has no critic: the shape's lambda does not apply. KL is charged in TRL's loss, at this price
 # for scores that GRPO divides by their spread.
 SETTINGS = {{
+    "output_dir": str(SHAPE.with_name("policy")),
 {settings}
 }}
 MISSING_EOS_PENALTY = {penalty!r}
-SHAPE = Path(__file__).resolve().with_name("shape.json")
 
 
 @dataclass
@@ -73,7 +74,6 @@ def snippet(exported: Exported) -> dict[str, str]:
     policy = exported.policy or PolicySource("POLICY")
     tokens, content = exported.sampling.response_tokens, exported.content
     settings = {
-        "output_dir": "grpo",
         "beta": content.kl_coef,
         "max_completion_length": tokens,
         "temperature": exported.sampling.temperature,
@@ -85,7 +85,7 @@ def snippet(exported: Exported) -> dict[str, str]:
         origin=origin(content),
         imports="\n".join(exported.reward_model.imports),
         more="" if automatic else ", AutoTokenizer",
-        settings="\n".join(f"    {name!r}: {value!r}," for name, value in settings.items()),
+        settings="\n".join(f"    {json.dumps(name)}: {value!r}," for name, value in settings.items()),
         penalty=content.missing_eos_penalty,
         policy=policy.model,
         options="".join(f", {name}={value!r}" for name, value in policy.options.items()),
