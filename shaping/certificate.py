@@ -53,7 +53,7 @@ class Certificate:
         rewards, scale = token_rewards.double(), scores.double().abs().clamp(min=1)
         # Reward on what the policy did not write reaches it in some trainers and not in others.
         astray = (rewards * ~rollouts.policy_mask).abs().sum(dim=1)
-        error = ((rewards * rollouts.policy_mask).sum(dim=1) - scores.double()).abs().maximum(astray) / scale
+        error = (rewards.sum(dim=1) - scores.double()).abs().maximum(astray) / scale
         largest = float(error[real].max()) if bool(real.any()) else 0.0
         # A NaN compares false to everything; it must not pass as a small error.
         largest = largest if largest == largest else float("inf")

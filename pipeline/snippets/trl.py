@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from pipeline.snippets.exported import Exported, PolicySource
 from pipeline.snippets.origin import origin
@@ -73,7 +74,7 @@ def snippet(exported: Exported) -> dict[str, str]:
     """Return ``shapetune_trl.py``, which trains by GRPO, and the study's prompts, as file names and texts."""
     policy = exported.policy or PolicySource("POLICY")
     tokens, content = exported.sampling.response_tokens, exported.content
-    settings = {
+    settings: dict[str, Any] = {
         "beta": content.kl_coef,
         "max_completion_length": tokens,
         "temperature": exported.sampling.temperature,

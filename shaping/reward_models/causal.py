@@ -94,11 +94,11 @@ class CausalRewardModel:
         self.added_tokens = 0 if eos_token_id is None else 1
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> CausalRewardModel:
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu", **options: Any) -> CausalRewardModel:
         """Return the reward model saved in ``folder``; its config may hold ``score_mean`` and ``score_deviation``."""
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, use_safetensors=True, trust_remote_code=False
-        )
+        ).to(device)
         mean, deviation = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_deviation", 1.0)
         return cls(model, float(mean), float(deviation), Path(folder).name, **options)
 
