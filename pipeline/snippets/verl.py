@@ -27,9 +27,9 @@ included; what lies between them and the credit goes to the last token, or to al
 Tool output and other people's turns get nothing, even where verl had put the score there. If an agent loop returns
 several outputs for a trajectory, each is shaped by itself and sums to the score that verl gave it.
 
-The reward model runs in the process of verl's task runner, on the CPU unless make_shaper asks for
-device="cuda"; then leave memory on that GPU, by actor_rollout_ref.rollout.gpu_memory_utilization. Where Ray hides all GPUs from that process, start it with
-RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0. verl counts the time as timing_s/adv.
+The reward model runs in the process of verl's task runner, on the CPU unless make_shaper asks for device="cuda"; then
+leave memory on that GPU, by actor_rollout_ref.rollout.gpu_memory_utilization. Where Ray hides all GPUs from that
+process, start it with RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO=0. verl counts the time as timing_s/adv.
 
 For verl's asynchronous trainers give register the argument mode="colocate_async" or mode="separate_async".{more}
 """
