@@ -103,8 +103,10 @@ def _notes(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Iterator[
         level = f"of {verdict.total_steps}, to the final level of '{verdict.tuned_rival}'; - where it is not reached"
         yield f"steps   {level}"
     certificates = {name: certificate_of(runs[name]) for name in _order(runs)}
-    broken = [name for name, each in certificates.items() if not each.return_preserving]
-    yield f"sums    {'SUMS BROKEN: ' + '; '.join(broken) if broken else 'kept in every run'}"
+    checked = {name: each for name, each in certificates.items() if each.responses}
+    broken = [name for name, each in checked.items() if not each.return_preserving]
+    kept = "kept in every run" if checked else "nothing checked"
+    yield f"sums    {'SUMS BROKEN: ' + '; '.join(broken) if broken else kept}"
     causal = [name for name, each in certificates.items() if each.is_causal]
     yield f"causal  {'; '.join(causal) or 'none'}"
 

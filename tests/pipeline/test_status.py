@@ -124,8 +124,7 @@ def test_without_early_stopping_the_end_of_a_launch_does_not_speak_of_it(trials:
     assert "stopped" not in trials.summed_up()
 
 
-def test_the_table_of_confirmed_arms_takes_runners_up(trials: Trials) -> None:
-    certificate = Certificate(1e-7, 8, 1.0, {"prefix": True}).to_dict()
+def confirm(trials: Trials, certificate: dict[str, Any]) -> None:
     for name, level in (("winner", 0.5), ("sparse", 0.25), ("place 2, 4_0", 0.75)):
         for seed in (100, 101):
             evaluation = {"objective": level + seed % 2, "reward": level, "kl_nats": 2.0, "gold_reward": None}
@@ -134,6 +133,24 @@ def test_the_table_of_confirmed_arms_takes_runners_up(trials: Trials) -> None:
             path = trials.folder.confirm_folder(name, seed)
             path.mkdir(parents=True)
             (path / "result.json").write_text(json.dumps({"runs": [run], "arm": Arm(name, SHAPE).to_dict()}))
+
+
+@pytest.mark.parametrize(
+    ("error", "responses", "said"),
+    [(1e-7, 8, "kept in every run"), (0.5, 8, "SUMS BROKEN: winner; "), (0.0, 0, "nothing checked")],
+)
+def test_the_summary_says_of_sums_what_was_seen(trials: Trials, error: float, responses: int, said: str) -> None:
+    confirm(trials, Certificate(error, responses, 1.0, {"prefix": True}).to_dict())
+    (line,) = [
+        line
+        for line in trials.summed_up(judge("0_0", confirmation_runs(trials.folder))).splitlines()
+        if line.startswith("sums ")
+    ]
+    assert said in line
+
+
+def test_the_table_of_confirmed_arms_takes_runners_up(trials: Trials) -> None:
+    confirm(trials, Certificate(1e-7, 8, 1.0, {"prefix": True}).to_dict())
     verdict = judge("0_0", confirmation_runs(trials.folder))
     lines = trials.summed_up(verdict).splitlines()
     rows = [line for line in lines if line.startswith(("winner  ", "place 2, 4_0  ", "sparse  "))]
