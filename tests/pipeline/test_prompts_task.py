@@ -339,7 +339,7 @@ def test_paths_are_found_beside_the_config_then_in_the_working_directory(
 @pytest.mark.parametrize("name", TASK_NAMES)
 def test_every_task_of_the_config_has_a_module(name: str) -> None:
     assert set(MODULES) == set(TASK_NAMES)
-    values = {"task": {"name": name}} if name == "sentiment" else own_values(Path("anywhere"))
+    values = {"task": {"name": name}} if name != "prompts" else own_values(Path("anywhere"))
     kind = task_kind(parse_config({"name": "x"} | values, "test").task)
     assert all(callable(getattr(kind, part)) for part in ("unbuilt", "prepare", "load"))
 

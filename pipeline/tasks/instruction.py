@@ -1,0 +1,240 @@
+"""Instruction following: answers that fulfil constraints which a program checks, a reward without a gradient.
+
+Two tiers: SmolLM2-135M-Instruct answers questions whose constraints its prompt states; the film-review policy of the
+sentiment task, which cannot read instructions, learns rules that are the same for every review.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.assets import asset_key, build_once, is_complete, read_manifest
+from pipeline.ppo.rollout import sample_responses
+from pipeline.tasks import sentiment
+from pipeline.tasks.answer_judge import AnswerJudge
+from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
+from pipeline.tasks.constraints import REVIEW_RULES, Constraint
+from pipeline.tasks.prompt_file import PromptRow
+from pipeline.tasks.questions import Question, draw_questions
+from pipeline.tasks.settings import InstructionSettings, SentimentSettings
+from pipeline.tasks.smollm2 import SMOLLM2, load_smollm2
+from pipeline.tasks.verifiable import REWARD_VERSION, AskedConstraints, VerifiableRewardModel
+from shaping.errors import ConfigError
+from shaping.rollouts import Rollouts, padded
+
+# What the untrained policy is measured on: training prompts give the score's scale, held-out ones the facts.
+MEASURED_PROMPTS = 96
+MEASURED_TOKENS = 40
+MEASURED_BATCH = 32
+PREFIXES = (6, 10, 14, 18, 24)
+Rows = list[dict[str, Any]]
+
+
+def unbuilt(settings: InstructionSettings, cache: Path) -> str:
+    """Return what has to be built, in words; empty where the cache has it."""
+    if is_complete(cache / "assets" / asset_key("instruction", made_of(settings))):
+        return ""
+    if settings.policy == "smollm2":
+        return "fetching SmolLM2-135M-Instruct and measuring its answers, once: up to three minutes on two cores"
+    before = sentiment.unbuilt(_reviews(settings), cache)
+    return before or "measuring the policy of film reviews, once: seconds"
+
+
+def prepare(settings: InstructionSettings, cache: Path) -> Path:
+    """Return the folder of policy, prompts and facts, building it when it is not in the cache."""
+    VerifiableRewardModel(AskedConstraints({}, None), None)  # refuses early where the checkers are not installed
+    return build_once(cache, "instruction", made_of(settings), lambda folder: _build(settings, cache, folder))
+
+
+def made_of(settings: InstructionSettings) -> dict[str, Any]:
+    """Return everything that decides what is built, as plain values: the key of the cache."""
+    given = settings.model_dump(mode="json")
+    measured = [MEASURED_PROMPTS, MEASURED_TOKENS, list(PREFIXES), REWARD_VERSION]
+    if settings.policy == "smollm2":
+        questions = draw_questions(8, held_out=False, seed=settings.seed)
+        return {**given, "recipe": None, "model": SMOLLM2.member_sha256, "first": [q.prompt for q in questions], "measured": measured}
+    rules = [rule.to_dict() for rule in REVIEW_RULES]
+    return {**given, "recipe": sentiment.made_of(settings.recipe), "rules": rules, "measured": measured}
+
+
+def load(settings: InstructionSettings, folder: Path | None) -> Task:
+    """Return the task from the folder that ``prepare`` returned."""
+    assert folder is not None
+    quiet_transformers()
+    policy = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32, **sentiment.SAFE).eval()
+    tokenizer, prompts, facts = _tokenizer(folder), _read_prompts(folder), read_manifest(folder)["facts"]
+    asked, questions = _asked(tokenizer, prompts), _questions(tokenizer, prompts)
+    return Task(
+        name="instruction",
+        policy=policy,
+        tokenizer=tokenizer,
+        reward_model=VerifiableRewardModel(asked, tokenizer, facts["score_mean"], facts["score_deviation"]),
+        gold_model=AnswerJudge(policy, tokenizer, asked, questions),
+        train_prompts=_prompts(prompts["train"]),
+        held_out_prompts=_prompts(prompts["test"]),
+        quality=facts,
+    )
+
+
+def load_judge(settings: InstructionSettings, folder: Path | None, asked: Sequence[PromptRow]) -> Judge:
+    """Return the reward model alone, with the ids of ``asked``.
+
+    A plain text is what a chat's user says, or the first words of a review. A chat must be one of the task's prompts:
+    of others nobody knows the constraints, and their score says so.
+
+    Raises:
+        ConfigError: A prompt is a chat, where the policy writes reviews.
+    """
+    assert folder is not None
+    quiet_transformers()
+    tokenizer, prompts, facts = _tokenizer(folder), _read_prompts(folder), read_manifest(folder)["facts"]
+    scale = facts["score_mean"], facts["score_deviation"]
+    model = VerifiableRewardModel(_asked(tokenizer, prompts), tokenizer, *scale)
+    if settings.policy == "smollm2":
+        return Judge(tokenizer, model, tuple(row.as_chat().ids(tokenizer) for row in asked))
+    for row in asked:
+        if row.messages is not None:
+            raise ConfigError(f"{row.place} holds messages, but the task's prompts are plain texts", "give a prompt")
+    texts = [tokenizer(row.text, add_special_tokens=False)["input_ids"] for row in asked]
+    return Judge(tokenizer, model, tuple([int(tokenizer.bos_token_id), *ids] for ids in texts))
+
+
+def _build(settings: InstructionSettings, cache: Path, folder: Path) -> dict[str, Any]:
+    quiet_transformers()
+    if settings.policy == "smollm2":
+        policy, tokenizer = load_smollm2(cache)
+        policy.save_pretrained(folder / "policy")
+        tokenizer.save_pretrained(folder / "policy")
+        prompts = {
+            part: [_row(question, tokenizer) for question in draw_questions(count, part == "test", settings.seed)]
+            for part, count in (("train", settings.questions), ("test", settings.held_out_questions))
+        }
+    else:
+        source = sentiment.prepare(_reviews(settings), cache)
+        shutil.copytree(source / "policy", folder / "policy")
+        policy, tokenizer = AutoModelForCausalLM.from_pretrained(folder / "policy", **sentiment.SAFE), _tokenizer(folder)
+        found = json.loads((source / "prompts.json").read_text())
+        rules = [rule.to_dict() for rule in REVIEW_RULES]
+        prompts = {
+            part: [{"ids": ids, "question": ids, "constraints": rules} for ids in found[part]] for part in found
+        }
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    return _facts(settings, policy.eval(), tokenizer, prompts)
+
+
+def _row(question: Question, tokenizer: Any) -> dict[str, Any]:
+    """Return a prompt as it is kept: its ids, those of its question alone, and its constraints."""
+
+    def chat(text: str) -> list[int]:
+        return PromptRow("a question", [{"role": "user", "content": text}], text).ids(tokenizer)
+
+    constraints = [constraint.to_dict() for constraint in question.constraints]
+    return {"text": question.prompt, "ids": chat(question.prompt), "question": chat(question.text), "constraints": constraints}
+
+
+def _facts(settings: InstructionSettings, policy: Any, tokenizer: Any, prompts: dict[str, Rows]) -> dict[str, Any]:
+    """Return the score's scale, what the untrained policy reaches, and how its prefix scores relate to the final one.
+
+    A text that ends is the same text: the score of a prefix closed by end-of-sequence is the prefix's own.
+    """
+    asked, questions = _asked(tokenizer, prompts), _questions(tokenizer, prompts)
+    reward_model = VerifiableRewardModel(asked, tokenizer)
+    scores = reward_model.prefix_scores(_sampled(settings, policy, tokenizer, prompts["train"]))[:, -1]
+    held_out = _sampled(settings, policy, tokenizer, prompts["test"])
+    judge = AnswerJudge(policy, tokenizer, asked, questions)
+    prefixes = reward_model.prefix_scores(held_out)
+    return {
+        "score_mean": float(scores.mean()),
+        "score_deviation": float(scores.std()),
+        "untrained_score": float(prefixes[:, -1].mean()),
+        "untrained_strict": _mean(judge.strict(held_out)),
+        "untrained_own_question": _mean(judge.own_question(held_out)),
+        "untrained_tokens": float(held_out.response_tokens.float().mean()),
+        **prefix_quality(prefixes, held_out.response_tokens),
+    }
+
+
+def prefix_quality(prefixes: Tensor, tokens: Tensor) -> dict[str, float]:
+    """Return ``reward_model_prefix_correlation_N``, of the score after ``N`` tokens with the final one.
+
+    Args:
+        prefixes: ``B x (T + 1)`` prefix scores.
+        tokens: Real tokens of each response, ``B``; the correlation is over responses longer than ``N``, and left out
+            where fewer than three are or all scores are one.
+    """
+    found = {}
+    for count in PREFIXES:
+        longer = tokens > count
+        if int(longer.sum()) < 3:
+            continue
+        both = torch.stack([prefixes[longer, count], prefixes[longer, -1]])
+        if bool((both.std(dim=1) > 0).all()):
+            found[f"reward_model_prefix_correlation_{count}"] = float(torch.corrcoef(both)[0, 1])
+    return found
+
+
+def _sampled(settings: InstructionSettings, policy: Any, tokenizer: Any, rows: Rows) -> Rollouts:
+    """Return the untrained policy's responses to the first prompts."""
+    chosen = rows[:MEASURED_PROMPTS]
+    generator = torch.Generator().manual_seed(settings.seed)
+    found = []
+    for start in range(0, len(chosen), MEASURED_BATCH):
+        prompts = _prompts(chosen[start : start + MEASURED_BATCH])
+        uniforms = torch.rand(MEASURED_TOKENS, len(prompts), generator=generator)
+        end, chat = int(tokenizer.eos_token_id), settings.policy == "smollm2"
+        rollouts = sample_responses(
+            policy, prompts.ids, prompts.mask, uniforms, end, chat, settings.measured_temperature
+        ).rollouts
+        masks = zip(rollouts.response_ids, rollouts.response_mask, strict=True)
+        found += [ids[mask].tolist() for ids, mask in masks]
+    return Rollouts.of_ids([row["ids"] for row in chosen], found)
+
+
+def _reviews(settings: InstructionSettings) -> SentimentSettings:
+    return SentimentSettings(recipe=settings.recipe)
+
+
+def _tokenizer(folder: Path) -> Any:
+    return AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False)
+
+
+def _read_prompts(folder: Path) -> dict[str, Rows]:
+    prompts: dict[str, Rows] = json.loads((folder / "prompts.json").read_text())
+    return prompts
+
+
+def _texts(tokenizer: Any, prompts: dict[str, Rows]) -> list[tuple[str, dict[str, Any]]]:
+    """Return every prompt with the text of its tokens, as a reward model is given it."""
+    rows = [row for part in sorted(prompts) for row in prompts[part]]
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    return list(zip(tokenizer.batch_decode([row["ids"] for row in rows], **options), rows, strict=True))
+
+
+def _asked(tokenizer: Any, prompts: dict[str, Rows]) -> AskedConstraints:
+    """Return what the prompts ask for; what all ask alike is also asked by any other prompt."""
+    known = {
+        text: tuple(Constraint(**constraint) for constraint in row["constraints"])
+        for text, row in _texts(tokenizer, prompts)
+    }
+    kinds = {tuple(constraint.key for constraint in asked) for asked in known.values()}
+    return AskedConstraints(known, next(iter(known.values())) if len(kinds) == 1 else None)
+
+
+def _questions(tokenizer: Any, prompts: dict[str, Rows]) -> dict[str, list[int]]:
+    return {text: row["question"] for text, row in _texts(tokenizer, prompts)}
+
+
+def _prompts(rows: Rows) -> Prompts:
+    return Prompts(*padded([row["ids"] for row in rows], left=True))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.float().mean())
