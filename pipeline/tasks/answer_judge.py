@@ -18,18 +18,15 @@ from transformers import PreTrainedModel
 
 from pipeline.ppo.actor import Actor
 from pipeline.tasks.verifiable import AskedConstraints, Checks
-from shaping.alignment import DecodedRollouts
-from shaping.errors import ConfigError
-from shaping.reward_models.base import VariantScores
+from shaping.reward_models import TextRewardModel
 from shaping.rollouts import Rollouts
-from shaping.variants import Variants
 
 OTHER_QUESTIONS = 3
 MICRO_BATCH = 32
 
 
-class AnswerJudge:
-    """The measure as a reward model that scores whole responses: 1 or 0.
+class AnswerJudge(TextRewardModel):
+    """The measure as a reward model: 1 or 0.
 
     Args:
         model: The untrained policy.
@@ -38,55 +35,44 @@ class AnswerJudge:
         questions: By the text of each prompt the token ids of its question alone.
     """
 
-    name, added_tokens, layers = "all constraints, and its own question's answer", 0, 0
-    abilities: frozenset[str] = frozenset()
-
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, asked: AskedConstraints, questions: dict[str, list[int]]
     ) -> None:
-        self.model, self._tokenizer, self._asked, self._checks = model, tokenizer, asked, Checks()
+        super().__init__(self._judged, tokenizer, separate=True, name="all constraints, and an answer to its question")
+        self.model, self._asked, self._checks = model, asked, Checks()
         self._questions = list(questions.values())
         self._places = {text.strip(): place for place, text in enumerate(questions)}
 
-    def score(self, variants: Variants) -> VariantScores:
-        """Return 1 for each response that fulfils all constraints and answers its own question, otherwise 0."""
-        whole = Variants.whole(variants.rollouts)
-        if not torch.equal(whole.owner, variants.owner) or not torch.equal(whole.keep, variants.keep):
-            raise ConfigError(f"the gold measure ({self.name}) scores whole responses only")
-        rollouts = variants.rollouts
-        found = self.strict(rollouts)
-        # Most do not get so far, and a forward pass costs more than a check.
-        rows = found.nonzero().squeeze(1)
-        if len(rows):
-            found[rows] &= self.own_question(rollouts.select(rows))
-        return VariantScores(found.float(), 0)
-
-    def strict(self, rollouts: Rollouts) -> Tensor:
-        """Return for each response whether it fulfils all constraints: a boolean ``B`` tensor."""
-        texts = DecodedRollouts.of(rollouts, self._tokenizer)
-        pairs = zip(texts.prompts, texts.responses, strict=True)
-        strict = [all(self._checks.fulfilled(self._asked.of(prompt), response)) for prompt, response in pairs]
-        return torch.tensor(strict, dtype=torch.bool, device=rollouts.response_ids.device)
+    def strict(self, prompts: Sequence[str], responses: Sequence[str]) -> list[bool]:
+        """Return for each response whether it fulfils all constraints of its prompt."""
+        pairs = zip(prompts, responses, strict=True)
+        return [all(self._checks.fulfilled(self._asked.of(prompt), response)) for prompt, response in pairs]
 
     @torch.no_grad()
-    def own_question(self, rollouts: Rollouts) -> Tensor:
-        """Return for each response whether it is likelier after its own question: a boolean ``B`` tensor."""
-        texts = DecodedRollouts.of(rollouts, self._tokenizer).prompts
-        own = [self._places[text.strip()] for text in texts]
-        count = len(self._questions)
-        steps = [count * number // (OTHER_QUESTIONS + 1) for number in range(1, OTHER_QUESTIONS + 1)]
-        likely = self._log_likelihood([self._questions[place] for place in own], rollouts)
-        best = torch.stack(
-            [self._log_likelihood([self._questions[(place + step) % count] for place in own], rollouts) for step in steps]
-        ).amax(dim=0)
-        return likely > best
+    def own_question(self, prompts: Sequence[str], responses: Sequence[str]) -> list[bool]:
+        """Return for each response whether it is likelier after its own question than after three others.
 
-    def _log_likelihood(self, questions: Sequence[list[int]], rollouts: Rollouts) -> Tensor:
-        """Return the log-probability of each response after a question, in nats: a ``B`` tensor."""
-        device = self.model.device
-        masks = zip(rollouts.response_ids, rollouts.response_mask, strict=True)
-        responses = [ids[mask].tolist() for ids, mask in masks]
-        asked = Rollouts.of_ids(list(questions), responses, device)
-        return Actor(self.model, None, None).observe(asked, MICRO_BATCH).log_probs.sum(dim=1).to(
-            rollouts.response_ids.device
+        The others stand a quarter, a half and three quarters of all questions further on.
+        """
+        own, count = [self._places[prompt.strip()] for prompt in prompts], len(self._questions)
+        ids = self._tokenizer(list(responses), add_special_tokens=False)["input_ids"]
+        steps = [count * number // (OTHER_QUESTIONS + 1) for number in range(OTHER_QUESTIONS + 1)]
+        likely = torch.stack(
+            [self._log_likelihood([self._questions[(place + step) % count] for place in own], ids) for step in steps]
         )
+        return list((likely[0] > likely[1:].amax(dim=0)).tolist())
+
+    def _judged(self, prompts: list[str], responses: list[str]) -> list[float]:
+        found = self.strict(prompts, responses)
+        # Most do not get so far, and a forward pass costs more than a check.
+        rows = [row for row, passed in enumerate(found) if passed]
+        if rows:
+            own = self.own_question([prompts[row] for row in rows], [responses[row] for row in rows])
+            for row, answered in zip(rows, own, strict=True):
+                found[row] = answered
+        return [float(passed) for passed in found]
+
+    def _log_likelihood(self, questions: list[list[int]], responses: list[list[int]]) -> Tensor:
+        """Return the log-probability of each response after a question, in nats: a ``B`` tensor."""
+        asked = Rollouts.of_ids(questions, responses, self.model.device)
+        return Actor(self.model, None, None).observe(asked, MICRO_BATCH).log_probs.sum(dim=1)

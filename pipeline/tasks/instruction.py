@@ -27,6 +27,7 @@ from pipeline.tasks.questions import Question, draw_questions
 from pipeline.tasks.settings import InstructionSettings, SentimentSettings
 from pipeline.tasks.smollm2 import SMOLLM2, load_smollm2
 from pipeline.tasks.verifiable import REWARD_VERSION, AskedConstraints, VerifiableRewardModel
+from shaping.alignment import DecodedRollouts
 from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts, padded
 
@@ -60,7 +61,13 @@ def made_of(settings: InstructionSettings) -> dict[str, Any]:
     measured = [MEASURED_PROMPTS, MEASURED_TOKENS, list(PREFIXES), REWARD_VERSION]
     if settings.policy == "smollm2":
         questions = draw_questions(8, held_out=False, seed=settings.seed)
-        return {**given, "recipe": None, "model": SMOLLM2.member_sha256, "first": [q.prompt for q in questions], "measured": measured}
+        return {
+            **given,
+            "recipe": None,
+            "model": SMOLLM2.member_sha256,
+            "first": [q.prompt for q in questions],
+            "measured": measured,
+        }
     rules = [rule.to_dict() for rule in REVIEW_RULES]
     return {**given, "recipe": sentiment.made_of(settings.recipe), "rules": rules, "measured": measured}
 
@@ -120,12 +127,13 @@ def _build(settings: InstructionSettings, cache: Path, folder: Path) -> dict[str
     else:
         source = sentiment.prepare(_reviews(settings), cache)
         shutil.copytree(source / "policy", folder / "policy")
-        policy, tokenizer = AutoModelForCausalLM.from_pretrained(folder / "policy", **sentiment.SAFE), _tokenizer(folder)
+        policy, tokenizer = (
+            AutoModelForCausalLM.from_pretrained(folder / "policy", **sentiment.SAFE),
+            _tokenizer(folder),
+        )
         found = json.loads((source / "prompts.json").read_text())
         rules = [rule.to_dict() for rule in REVIEW_RULES]
-        prompts = {
-            part: [{"ids": ids, "question": ids, "constraints": rules} for ids in found[part]] for part in found
-        }
+        prompts = {part: [{"ids": ids, "question": ids, "constraints": rules} for ids in found[part]] for part in found}
     (folder / "prompts.json").write_text(json.dumps(prompts))
     return _facts(settings, policy.eval(), tokenizer, prompts)
 
@@ -137,7 +145,12 @@ def _row(question: Question, tokenizer: Any) -> dict[str, Any]:
         return PromptRow("a question", [{"role": "user", "content": text}], text).ids(tokenizer)
 
     constraints = [constraint.to_dict() for constraint in question.constraints]
-    return {"text": question.prompt, "ids": chat(question.prompt), "question": chat(question.text), "constraints": constraints}
+    return {
+        "text": question.prompt,
+        "ids": chat(question.prompt),
+        "question": chat(question.text),
+        "constraints": constraints,
+    }
 
 
 def _facts(settings: InstructionSettings, policy: Any, tokenizer: Any, prompts: dict[str, Rows]) -> dict[str, Any]:
@@ -149,14 +162,14 @@ def _facts(settings: InstructionSettings, policy: Any, tokenizer: Any, prompts: 
     reward_model = VerifiableRewardModel(asked, tokenizer)
     scores = reward_model.prefix_scores(_sampled(settings, policy, tokenizer, prompts["train"]))[:, -1]
     held_out = _sampled(settings, policy, tokenizer, prompts["test"])
-    judge = AnswerJudge(policy, tokenizer, asked, questions)
+    judge, texts = AnswerJudge(policy, tokenizer, asked, questions), DecodedRollouts.of(held_out, tokenizer)
     prefixes = reward_model.prefix_scores(held_out)
     return {
         "score_mean": float(scores.mean()),
         "score_deviation": float(scores.std()),
         "untrained_score": float(prefixes[:, -1].mean()),
-        "untrained_strict": _mean(judge.strict(held_out)),
-        "untrained_own_question": _mean(judge.own_question(held_out)),
+        "untrained_strict": _share(judge.strict(texts.prompts, texts.responses)),
+        "untrained_own_question": _share(judge.own_question(texts.prompts, texts.responses)),
         "untrained_tokens": float(held_out.response_tokens.float().mean()),
         **prefix_quality(prefixes, held_out.response_tokens),
     }
@@ -236,5 +249,5 @@ def _prompts(rows: Rows) -> Prompts:
     return Prompts(*padded([row["ids"] for row in rows], left=True))
 
 
-def _mean(values: Tensor) -> float:
-    return float(values.float().mean())
+def _share(found: list[bool]) -> float:
+    return sum(found) / len(found)

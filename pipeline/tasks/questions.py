@@ -12,14 +12,14 @@ HELD_OUT_SHARE = 0.2
 MOST_CONSTRAINTS = 3
 SUBJECTS = tuple(
     "apples bees bicycles birds boats bread bridges butter cameras candles cats chairs cheese chess chocolate cities "
-    "clocks clouds coffee coins computers cows dance deserts dogs dreams eggs elephants engines farms ferries fire fish "
-    "flowers football forests friends frogs gardens glass gold grass guitars hats honey horses hospitals ice insects "
-    "islands jazz keys kites lakes lamps leaves lemons letters libraries lions maps markets milk mirrors money "
-    "monkeys mountains museums music oceans onions oranges owls painting paper parks pencils pianos planes plants poems "
-    "potatoes radios rain rice rivers roads robots rockets salt sand schools ships shoes silk sleep snow soap soup "
-    "spiders sports stars steel stories sugar summer swimming tables tea teachers telephones tents theatres tigers "
-    "tomatoes towers toys trains trees trucks umbrellas valleys villages violins volcanoes walls watches whales wheels "
-    "wind windows winter wolves wood wool".split()
+    "clocks clouds coffee coins computers cows dance deserts dogs dreams eggs elephants engines farms ferries fire "
+    "fish flowers football forests friends frogs gardens glass gold grass guitars hats honey horses hospitals ice "
+    "insects islands jazz keys kites lakes lamps leaves lemons letters libraries lions maps markets milk mirrors money "
+    "monkeys mountains museums music oceans onions oranges owls painting paper parks pencils pianos planes plants "
+    "poems potatoes radios rain rice rivers roads robots rockets salt sand schools ships shoes silk sleep snow soap "
+    "soup spiders sports stars steel stories sugar summer swimming tables tea teachers telephones tents theatres "
+    "tigers tomatoes towers toys trains trees trucks umbrellas valleys villages violins volcanoes walls watches whales "
+    "wheels wind windows winter wolves wood wool".split()
 )
 FORMS = (
     "What is special about {}?",

@@ -1,0 +1,74 @@
+"""How policies that learned our constraints fare on IFBench's, of kinds they never saw.
+
+    python -m benchmarks.ifbench untrained runs/prefix/policy   # "untrained" is SmolLM2-135M-Instruct
+
+Prints, for each, strict and loose pass rates of prompts and the share of constraints fulfilled; all are sampled with
+the same random numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from pipeline.assets import cache_folder
+from pipeline.ppo.rollout import sample_responses
+from pipeline.tasks.base import quiet_transformers
+from pipeline.tasks.ifbench import BenchPrompt, pass_rates, read_ifbench
+from pipeline.tasks.prompt_file import PromptRow
+from pipeline.tasks.smollm2 import load_smollm2
+from shaping.rollouts import padded
+
+UNTRAINED = "untrained"
+BATCH = 16
+
+
+def main() -> None:
+    """Print the pass rates of the policies named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("policies", nargs="+", help=f"folders of policies, or {UNTRAINED}")
+    parser.add_argument("--prompts", type=int, default=None, help="only the first so many")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    quiet_transformers()
+    prompts, console = read_ifbench(cache_folder())[: given.prompts], Console()
+    for name in given.policies:
+        policy, tokenizer = _load(name)
+        texts = answers(policy, tokenizer, prompts, given.tokens, given.temperature, given.seed)
+        rates = pass_rates(prompts, texts)
+        shown = "   ".join(f"{measure} {rate:.3f}" for measure, rate in rates.items())
+        console.print(f"{name}: {shown}   ({len(prompts)} prompts, {given.tokens} tokens)", markup=False)
+
+
+def answers(
+    policy: PreTrainedModel, tokenizer: Any, prompts: list[BenchPrompt], tokens: int, temperature: float, seed: int
+) -> list[str]:
+    """Return the policy's sampled answer to each prompt."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for start in range(0, len(prompts), BATCH):
+        chats = [PromptRow("IFBench", None, prompt.text).as_chat() for prompt in prompts[start : start + BATCH]]
+        ids, mask = padded([chat.ids(tokenizer) for chat in chats], left=True, device=policy.device)
+        uniforms = torch.rand(tokens, len(chats), generator=generator)
+        end = int(tokenizer.eos_token_id)
+        rollouts = sample_responses(policy, ids, mask, uniforms, end, True, temperature).rollouts
+        rows = zip(rollouts.response_ids, rollouts.response_mask, strict=True)
+        found += tokenizer.batch_decode([row[real].tolist() for row, real in rows], skip_special_tokens=True)
+    return found
+
+
+def _load(name: str) -> tuple[PreTrainedModel, Any]:
+    if name == UNTRAINED:
+        return load_smollm2(cache_folder())
+    policy = AutoModelForCausalLM.from_pretrained(Path(name), use_safetensors=True, trust_remote_code=False)
+    return policy.eval(), AutoTokenizer.from_pretrained(Path(name), trust_remote_code=False)
+
+
+if __name__ == "__main__":
+    main()
