@@ -6,6 +6,7 @@ sentiment task, which cannot read instructions, learns rules that are the same f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -60,14 +61,9 @@ def made_of(settings: InstructionSettings) -> dict[str, Any]:
     given = settings.model_dump(mode="json")
     measured = [MEASURED_PROMPTS, MEASURED_TOKENS, list(PREFIXES), REWARD_VERSION]
     if settings.policy == "smollm2":
-        questions = draw_questions(8, held_out=False, seed=settings.seed)
-        return {
-            **given,
-            "recipe": None,
-            "model": SMOLLM2.member_sha256,
-            "first": [q.prompt for q in questions],
-            "measured": measured,
-        }
+        drawn = [question.prompt for part in _drawn(settings).values() for question in part]
+        digest = hashlib.sha256("\n".join(drawn).encode()).hexdigest()
+        return {**given, "recipe": None, "model": SMOLLM2.member_sha256, "prompts": digest, "measured": measured}
     rules = [rule.to_dict() for rule in REVIEW_RULES]
     return {**given, "recipe": sentiment.made_of(settings.recipe), "rules": rules, "measured": measured}
 
@@ -120,10 +116,7 @@ def _build(settings: InstructionSettings, cache: Path, folder: Path) -> dict[str
         policy, tokenizer = load_smollm2(cache)
         policy.save_pretrained(folder / "policy")
         tokenizer.save_pretrained(folder / "policy")
-        prompts = {
-            part: [_row(question, tokenizer) for question in draw_questions(count, part == "test", settings.seed)]
-            for part, count in (("train", settings.questions), ("test", settings.held_out_questions))
-        }
+        prompts = {part: [_row(question, tokenizer) for question in drawn] for part, drawn in _drawn(settings).items()}
     else:
         source = sentiment.prepare(_reviews(settings), cache)
         shutil.copytree(source / "policy", folder / "policy")
@@ -136,6 +129,13 @@ def _build(settings: InstructionSettings, cache: Path, folder: Path) -> dict[str
         prompts = {part: [{"ids": ids, "question": ids, "constraints": rules} for ids in found[part]] for part in found}
     (folder / "prompts.json").write_text(json.dumps(prompts))
     return _facts(settings, policy.eval(), tokenizer, prompts)
+
+
+def _drawn(settings: InstructionSettings) -> dict[str, list[Question]]:
+    return {
+        "train": draw_questions(settings.questions, held_out=False, seed=settings.seed),
+        "test": draw_questions(settings.held_out_questions, held_out=True, seed=settings.seed),
+    }
 
 
 def _row(question: Question, tokenizer: Any) -> dict[str, Any]:

@@ -146,6 +146,14 @@ def test_subjects_are_on_one_side_only_and_words_name_the_arguments() -> None:
     assert draw_questions(20, False, 0) == train[:20] and draw_questions(20, False, 1) != train[:20]
 
 
+def test_other_prompts_are_another_asset(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: Any = parse_config({"name": "x", "task": {"name": "instruction"}}, "test").task
+    before = instruction.made_of(chosen)
+    assert instruction.made_of(chosen) == before
+    monkeypatch.setattr("pipeline.tasks.constraints.OPENINGS", ("well", "yes", "today", "sometimes", "maybe", "now"))
+    assert instruction.made_of(chosen) != before
+
+
 def test_a_prompt_that_nobody_knows_is_refused_by_name() -> None:
     asked = AskedConstraints({" Known one \n": (NO_COMMA,)}, None)
     assert asked.of("Known one") == (NO_COMMA,)
