@@ -19,7 +19,9 @@ from transformers import PreTrainedModel
 from pipeline.ppo.actor import Actor
 from pipeline.tasks.verifiable import AskedConstraints, Checks
 from shaping.reward_models import TextRewardModel
+from shaping.reward_models.base import VariantScores
 from shaping.rollouts import Rollouts
+from shaping.variants import NO_TOKEN, Variants
 
 OTHER_QUESTIONS = 3
 MICRO_BATCH = 32
@@ -38,10 +40,28 @@ class AnswerJudge(TextRewardModel):
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, asked: AskedConstraints, questions: dict[str, list[int]]
     ) -> None:
-        super().__init__(self._judged, tokenizer, separate=True, name="all constraints, and an answer to its question")
+        super().__init__(self.strict, tokenizer, separate=True, name="all constraints, and an answer to its question")
         self.model, self._asked, self._checks = model, asked, Checks()
         self._questions = list(questions.values())
         self._places = {text.strip(): place for place, text in enumerate(questions)}
+
+    def score(self, variants: Variants) -> VariantScores:
+        """Return 1 for each variant that fulfils all constraints and answers its own question, otherwise 0.
+
+        The model reads the tokens that were sampled: their text, encoded again, may begin with other tokens, and how a
+        response takes up its prompt is most of what tells one question from another.
+        """
+        decoded = self._decode(variants.rollouts)
+        pairs = list(zip(variants.owner.tolist(), variants.keep.tolist(), strict=True))
+        prompts = [decoded.prompts[owner] for owner, _ in pairs]
+        found = self.strict(prompts, [decoded.kept_text(owner, keep) for owner, keep in pairs])
+        # Most do not get so far, and a forward pass costs more than a check.
+        rows = [row for row, passed in enumerate(found) if passed]
+        if rows:
+            ids = [[token for token in row if token != NO_TOKEN] for row in variants.kept_ids()[rows].tolist()]
+            for row, answered in zip(rows, self.own_question([prompts[row] for row in rows], ids), strict=True):
+                found[row] = answered
+        return VariantScores(torch.tensor(found, device=variants.owner.device).float(), 0)
 
     def strict(self, prompts: Sequence[str], responses: Sequence[str]) -> list[bool]:
         """Return for each response whether it fulfils all constraints of its prompt."""
@@ -49,30 +69,22 @@ class AnswerJudge(TextRewardModel):
         return [all(self._checks.fulfilled(self._asked.of(prompt), response)) for prompt, response in pairs]
 
     @torch.no_grad()
-    def own_question(self, prompts: Sequence[str], responses: Sequence[str]) -> list[bool]:
-        """Return for each response whether it is likelier after its own question than after three others.
+    def own_question(self, prompts: Sequence[str], responses: Sequence[list[int]]) -> list[bool]:
+        """Return for each response, given as ids, whether it is likelier after its own question than after others.
 
-        The others stand a quarter, a half and three quarters of all questions further on.
+        The three others stand a quarter, a half and three quarters of all questions further on.
         """
         own, count = [self._places[prompt.strip()] for prompt in prompts], len(self._questions)
-        ids = self._tokenizer(list(responses), add_special_tokens=False)["input_ids"]
         steps = [count * number // (OTHER_QUESTIONS + 1) for number in range(OTHER_QUESTIONS + 1)]
         likely = torch.stack(
-            [self._log_likelihood([self._questions[(place + step) % count] for place in own], ids) for step in steps]
+            [
+                self._log_likelihood([self._questions[(place + step) % count] for place in own], responses)
+                for step in steps
+            ]
         )
         return list((likely[0] > likely[1:].amax(dim=0)).tolist())
 
-    def _judged(self, prompts: list[str], responses: list[str]) -> list[float]:
-        found = self.strict(prompts, responses)
-        # Most do not get so far, and a forward pass costs more than a check.
-        rows = [row for row, passed in enumerate(found) if passed]
-        if rows:
-            own = self.own_question([prompts[row] for row in rows], [responses[row] for row in rows])
-            for row, answered in zip(rows, own, strict=True):
-                found[row] = answered
-        return [float(passed) for passed in found]
-
-    def _log_likelihood(self, questions: list[list[int]], responses: list[list[int]]) -> Tensor:
+    def _log_likelihood(self, questions: list[list[int]], responses: Sequence[list[int]]) -> Tensor:
         """Return the log-probability of each response after a question, in nats: a ``B`` tensor."""
-        asked = Rollouts.of_ids(questions, responses, self.model.device)
+        asked = Rollouts.of_ids(questions, list(responses), self.model.device)
         return Actor(self.model, None, None).observe(asked, MICRO_BATCH).log_probs.sum(dim=1)

@@ -37,6 +37,8 @@ MEASURED_PROMPTS = 96
 MEASURED_TOKENS = 40
 MEASURED_BATCH = 32
 PREFIXES = (6, 10, 14, 18, 24)
+# Raised by hand when what is measured changes.
+MEASURE_VERSION = 1
 Rows = list[dict[str, Any]]
 
 
@@ -59,7 +61,7 @@ def prepare(settings: InstructionSettings, cache: Path) -> Path:
 def made_of(settings: InstructionSettings) -> dict[str, Any]:
     """Return everything that decides what is built, as plain values: the key of the cache."""
     given = settings.model_dump(mode="json")
-    measured = [MEASURED_PROMPTS, MEASURED_TOKENS, list(PREFIXES), REWARD_VERSION]
+    measured = [MEASURED_PROMPTS, MEASURED_TOKENS, list(PREFIXES), REWARD_VERSION, MEASURE_VERSION]
     if settings.policy == "smollm2":
         drawn = [question.prompt for part in _drawn(settings).values() for question in part]
         digest = hashlib.sha256("\n".join(drawn).encode()).hexdigest()
@@ -163,13 +165,14 @@ def _facts(settings: InstructionSettings, policy: Any, tokenizer: Any, prompts: 
     scores = reward_model.prefix_scores(_sampled(settings, policy, tokenizer, prompts["train"]))[:, -1]
     held_out = _sampled(settings, policy, tokenizer, prompts["test"])
     judge, texts = AnswerJudge(policy, tokenizer, asked, questions), DecodedRollouts.of(held_out, tokenizer)
+    sampled = [ids[mask].tolist() for ids, mask in zip(held_out.response_ids, held_out.response_mask, strict=True)]
     prefixes = reward_model.prefix_scores(held_out)
     return {
         "score_mean": float(scores.mean()),
         "score_deviation": float(scores.std()),
         "untrained_score": float(prefixes[:, -1].mean()),
         "untrained_strict": _share(judge.strict(texts.prompts, texts.responses)),
-        "untrained_own_question": _share(judge.own_question(texts.prompts, texts.responses)),
+        "untrained_own_question": _share(judge.own_question(texts.prompts, sampled)),
         "untrained_tokens": float(held_out.response_tokens.float().mean()),
         **prefix_quality(prefixes, held_out.response_tokens),
     }

@@ -215,9 +215,22 @@ def test_gold_wants_all_constraints_and_its_own_question(task: Task) -> None:
     rollouts = rollouts_of(task, texts)
     prompts = task.tokenizer.batch_decode(rollouts.prompt_ids, skip_special_tokens=True)
     assert gold.strict(prompts, texts) == [True, False, True]
-    own = gold.own_question(prompts, texts)
+    sampled = [ids[mask].tolist() for ids, mask in zip(rollouts.response_ids, rollouts.response_mask, strict=True)]
+    own = gold.own_question(prompts, sampled)
     assert own == _own_by_plain_passes(task, rollouts)
     assert score_responses(gold, rollouts).tolist() == [float(own[0]), 0.0, float(own[2])]
+
+
+def test_gold_reads_the_tokens_that_were_sampled(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = rollouts_of(task, ["the film is good and warm and wise"]).response_ids.tolist()
+    letters = task.tokenizer.convert_tokens_to_ids(["Ġ", *"the"])
+    rollouts = rollouts_of(task, ["film"])
+    rollouts = Rollouts.of_ids(rollouts.prompt_ids.tolist(), [[*letters, *whole[1:]]])
+    seen: list[Any] = []
+    monkeypatch.setattr(task.gold_model, "own_question", lambda _, ids: seen.append(ids) or [True])
+    monkeypatch.setattr(task.gold_model, "strict", lambda prompts, _: [True] * len(prompts))
+    assert score_responses(task.gold_model, rollouts).tolist() == [1.0]
+    assert seen == [rollouts.response_ids.tolist()]
 
 
 @torch.no_grad()
