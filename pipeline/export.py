@@ -136,12 +136,13 @@ def _policy(config: StudyConfig, task: Task) -> PolicySource:
         return PolicySource(settings.model, chosen, end, tuple({"prompt": row.messages or row.text} for row in rows))
     folder = task_kind(config.task).prepare(config.task, cache_folder())
     assert folder is not None
-    prompts = task.train_prompts
-    words = [
-        task.tokenizer.decode(ids[mask].tolist(), clean_up_tokenization_spaces=False)
-        for ids, mask in zip(prompts.ids, prompts.mask, strict=True)
-    ]
-    return PolicySource(str(folder / "policy"), {}, end, tuple({"prompt": text} for text in words))
+    prompts, kept = task.train_prompts, []
+    for ids, mask in zip(prompts.ids, prompts.mask, strict=True):
+        words = task.tokenizer.decode(ids[mask].tolist(), clean_up_tokenization_spaces=False)
+        # A prompt that was cut inside a character is no text.
+        if task.tokenizer(words)["input_ids"] == ids[mask].tolist():
+            kept.append({"prompt": words})
+    return PolicySource(str(folder / "policy"), {}, end, tuple(kept))
 
 
 def winner_task(config: StudyConfig) -> Task | None:

@@ -11,8 +11,8 @@ from pipeline.config import StudyConfig
 from pipeline.tasks.base import Task
 from pipeline.tasks.prompt_file import read_prompts
 from pipeline.tasks.registry import task_kind
-from pipeline.tasks.settings import PromptsSettings, RewardSettings, SentimentSettings
-from shaping.reward_models import RetokenizedRewardModel
+from pipeline.tasks.settings import PromptsSettings, RewardSettings
+from shaping.reward_models import CausalRewardModel, RetokenizedRewardModel
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,32 @@ def reward_model_code(config: StudyConfig, task: Task | None) -> RewardModelCode
             (refusal, "reward_model = None"),
             notes=("the study's trainer is your own: write its reward model into make_shaper",),
         )
-    if isinstance(config.task, SentimentSettings):
+    if not isinstance(config.task, PromptsSettings):
         folder = task_kind(config.task).prepare(config.task, cache_folder())
         assert folder is not None
-        return causal_code(str(folder / "reward_model"))
-    assert isinstance(config.task, PromptsSettings)
+        is_model = isinstance(task.reward_model, CausalRewardModel)
+        return causal_code(str(folder / "reward_model")) if is_model else _of_task(config, folder)
     settings = config.task.reward_model
     found = _function(settings) if settings.function is not None else _model(settings, task)
     reads_texts = settings.function is not None or isinstance(task.reward_model, RetokenizedRewardModel)
     return replace(found, notes=found.notes + _notes_on_chats(config.task)) if reads_texts else found
+
+
+def _of_task(config: StudyConfig, folder: Path) -> RewardModelCode:
+    values = config.task.model_dump(mode="json")
+    return RewardModelCode(
+        (
+            "from pipeline.tasks.registry import load_task",
+            "from pipeline.tasks.settings import TaskSettings",
+            "from pydantic import TypeAdapter",
+            "from shaping import Shape, Shaper",
+        ),
+        (
+            f"settings = TypeAdapter(TaskSettings).validate_python({values!r})",
+            f"reward_model = load_task(settings, {str(folder)!r}).reward_model",
+        ),
+        notes=("the reward model is the task's own code: the trainer's machine needs all that shapetune depends on",),
+    )
 
 
 def _function(settings: RewardSettings) -> RewardModelCode:

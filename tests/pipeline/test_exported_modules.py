@@ -19,11 +19,13 @@ from pipeline.export import REFUSED, TRAINERS, export_winner, winner_task
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import write_json
 from shaping import ConfigError, Rollouts, Shape, Shaper
+from tests.conftest import TINY_RECIPE
 from tests.pipeline.own_models import CHAT, own_values, text_rows, write_lines, write_models
 from tests.pipeline.studies import tiny_config
 from tests.tiny_families import byte_tokenizer
 
 WINNER = Shape(weights={"shapley": 0.6, "sparse": 0.4}, unit="token", max_units=4, gae_lambda=0.7)
+SHAPLEY_SPACE = {"name": "balance", "methods": ["shapley"]}
 REWARD_FUNCTION = """
 def score(prompts: list[str], responses: list[str]) -> list[float]:
     return [len(set(response)) - len(prompt) / 10 for prompt, response in zip(prompts, responses)]
@@ -43,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(folder: Path, models: Path, **task: Any) -> StudyFolder:
     """Return a study with these models and a winner."""
     values = own_values(models, **task)
-    values["space"] = {"name": "balance", "methods": ["shapley"]}
+    values["space"] = SHAPLEY_SPACE
     study = StudyFolder(folder / "study")
     study.create(parse_config(values, folder))
     write_json(study.winner_file, Arm("7_0", WINNER).to_dict())
@@ -95,6 +97,30 @@ def test_a_trainers_module_rewards_tokens_as_the_study_did(kind: str, models: Pa
         assert "no weights to recognise it by" in " ".join(written.notes)
     else:
         assert written.notes == ()
+
+
+@pytest.mark.parametrize("name", ["sentiment", "instruction"])
+def test_tasks_with_models_of_their_own_go_with_them(name: str, tmp_path: Path, tiny_assets: Path) -> None:
+    policy = {"policy": "reviews"} if name == "instruction" else {}
+    study = StudyFolder(tmp_path / "study")
+    study.create(tiny_config(task={"name": name, "recipe": TINY_RECIPE, **policy}, space=SHAPLEY_SPACE))
+    write_json(study.winner_file, Arm("7_0", WINNER).to_dict())
+    written = export_winner(study, tmp_path / "out", "trl")
+    task = winner_task(study.config())
+    assert task is not None
+    prompts, responses = task.train_prompts, ["good, the music was dull and so was the plot", "a great cast"]
+    rollouts = Rollouts.of_ids(
+        [prompts.ids[row][prompts.mask[row]].tolist() for row in range(2)],
+        [task.tokenizer(text, add_special_tokens=False)["input_ids"] for text in responses],
+    )
+    expected = Shaper(WINNER, task.reward_model, task.tokenizer)(rollouts)
+    assert float(expected.abs().max()) > 0.01
+    made = loaded(written.paths[1]).make_shaper(task.tokenizer)
+    torch.testing.assert_close(made(rollouts), expected, atol=1e-5, rtol=0)
+    rows = [json.loads(line) for line in written.paths[2].read_text().splitlines()]
+    again = [task.tokenizer(row["prompt"])["input_ids"] for row in rows]
+    own = [ids[mask].tolist() for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
+    assert len(again) > 0.9 * len(own) and [ids for ids in own if ids in again] == again
 
 
 def test_a_module_refuses_another_reward_model_than_the_shape_was_tuned_for(models: Path, tmp_path: Path) -> None:
