@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from typing import TYPE_CHECKING
 
 from shaping.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 DRIVER = "postgresql+psycopg"
 FORM = f"write {DRIVER}://USER@HOST:PORT/DATABASE"
@@ -30,6 +31,10 @@ def check_url(text: str, field: str = "storage.url") -> URL:
         ConfigError: It is no address, of another database, holds a password, or its driver is not installed. What
             the error shows of it is never a password.
     """
+    # Every worker reads a config, and few configs hold an address.
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
     shown = masked(text)
     try:
         url = make_url(text)

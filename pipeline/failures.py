@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.kept_files import read_lines
-from pipeline.ppo.update import is_out_of_memory
+from pipeline.out_of_memory import is_out_of_memory
 from pipeline.trial import Job
 from shaping.errors import ShapetuneError, TrialFailed
 

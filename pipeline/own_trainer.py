@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.kept_files import read_lines
 from pipeline.machine import where
-from pipeline.tasks.reward_function import own_module
+from pipeline.tasks.own_module import own_module
 from shaping.certificate import Certificate
 from shaping.errors import ConfigError, TrialFailed
 from shaping.shape import Shape
@@ -106,7 +104,7 @@ def run_own(
         "credit_tokens": 0,
         "training_cpu_seconds": time.process_time() - processor,
         "wall_seconds": time.perf_counter() - wall,
-        "machine": where(torch.device("cpu"), "own trainer"),
+        "machine": where(None, "own trainer"),
     }
 
 

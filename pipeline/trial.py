@@ -11,23 +11,18 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
 from statistics import fmean
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig, parse_config
-from pipeline.inner_run import InnerRun
 from pipeline.kept_files import read_json
-from pipeline.machine import where
 from pipeline.own_trainer import find_trainer, run_own
-from pipeline.ppo.checkpoint import remove_checkpoints
-from pipeline.ppo.trainer import PPOTrainer
 from pipeline.spread import mean_and_error
-from pipeline.tasks.base import Task
-from pipeline.tasks.registry import load_task
 from shaping.certificate import Certificate
+
+if TYPE_CHECKING:
+    from pipeline.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,7 @@ def run_trial(job: Job) -> Iterator[Progress | Outcome]:
                 yield replace(result, done_steps=before + result.step + 1)
             else:
                 write_json(finished, result)
-                remove_checkpoints(folder / f"seed-{seed}.safetensors")
+                _remove_checkpoints(config, folder, seed)
                 runs.append(result)
     yield summarize(runs)
 
@@ -154,7 +149,19 @@ def _run_seed(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | d
             yield Progress(step + 1, seed, step, point, again)
 
 
+def _remove_checkpoints(config: StudyConfig, folder: Path, seed: int) -> None:
+    if config.trainer is None:
+        from pipeline.ppo.checkpoint import remove_checkpoints
+
+        remove_checkpoints(folder / f"seed-{seed}.safetensors")
+
+
 def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | dict[str, Any]]:
+    # With torch and transformers, which take seconds to import; a trainer of one's own may need neither.
+    from pipeline.inner_run import InnerRun
+    from pipeline.machine import where
+    from pipeline.ppo.trainer import PPOTrainer
+
     keep_freed_memory()
     arm, task = Arm.from_dict(job.arm), _task(config, job.assets)
     settings = config.ppo if arm.critic is None else config.ppo.model_copy(update={"critic": arm.critic})
@@ -188,6 +195,10 @@ def _run_identity(job: Job, seed: int) -> str:
 
 def _task(config: StudyConfig, assets: str) -> Task:
     """Return the loaded task; a process that runs several trials loads its models once."""
+    import torch
+
+    from pipeline.tasks.registry import load_task
+
     torch.set_num_threads(config.executor.cpus)
     return load_task(config.task, assets)
 

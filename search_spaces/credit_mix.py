@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from search_spaces.base import BaselineArm, Point
-from shaping.credit import METHODS
 from shaping.errors import ConfigError
+from shaping.method_names import METHOD_NAMES
 from shaping.shape import Shape
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ class CreditMix:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in METHODS or method == SPARSE:
-                known = ", ".join(sorted(set(METHODS) - {SPARSE}))
+            if method not in METHOD_NAMES or method == SPARSE:
+                known = ", ".join(sorted(set(METHOD_NAMES) - {SPARSE}))
                 raise ConfigError(f"space.methods: {method!r} cannot be mixed", f"choose from {known}")
         if not self.methods or len(set(self.methods)) != len(self.methods):
             raise ConfigError(f"space.methods = {list(self.methods)} must name each method once")
@@ -81,18 +81,21 @@ class CreditMix:
         """Bounds of the sum of the weights that are parameters."""
         return self.balance if self._is_balanced else (0.0, 1.0)
 
-    def parameters(self) -> list[RangeParameterConfig]:
-        """Return one weight for every component but the last, then lambda where it is not fixed."""
-        from ax.api.configs import RangeParameterConfig
-
+    @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Bounds of every parameter: a weight for every component but the last, then lambda where it is not fixed."""
         free = self._components[:-1]
         low, high = self._sum
         bounds = {f"weight_{name}": (low if len(free) == 1 else 0.0, high) for name in free}
         bounds |= {"gae_lambda": self.gae_lambda}
+        return {name: pair for name, pair in bounds.items() if pair[0] < pair[1]}
+
+    def parameters(self) -> list[RangeParameterConfig]:
+        """Return what has bounds, in the same order."""
+        from ax.api.configs import RangeParameterConfig
+
         return [
-            RangeParameterConfig(name=name, parameter_type="float", bounds=pair)
-            for name, pair in bounds.items()
-            if pair[0] < pair[1]
+            RangeParameterConfig(name=name, parameter_type="float", bounds=pair) for name, pair in self.bounds.items()
         ]
 
     def constraints(self) -> list[str]:
@@ -107,7 +110,7 @@ class CreditMix:
     @property
     def dimension(self) -> int:
         """Numbers from 0 to 1 that say where a point is: as many as there are parameters."""
-        return len(self.parameters())
+        return len(self.bounds)
 
     def at(self, numbers: Sequence[float]) -> dict[str, float]:
         """Return the point at numbers from 0 to 1; even in the numbers is even in the space.
@@ -134,9 +137,8 @@ class CreditMix:
         Raises:
             ConfigError: The point is of another space, or a value is not finite.
         """
-        names = {parameter.name for parameter in self.parameters()}
-        if set(point) != names:
-            known = ", ".join(sorted(names))
+        if set(point) != set(self.bounds):
+            known = ", ".join(sorted(self.bounds))
             raise ConfigError(f"point {dict(point)} is not of this space", f"its parameters are {known}")
         values = {name: float(value) for name, value in point.items()}
         if not all(math.isfinite(value) for value in values.values()):
@@ -180,8 +182,7 @@ class CreditMix:
             among = math.fsum(shape.weights.get(name, 0.0) for name in self.methods)
             shares = {name: shape.weights.get(name, 0.0) / among for name in self.methods}
         values = {f"weight_{name}": share for name, share in shares.items()} | {"gae_lambda": shape.gae_lambda}
-        names = {parameter.name for parameter in self.parameters()}
-        return {name: value for name, value in values.items() if name in names}
+        return {name: value for name, value in values.items() if name in self.bounds}
 
     def baselines(self) -> list[BaselineArm]:
         """Return sparse, where the space holds it, then each method alone with the highest weight."""

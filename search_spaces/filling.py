@@ -6,8 +6,6 @@ a cube is a part.
 
 from __future__ import annotations
 
-from torch.quasirandom import SobolEngine
-
 from search_spaces.base import Fillable, Value
 
 
@@ -15,5 +13,8 @@ def filling(space: Fillable, count: int, seed: int) -> list[dict[str, Value]]:
     """Return the first points of the sequence that the seed scrambles."""
     if count == 0:
         return []
+    # With torch, which takes seconds to import: every process that reads a config reads this file, too.
+    from torch.quasirandom import SobolEngine
+
     engine = SobolEngine(space.dimension, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
     return [space.at([float(number) for number in row]) for row in engine.draw(count)]

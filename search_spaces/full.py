@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from search_spaces.base import BaselineArm, Point
 from search_spaces.credit_mix import CreditMix
-from shaping.credit import METHODS
 from shaping.errors import ConfigError
+from shaping.method_names import BY_UNITS
 from shaping.shape import ALWAYS_EXACT_UNITS, UNITS, UNITS_WITHIN_TURNS, Shape
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Full:
     name: str = field(default="full", init=False)
 
     def __post_init__(self) -> None:
-        playing = [name for name in self.mix.methods if METHODS[name].by_units]
+        playing = [name for name in self.mix.methods if name in BY_UNITS]
         if not playing:
             raise ConfigError(
                 f"space.methods = {list(self.methods)}: none of them has units", "add shapley, or use credit_mix"
@@ -68,17 +68,24 @@ class Full:
         """Return the part of the space that says who gets which share."""
         return CreditMix(self.base, self.methods, self.gae_lambda, self.balance)
 
+    @property
+    def _names(self) -> list[str]:
+        """Names of the parameters, in their order."""
+        units = ["unit"] if len(self.units) > 1 else []
+        budget = ["budget"] if self.budget[0] < self.budget[1] else []
+        return [*self.mix.bounds, *units, *budget]
+
     def parameters(self) -> list[Parameter]:
         """Return the mix's parameters, then ``unit`` and ``budget`` (on a log scale) where they are not fixed."""
         from ax.api.configs import ChoiceParameterConfig, RangeParameterConfig
 
         found: list[Parameter] = list(self.mix.parameters())
-        if len(self.units) > 1:
+        if "unit" in self._names:
             ordered = [unit for unit in UNITS if unit in self.units]
             found.append(
                 ChoiceParameterConfig(name="unit", values=ordered, parameter_type="str", is_ordered=len(ordered) == 2)
             )
-        if self.budget[0] < self.budget[1]:
+        if "budget" in self._names:
             found.append(RangeParameterConfig(name="budget", parameter_type="int", bounds=self.budget, scaling="log"))
         return found
 
@@ -89,7 +96,7 @@ class Full:
     @property
     def dimension(self) -> int:
         """Numbers from 0 to 1 that say where a point is: as many as there are parameters."""
-        return len(self.parameters())
+        return len(self._names)
 
     def at(self, numbers: Sequence[float]) -> dict[str, Value]:
         """Return the point at numbers from 0 to 1: the mix's, then the unit, then the budget on its log scale."""
@@ -125,15 +132,13 @@ class Full:
         if shape.unit not in self.units:
             raise ConfigError(f"unit = {shape.unit} is not in space.units", f"choose from {', '.join(self.units)}")
         values: dict[str, Value] = {**self.mix.encode(shape), "unit": shape.unit, "budget": shape.budget}
-        names = {parameter.name for parameter in self.parameters()}
-        return {name: value for name, value in values.items() if name in names}
+        return {name: value for name, value in values.items() if name in self._names}
 
     def baselines(self) -> list[BaselineArm]:
         """Return the mix's baselines at the base's unit and budget, or the nearest ones that the space holds."""
         unit = self.base.unit if self.base.unit in self.units else self.units[0]
         fixed: dict[str, Value] = {"unit": unit, "budget": self._inside(self.base.budget)}
-        names = {parameter.name for parameter in self.parameters()}
-        added = {name: value for name, value in fixed.items() if name in names}
+        added = {name: value for name, value in fixed.items() if name in self._names}
         return [BaselineArm(arm.name, {**arm.point, **added}) for arm in self.mix.baselines()]
 
     def _inside(self, budget: float) -> int:

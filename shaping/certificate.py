@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from shaping.credit import METHODS
-from shaping.rollouts import Rollouts
+from shaping.method_names import CAUSAL, SUMS_TO_SCORE
 from shaping.shape import Shape
+
+if TYPE_CHECKING:
+    # A worker whose trainer certifies itself needs neither.
+    from torch import Tensor
+
+    from shaping.rollouts import Rollouts
 
 # Rounding of float32 sums over a few hundred tokens stays well below this.
 TOLERANCE = 1e-4
@@ -86,4 +89,4 @@ def _is_causal(name: str, closure: str) -> bool:
 
     A residual that is spread reaches early tokens, and its share depends on where the response ends.
     """
-    return METHODS[name].causal and (closure == "last" or METHODS[name].sums_to_score)
+    return name in CAUSAL and (closure == "last" or name in SUMS_TO_SCORE)

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from shaping.errors import ConfigError
+from shaping.method_names import METHOD_NAMES
 
 CLOSURES = ("last", "spread")
 UNITS_WITHIN_TURNS = ("token", "span", "sentence")
@@ -122,15 +123,14 @@ class Shape:
             )
 
     def _check_weights(self) -> None:
-        from shaping.credit import METHODS
-
         if not isinstance(self.weights, Mapping) or not all(isinstance(name, str) for name in self.weights):
             raise ConfigError(f"weights = {self.weights!r} is not a mapping", "write method: weight")
         if not self.weights:
             raise ConfigError("weights is empty", "give at least one method, such as sparse: 1.0")
         for name, weight in self.weights.items():
-            if name not in METHODS:
-                raise ConfigError(f"weights: method {name!r} is unknown", f"choose from {', '.join(sorted(METHODS))}")
+            if name not in METHOD_NAMES:
+                known = ", ".join(sorted(METHOD_NAMES))
+                raise ConfigError(f"weights: method {name!r} is unknown", f"choose from {known}")
             _check_between(f"weights.{name}", weight, 0.0, 1.0)
         total = math.fsum(self.weights.values())
         if abs(total - 1) > SIMPLEX_TOLERANCE:

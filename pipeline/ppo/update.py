@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.out_of_memory import is_out_of_memory
 from pipeline.ppo.actor import Actor, TokenOutputs
 from pipeline.ppo.critics import ValueHead
 from pipeline.ppo.losses import policy_loss, value_loss
@@ -156,13 +157,6 @@ class PolicyUpdate:
             {"params": [each for each in self.actor.policy.parameters() if each.requires_grad], "lr": rate},
             {"params": list(critic.parameters()), "lr": rate * faster},
         ]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory did not suffice; on a CPU torch says so in words only."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)
 
 
 def rate_factor(step: int, settings: PPOSettings) -> float:

@@ -109,6 +109,10 @@ def _number(run: Mapping[str, Any], name: str) -> float | None:
 
 
 def _place(machine: Mapping[str, Any]) -> str:
-    threads = int(machine["threads"])
-    parts = (machine["device"], f"{threads} {'thread' if threads == 1 else 'threads'}", machine["precision"])
-    return ", ".join([*map(str, parts), f"torch {machine['torch']}"])
+    parts = [str(machine["device"]), str(machine["precision"])]
+    # A trainer of one's own may do without torch.
+    if "torch" in machine:
+        threads = int(machine["threads"])
+        parts.insert(1, f"{threads} {'thread' if threads == 1 else 'threads'}")
+        parts.append(f"torch {machine['torch']}")
+    return ", ".join(parts)

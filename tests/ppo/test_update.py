@@ -3,10 +3,11 @@ import logging
 import pytest
 import torch
 
+from pipeline.out_of_memory import is_out_of_memory
 from pipeline.ppo.actor import Actor
 from pipeline.ppo.critics import ValueHead
 from pipeline.ppo.settings import PPOSettings
-from pipeline.ppo.update import Batch, PolicyUpdate, is_out_of_memory, rate_factor
+from pipeline.ppo.update import Batch, PolicyUpdate, rate_factor
 from shaping.errors import TrialFailed
 from tests.tiny_models import BOS, encode, make_rollouts, tiny_policy
 
