@@ -80,7 +80,7 @@ def train(
     """Train one policy with one shape, without a study."""
     from pipeline.quiet import quiet_libraries
 
-    with quiet_libraries():  # Ax announces its database when a config is checked against its search space
+    with quiet_libraries():  # a space of one's own may import Ax
         from pipeline.builtin_configs import find_config
         from pipeline.config import load_config
         from pipeline.task_models import build_assets, open_task
@@ -176,7 +176,7 @@ def explain(
 
     if as_json and html is not None:
         raise ConfigError("--json and --html were both given", "give one of them")
-    with quiet_libraries():  # reading a config imports Ax
+    with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.explain import explain as find_credits
         from pipeline.explain_question import Question
         from pipeline.explained_text import show_explanation

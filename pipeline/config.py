@@ -24,7 +24,7 @@ from pipeline.tasks.paths import absolute_paths
 from pipeline.tasks.settings import TASK_NAMES, SentimentSettings, TaskSettings
 from search_spaces import SearchSpace, make_space
 from shaping.errors import ConfigError
-from shaping.shape import Shape
+from shaping.shape import Shape, check_layer
 
 # Of a study's folder: raised when a version keeps there what earlier ones would misread.
 FORMAT_KEY, FORMAT = "study_format", 1
@@ -83,8 +83,6 @@ class StudyConfig(Section):
             )
         # The layers of other tasks' reward models are known when they are loaded.
         if self.trainer is None and "attention" in self.space.methods and isinstance(self.task, SentimentSettings):
-            from shaping.reward_models.base import check_layer
-
             check_layer(self.shape.attention_layer, self.task.recipe.layers, self.task.name)
         baselines = [arm.name for arm in space.baselines()]
         # An earlier study may hold them already.

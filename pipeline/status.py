@@ -51,7 +51,7 @@ class Plan:
 
 
 def read_plan(folder: StudyFolder) -> Plan:
-    """Return what the config plans; read past its own checks, which would import the optimizer.
+    """Return what the config plans; read past its own checks, which import a space of one's own.
 
     Raises:
         DamagedFileError: It is no config.

@@ -204,6 +204,19 @@ class Shape:
         return f"{' + '.join(parts)}, lambda {self.gae_lambda:.2f}"
 
 
+def check_layer(layer: int, layers: int, name: str) -> None:
+    """Refuse an attention layer that a reward model does not have.
+
+    Raises:
+        ConfigError: ``layer`` is not among the ``layers``, counted from either end.
+    """
+    if not -layers <= layer < layers:
+        raise ConfigError(
+            f"attention_layer = {layer} does not exist in reward model {name} of {layers} layers",
+            f"choose from 0 to {layers - 1}, or -1 for the last",
+        )
+
+
 def _check_between(name: str, value: Any, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{name} = {value!r} is not a finite number")

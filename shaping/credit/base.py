@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from shaping.errors import ConfigError, ShapeError
-from shaping.reward_models.base import RewardModel, check_absent, check_layer
+from shaping.reward_models.base import RewardModel, check_absent
 from shaping.rollouts import Rollouts
 from shaping.scoring import Coalitions, check_finite, score_coalitions, score_responses
-from shaping.shape import Shape
+from shaping.shape import Shape, check_layer
 from shaping.units import UnitSplitter
 
 

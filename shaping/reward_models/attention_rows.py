@@ -7,7 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from shaping.errors import ConfigError
-from shaping.reward_models.base import check_layer
+from shaping.shape import check_layer
 from shaping.tree_attention import attention_of
 
 

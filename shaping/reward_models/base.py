@@ -133,19 +133,6 @@ def check_absent(absent: str, abilities: frozenset[str], name: str) -> None:
     )
 
 
-def check_layer(layer: int, layers: int, name: str) -> None:
-    """Refuse an attention layer that a reward model does not have.
-
-    Raises:
-        ConfigError: ``layer`` is not among the ``layers``, counted from either end.
-    """
-    if not -layers <= layer < layers:
-        raise ConfigError(
-            f"attention_layer = {layer} does not exist in reward model {name} of {layers} layers",
-            f"choose from 0 to {layers - 1}, or -1 for the last",
-        )
-
-
 def check_context(model: PreTrainedModel, longest: int, name: str) -> None:
     """Refuse sequences that the model has no positions for.
 
