@@ -81,6 +81,13 @@ def test_credit_of_a_trainer_of_ones_own_is_not_known(study):
     assert own.credit_tokens is None and own.credit_per_response is None
 
 
+def test_the_place_of_a_trainer_without_torch_says_nothing_of_it(study):
+    run = study.run(0, 1.0, study.mix(0.4, 0.1))
+    assert read_record(run).place == "x86_64, 1 thread, float32, torch 2.13.0+cpu"
+    bare = {"host": "here", "device": "x86_64", "precision": "own trainer"}
+    assert read_record({**run, "machine": bare}).place == "x86_64, own trainer"
+
+
 def test_the_cost_of_the_winner_is_paired_with_sparse_by_seed(whole_study):
     data = load_report_data(whole_study.folder)
     records = {each.arm.name: each.result.records for each in data.confirmed}
