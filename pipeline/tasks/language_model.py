@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.trainer_callback import PrinterCallback
 
-from pipeline.tasks.recipe import Recipe
+from pipeline.tasks.recipe import ModelRecipe
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 
@@ -40,7 +40,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], max_tokens: int
     return [row[:max_tokens] for row in wrapped]
 
 
-def new_policy(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def new_policy(recipe: ModelRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Return a Llama of about one million parameters with tied embeddings, randomly initialised."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -61,12 +61,17 @@ def new_policy(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCa
 
 
 def fine_tune(
-    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, rows: list[list[int]], scratch: Path
+    recipe: ModelRecipe,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[list[int]],
+    scratch: Path,
+    start: LlamaForCausalLM | None = None,
 ) -> LlamaForCausalLM:
     """Return the policy after supervised fine-tuning on ``rows`` with TRL's ``SFTTrainer``.
 
     The epochs are laid out beforehand as shuffled batches of rows of like length: no time goes into padding,
     and lengths come in random order (sorted runs, as ``group_by_length`` makes them, learn far more slowly).
+    It begins with ``start``, which it changes, or with random weights.
     """
     from trl import SFTConfig, SFTTrainer
 
@@ -107,7 +112,7 @@ def fine_tune(
         "log_level": "error",
     }
     trainer = PlainLossTrainer(
-        model=new_policy(recipe, tokenizer),
+        model=start or new_policy(recipe, tokenizer),
         args=SFTConfig(**options),
         train_dataset=Dataset.from_dict({"input_ids": [rows[index] for index in epochs]}),
         processing_class=tokenizer,
