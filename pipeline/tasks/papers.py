@@ -99,7 +99,9 @@ def plain_sentence(text: str) -> str:
 
 def _paper(row: dict[str, dict[str, dict[str, list[int]]]]) -> Paper:
     sentences = [plain_sentence(text) for section in SECTIONS for text in row["sentences"][section]]
-    marks = {aspect: [mark for section in SECTIONS for mark in row["highlights"][aspect][section]] for aspect in ASPECTS}
+    marks = {
+        aspect: [mark for section in SECTIONS for mark in row["highlights"][aspect][section]] for aspect in ASPECTS
+    }
     highlighted = {
         aspect: tuple(text for text, mark in zip(sentences, marks[aspect], strict=True) if mark) for aspect in ASPECTS
     }

@@ -15,8 +15,9 @@ from pipeline.tasks.settings import TaskSettings
 # Imported when they are needed: a config is read without loading what trains models.
 MODULES = {
     "sentiment": "pipeline.tasks.sentiment",
-    "prompts": "pipeline.tasks.prompts",
+    "summarization": "pipeline.tasks.summarization",
     "instruction": "pipeline.tasks.instruction",
+    "prompts": "pipeline.tasks.prompts",
 }
 
 

@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification, Train
 from transformers.trainer_callback import PrinterCallback
 
 from pipeline.tasks.language_model import bucketed_batches
-from pipeline.tasks.recipe import Recipe
+from pipeline.tasks.recipe import ModelRecipe, Recipe
 
 # Some training rows lose part of their tokens, so that the coalitions of Shapley values and LIME, which delete
 # units, are texts of a kind the reward model has seen. More than this costs accuracy on whole texts.
@@ -38,7 +38,7 @@ def train_reward_model(
     ``fresh``; cross-entropies follow ``targets`` in [0, 1].
     """
     torch.manual_seed(recipe.seed)
-    model = LlamaForSequenceClassification(_classifier_config(policy))
+    model = LlamaForSequenceClassification(classifier_config(policy))
     model.model.load_state_dict(policy.model.state_dict())
     torch.nn.init.zeros_(model.score.weight)
     lengths = [len(row) for row in rows]
@@ -48,7 +48,25 @@ def train_reward_model(
         for batch in bucketed_batches(lengths, recipe.batch_size, recipe.seed + epoch)
         for index in batch
     ]
-    arguments = TrainingArguments(
+    rows_in_order = {
+        "input_ids": [rows[i] for i in order],
+        "fresh": [fresh[i] for i in order],
+        "target": [targets[i] for i in order],
+    }
+    trainer = _PrefixRewardTrainer(
+        model=model,
+        args=reward_arguments(recipe, scratch),
+        train_dataset=Dataset.from_dict(rows_in_order),
+        data_collator=_DeletingCollator(recipe.seed),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return model.eval()
+
+
+def reward_arguments(recipe: ModelRecipe, scratch: Path) -> TrainingArguments:
+    """Return the arguments of one pass over batches that are laid out beforehand, on the CPU and without a word."""
+    return TrainingArguments(
         output_dir=str(scratch),
         num_train_epochs=1,
         per_device_train_batch_size=recipe.batch_size,
@@ -65,23 +83,10 @@ def train_reward_model(
         disable_tqdm=True,
         log_level="error",
     )
-    rows_in_order = {
-        "input_ids": [rows[i] for i in order],
-        "fresh": [fresh[i] for i in order],
-        "target": [targets[i] for i in order],
-    }
-    trainer = _PrefixRewardTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_dict(rows_in_order),
-        data_collator=_DeletingCollator(recipe.seed),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return model.eval()
 
 
-def _classifier_config(policy: LlamaForCausalLM) -> Any:
+def classifier_config(policy: LlamaForCausalLM) -> Any:
+    """Return the config of a classifier with one label on the policy's layers."""
     config = type(policy.config).from_dict(policy.config.to_dict())
     config.num_labels = 1
     return config

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.assets import asset_key, build_once, cache_folder, is_complete, read_manifest
-from pipeline.ppo.rollout import sample_responses
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.reviews import CORPUS, SHARES, Review, fetch_reviews, read_reviews
 from pipeline.tasks.reward_training import reward_quality, train_reward_model
+from pipeline.tasks.score_scale import own_samples, score_scale
 from pipeline.tasks.settings import SentimentSettings
 from pipeline.tasks.soft_labels import soft_labels
 from shaping.errors import ConfigError
@@ -111,13 +110,15 @@ def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
     test_rows, test_fresh = [rows[id(review)] for review in test], [review.fresh for review in test]
     prompts = {part: _prompt_ids([rows[id(r)] for r in reviews if r.part == part]) for part in ("train", "test")}
     (folder / "prompts.json").write_text(json.dumps(prompts))
+    chosen_prompts, eos = _prompts(prompts["train"][:NORMALIZATION_PROMPTS]), int(policy.config.eos_token_id)
+    samples = own_samples(policy, chosen_prompts, NORMALIZATION_TOKENS, eos, False, recipe.seed)
     facts: dict[str, Any] = {"policy_loss_nats": loss_nats(policy, test_rows), "reviews": len(reviews)}
     for name, part in (("reward_model", "train"), ("gold_model", "gold")):
         chosen = [review for review in reviews if review.part == part]
         fresh = [review.fresh for review in chosen]
         targets = soft_labels([review.text for review in chosen], fresh, recipe.teacher_share)
         model = train_reward_model(recipe, policy, [rows[id(review)] for review in chosen], fresh, targets, scratch)
-        mean, deviation = _score_scale(policy, CausalRewardModel(model), prompts["train"], recipe.seed)
+        mean, deviation = score_scale(CausalRewardModel(model), samples)
         model.config.score_mean, model.config.score_deviation = mean, deviation
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
@@ -145,16 +146,3 @@ def _prompt_ids(rows: list[list[int]]) -> list[list[int]]:
 def _prompts(rows: list[list[int]]) -> Prompts:
     ids = torch.tensor(rows)
     return Prompts(ids, torch.ones_like(ids, dtype=torch.bool))
-
-
-def _score_scale(
-    policy: LlamaForCausalLM, reward_model: CausalRewardModel, prompts: list[list[int]], seed: int
-) -> tuple[float, float]:
-    """Return mean and standard deviation of the raw score over the fine-tuned policy's own samples."""
-    chosen = _prompts(prompts[:NORMALIZATION_PROMPTS])
-    generator = torch.Generator().manual_seed(seed)
-    eos = int(policy.config.eos_token_id)
-    uniforms = torch.rand(NORMALIZATION_TOKENS, len(chosen), generator=generator)
-    rollouts = sample_responses(policy, chosen.ids, chosen.mask, uniforms, eos, False).rollouts
-    scores: Tensor = reward_model.prefix_scores(rollouts)[:, -1]
-    return float(scores.mean()), float(scores.std())

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipeline.tasks.recipe import Recipe
+from pipeline.tasks.recipe import Recipe, SummaryRecipe
 
 HELD_OUT_SHARE = 0.1
 
@@ -21,6 +21,14 @@ class SentimentSettings(_Section):
 
     name: Literal["sentiment"] = "sentiment"
     recipe: Recipe = Field(default_factory=Recipe)
+
+
+class SummarizationSettings(_Section):
+    """Scientific papers, to be summarized in a sentence, with models that are built on this machine."""
+
+    name: Literal["summarization"]
+    recipe: SummaryRecipe = Field(default_factory=SummaryRecipe)
+    gold: Literal["rouge_l", "rouge_1"] = Field("rouge_l", description="F-measure against the human summary.")
 
 
 class PolicySettings(_Section):
@@ -120,5 +128,7 @@ class InstructionSettings(_Section):
     recipe: Recipe = Field(default_factory=Recipe, description="reviews: of the policy.")
 
 
-TaskSettings = Annotated[SentimentSettings | PromptsSettings | InstructionSettings, Field(discriminator="name")]
-TASK_NAMES = ("sentiment", "prompts", "instruction")
+TaskSettings = Annotated[
+    SentimentSettings | SummarizationSettings | InstructionSettings | PromptsSettings, Field(discriminator="name")
+]
+TASK_NAMES = ("sentiment", "summarization", "instruction", "prompts")

@@ -1,9 +1,9 @@
-"""What the models of the summarization task learn from: sources with their summaries, and pairs of better and worse."""
+"""What the models of the summarization task learn from: sources with their summaries, and better and worse ones."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.tasks.papers import ASPECTS, Paper
@@ -30,22 +30,21 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A prompt with a better and a worse response, as token ids that end with end-of-sequence.
+class Comparison:
+    """A prompt with a better response and worse ones, as token ids that end with end-of-sequence.
 
     Attributes:
         prompt: The prompt.
         better: The source's own summary.
-        worse: Another one: ``other``, of another paper; ``shuffled``; or ``truncated``.
-        kind: Which of the three.
+        worse: One of each of ``KINDS``.
     """
 
     prompt: list[int]
     better: list[int]
-    worse: list[int]
-    kind: str
+    worse: tuple[list[int], ...]
 
 
+# The summary of another paper; the own one's words in random order; the own one without its end.
 KINDS = ("other", "shuffled", "truncated")
 
 
@@ -94,33 +93,30 @@ def plain_texts(papers: Sequence[Paper]) -> list[str]:
     return [text for paper in papers for text in windows(paper.sentences, PLAIN_WORDS)]
 
 
-def pairs(
+def comparisons(
     examples: Sequence[Example],
     prompt_ids: Callable[[Example], list[int]],
     summary_ids: Callable[[str], list[int]],
-    rounds: int,
     seed: int,
-) -> Iterator[Pair]:
-    """Yield for each example and round one pair of each kind.
+) -> list[Comparison]:
+    """Return one comparison for each example.
 
     Args:
         examples: Sources with their own summaries.
         prompt_ids: From an example to its prompt's ids.
         summary_ids: From a summary to its ids, end-of-sequence included.
-        rounds: Pairs of each kind for every example.
         seed: Of the choice among other papers, of shuffles and cuts.
     """
-    chooser = random.Random(seed)
-    for _ in range(rounds):
-        for example in examples:
-            prompt, better = prompt_ids(example), summary_ids(example.summary)
-            words = example.summary.split()
-            shuffled = chooser.sample(words, len(words))
-            yield Pair(prompt, better, summary_ids(_other(example, examples, chooser)), "other")
-            yield Pair(prompt, better, summary_ids(" ".join(shuffled)), "shuffled")
-            # Half a word tells a cut as well as a missing end; an end is put on so that only the content does.
-            kept = chooser.randrange(2, max(3, len(better) - 3))
-            yield Pair(prompt, better, [*better[: min(kept, len(better) - 2)], better[-1]], "truncated")
+    chooser, found = random.Random(seed), []
+    for example in examples:
+        better, words = summary_ids(example.summary), example.summary.split()
+        other = summary_ids(_other(example, examples, chooser))
+        shuffled = summary_ids(" ".join(chooser.sample(words, len(words))))
+        # End-of-sequence is put on, so that the missing words tell and not the missing end.
+        kept = chooser.randrange(2, max(3, len(better) - 2))
+        truncated = [*better[: min(kept, len(better) - 2)], better[-1]]
+        found.append(Comparison(prompt_ids(example), better, (other, shuffled, truncated)))
+    return found
 
 
 def _other(example: Example, examples: Sequence[Example], chooser: random.Random) -> str:
