@@ -16,6 +16,7 @@ from rouge_score import rouge_scorer
 from pipeline.assets import cache_folder, read_manifest
 from pipeline.config import StudyConfig, parse_config
 from pipeline.tasks import papers as corpus
+from pipeline.tasks import summarization, summary_policy
 from pipeline.tasks.base import Task
 from pipeline.tasks.copying import REPEATED_TOKENS, repeating_rows
 from pipeline.tasks.prefix_calibration import prefix_calibration
@@ -173,6 +174,30 @@ def test_prompts_of_the_training_are_of_papers_that_the_reward_model_and_the_gol
     assert prompts["references"] == [
         each.summary for each in human_examples([p for p in used if p.part == "test"], 40, 1)
     ]
+
+
+def test_models_learn_from_their_own_papers_alone(
+    settings: SummarizationSettings, papers: list[corpus.Paper], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = papers[: RECIPE["max_papers"]]
+    (tmp_path / "downloads").symlink_to(cache_folder() / "downloads")
+    compared: list[set[str]] = []
+    summarized: list[set[str]] = []
+
+    def seen_comparisons(examples: list[Example], *rest: Any) -> Any:
+        compared.append({each.paper for each in examples})
+        return comparisons(examples, *rest)
+
+    def seen_papers(given: list[corpus.Paper], *rest: Any) -> Any:
+        summarized.append({paper.name for paper in given})
+        return human_examples(given, *rest)
+
+    monkeypatch.setattr(summarization, "comparisons", seen_comparisons)
+    monkeypatch.setattr(summary_policy, "human_examples", seen_papers)
+    prepare(settings, tmp_path)
+    names = {part: {paper.name for paper in used if paper.part == part} for part in ("policy", "reward", "test")}
+    assert compared == [names["reward"], names["reward"], names["test"]]
+    assert summarized == [names["policy"]]
 
 
 def test_gold_is_rouge_against_the_own_reference(task: Task, folder: Path, settings: SummarizationSettings) -> None:
