@@ -35,7 +35,7 @@ NORMALIZATION_TOKENS = 40
 REWARD_WINDOWS = 2
 # Comparisons of the papers' own sentences that come first, of another seed than the policy's.
 COPIED_SEED = 1
-MINUTES = {"tiny": "about ten minutes", "smollm2": "about fifteen minutes"}
+MINUTES = {"tiny": "about six minutes", "smollm2": "about half an hour"}
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
