@@ -219,10 +219,11 @@ def export(
     from pipeline.quiet import quiet_libraries
     from pipeline.study_folder import StudyFolder
 
-    folder = StudyFolder.existing(study)
-    with quiet_libraries():  # reading a study's config imports Ax
-        from pipeline.export import export_winner
+    with quiet_libraries():
+        from pipeline.export import check_format, export_winner
 
+        check_format(form)
+        folder = StudyFolder.existing(study)
         written = export_winner(folder, output or folder.export, form)
     for place, path in enumerate(written.paths):
         console.print(f"{'shape  ' if place == 0 else form[:7].ljust(7)} {escape(printable(str(path)))}")

@@ -115,13 +115,22 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     return Written(tuple(paths), code.notes if texts else ())
 
 
-def _snippet(form: str) -> Callable[[Exported], dict[str, str]] | None:
-    if form == SHAPE:
-        return None
+def check_format(form: str) -> None:
+    """Refuse a form that there is no export in.
+
+    Raises:
+        ConfigError: Nobody knows it, or the trainer cannot take token rewards; says why.
+    """
     if form in REFUSED:
         raise ConfigError(*REFUSED[form])
-    if form not in TRAINERS:
+    if form not in (SHAPE, *TRAINERS):
         raise ConfigError(f"--format {form} is not known", f"choose one of {', '.join((SHAPE, *TRAINERS))}")
+
+
+def _snippet(form: str) -> Callable[[Exported], dict[str, str]] | None:
+    check_format(form)
+    if form == SHAPE:
+        return None
     module = import_module(f"pipeline.snippets.{form}")
     return cast(Callable[[Exported], dict[str, str]], module.snippet)
 
