@@ -68,6 +68,14 @@ def interruptible() -> Iterator[None]:
             if _received:
                 raise Interrupted(_received[0]) from error
             raise
+        finally:
+            _received.clear()
+
+
+def raise_again() -> None:
+    """Raise ``Interrupted`` again where it was swallowed, as by a finalizer or a library's own ``except``."""
+    if _received and threading.current_thread() is threading.main_thread():
+        raise Interrupted(_received[0])
 
 
 @contextmanager

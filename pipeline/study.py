@@ -11,6 +11,7 @@ from pipeline.confirm_stage import ConfirmStage
 from pipeline.confirmation import Verdict, confirmation_arms, judge
 from pipeline.ending import Ending
 from pipeline.failures import EXCEPTION, attempts_file
+from pipeline.interruption import raise_again
 from pipeline.kept_files import read_kept
 from pipeline.posterior import Prediction
 from pipeline.search_stage import SearchStage
@@ -80,6 +81,7 @@ class Study:
 
     def ask(self) -> Job | None:
         """Return the next job of the current stage."""
+        raise_again()
         stage = self._stage()
         job = stage.ask()
         if job is None and stage is self._search and not self.finished():
@@ -100,6 +102,7 @@ class Study:
 
     def report(self, job: Job, progress: Progress) -> bool:
         """Take a training step; return whether the job is to stop."""
+        raise_again()
         stage = self._stage_of(job)
         self._listener.progressed(stage.name, job, progress)
         if isinstance(stage, ConfirmStage):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.interruption import Interrupted, interruptible, interruption
+from pipeline.interruption import Interrupted, interruptible, interruption, raise_again
 from tests.pipeline import slow_trainer
 
 TRIALS, SEEDS, STEPS = 7, 2, 4
@@ -111,6 +111,18 @@ def test_the_first_signal_raises_and_handlers_are_put_back() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
     assert stop.value.exit_code == 143 and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_that_somebody_swallowed_is_raised_again_until_the_block_ends() -> None:
+    with pytest.raises(Interrupted) as stop, interruptible():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except BaseException as error:
+            assert isinstance(error, Interrupted)
+        raise_again()
+    assert stop.value.exit_code == 143
+    raise_again()
 
 
 def test_what_is_ignored_stays_ignored() -> None:
