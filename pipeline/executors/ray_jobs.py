@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import shlex
 import socket
 import time
@@ -21,7 +22,9 @@ LEFT_OUT = (".git", ".venv", "/venv", "/studies", "/build", "/dist", "__pycache_
 SUCCEEDED, STOPPED = "SUCCEEDED", "STOPPED"
 ENDED = (SUCCEEDED, "FAILED", STOPPED)
 POLL_SECONDS = 2.0
-# How long a cluster that does not answer is asked again about a job that is followed.
+# What a cluster answers whose dashboard runs before the agent that starts jobs.
+NOT_YET = "No available agent"
+# How long a cluster that does not answer is asked again, for a job to be taken or about one that is followed.
 PATIENCE_SECONDS = 120.0
 # What a shell says of a process that SIGTERM ended.
 TERMINATED = 143
@@ -123,13 +126,26 @@ class RayJobs:
         # What a config names must travel also where git does not keep it.
         os.environ.setdefault("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
         try:
-            return str(self._client.submit_job(entrypoint=submission.entrypoint(), runtime_env=travels))
+            return self._once_taken(entrypoint=submission.entrypoint(), runtime_env=travels)
         except (OSError, RuntimeError, ValueError) as error:
             raise ShapetuneError(
-                f"the cluster did not take the job: {_first_line(error)}",
-                f"what lies beside the config travels with it: keep large files out of {submission.config.parent}, "
-                "or name them in a .rayignore there",
+                f"the cluster did not take the job: {_first_line(error)}", _remedy(error, submission)
             ) from error
+
+    def _once_taken(self, **job: Any) -> str:
+        """Return the job's name once the cluster takes it: one that just began listens before it takes jobs."""
+        # A name of ours: asking again after an answer that was lost makes no second job.
+        name = f"shapetune_{secrets.token_hex(8)}"
+        until = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                return str(self._client.submit_job(submission_id=name, **job))
+            except RuntimeError as error:
+                if f"{name} already exists" in str(error):
+                    return name
+                if NOT_YET not in str(error) or time.monotonic() > until:
+                    raise
+            time.sleep(POLL_SECONDS)
 
     def follow(self, job: str) -> Iterator[str]:
         """Yield what the job prints, as it prints it, until it ends.
@@ -183,6 +199,15 @@ def _check_dashboard(address: str) -> None:
             f"--address {address}: nothing answers there: {error}",
             "start the head with a dashboard, or forward its port: ssh -L 8265:127.0.0.1:8265 HEAD",
         ) from error
+
+
+def _remedy(error: Exception, submission: Submission) -> str:
+    if NOT_YET in str(error):
+        return "its head runs no job agent: see its dashboard and the logs of ray start"
+    return (
+        f"what lies beside the config travels with it: keep large files out of {submission.config.parent}, "
+        "or name them in a .rayignore there"
+    )
 
 
 def _extra_missing() -> ConfigError:

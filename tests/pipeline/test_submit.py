@@ -22,7 +22,7 @@ from rich.console import Console
 from pipeline.executors.ray_jobs import LEFT_OUT, RayJobs, Submission
 from pipeline.submit import submit_study
 from pipeline.submitted import SUBMITTED, settle
-from shaping.errors import ConfigError
+from shaping.errors import ConfigError, ShapetuneError
 from tests.pipeline import slow_trainer
 from tests.pipeline.clusters import Cluster, free_port
 
@@ -245,6 +245,52 @@ def test_a_server_that_is_no_ray_is_refused(tmp_path: Path) -> None:
     finally:
         served.terminate()
         served.wait()
+
+
+class Answers:
+    """A cluster's job client that gives one answer after another."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers, self.names = list(answers), []
+
+    def submit_job(self, submission_id: str, **_: Any) -> str:
+        self.names.append(submission_id)
+        answer = self._answers.pop(0)
+        if answer:
+            raise RuntimeError(f"Request failed with status code 500: {answer.replace('NAME', submission_id)}.")
+        return submission_id
+
+
+NOT_YET = "No available agent to submit job, please try again later."
+
+
+@pytest.mark.parametrize("last", ["", "Job with submission_id NAME already exists"])
+def test_a_cluster_that_just_began_is_asked_again_for_the_same_job(
+    last: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    jobs, client = jobs_of(monkeypatch, NOT_YET, NOT_YET, last)
+    job = jobs.submit(Submission(tmp_path / "c.yaml", "s", (), tmp_path), {})
+    assert client.names == [job] * 3
+
+
+@pytest.mark.parametrize(
+    ("patience", "answer", "said", "asked"), [(0.0, NOT_YET, "no job agent", 1), (60.0, "too large", "rayignore", 1)]
+)
+def test_a_job_that_is_not_taken_is_no_traceback(
+    patience: float, answer: str, said: str, asked: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    jobs, client = jobs_of(monkeypatch, answer, answer, "")
+    monkeypatch.setattr("pipeline.executors.ray_jobs.PATIENCE_SECONDS", patience - 1e-9)
+    with pytest.raises(ShapetuneError, match=said):
+        jobs.submit(Submission(tmp_path / "c.yaml", "s", (), tmp_path), {})
+    assert len(client.names) == asked
+
+
+def jobs_of(monkeypatch: pytest.MonkeyPatch, *answers: str) -> tuple[RayJobs, Answers]:
+    monkeypatch.setattr("pipeline.executors.ray_jobs.POLL_SECONDS", 0.0)
+    jobs, client = object.__new__(RayJobs), Answers(*answers)
+    monkeypatch.setattr(jobs, "_client", client, raising=False)
+    return jobs, client
 
 
 def test_only_the_named_variables_travel(tmp_path: Path) -> None:
