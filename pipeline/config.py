@@ -84,6 +84,11 @@ class StudyConfig(Section):
         # The layers of other tasks' reward models are known when they are loaded.
         if self.trainer is None and "attention" in self.space.methods and isinstance(self.task, SentimentSettings):
             check_layer(self.shape.attention_layer, self.task.recipe.layers, self.task.name)
+        if self.ppo.reward_scale != 1 and self.shape.policy_preserving:
+            raise ValueError(
+                f"ppo.reward_scale = {self.ppo.reward_scale} changes the total reward, and with it the optimal policy "
+                "under the price of KL; set it to 1, or shape.policy_preserving to false if that is what you want"
+            )
         baselines = [arm.name for arm in space.baselines()]
         # An earlier study may hold them already.
         if self.search.trials < len(baselines) and self.search.warm_start is None:

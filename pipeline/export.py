@@ -70,7 +70,8 @@ def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, 
     name, sha256 = reward_model or (None, None)
     return ShapeFile(
         shape=winner.shape,
-        kl_coef=config.ppo.kl_coef,
+        # Rewards that were scaled up are rewards whose KL was priced lower; a trainer gets them unscaled.
+        kl_coef=config.ppo.kl_coef / config.ppo.reward_scale,
         kl_estimator=config.ppo.kl_estimator,
         critic=winner.critic or config.ppo.critic,
         missing_eos_penalty=config.sampling.missing_eos_penalty,

@@ -180,6 +180,7 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | di
         "evaluation": run.result().to_dict(),
         "certificate": trainer.certificate.to_dict(),
         "credit_tokens": trainer.credit_tokens,
+        "credit_coalitions": trainer.credit_coalitions,
         "training_cpu_seconds": run.training_cpu_seconds,
         "wall_seconds": time.perf_counter() - started,
         "machine": where(trainer.processes.device, trainer.precision),

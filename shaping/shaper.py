@@ -26,12 +26,14 @@ class ShapedRewards:
         scores: ``B`` scores of the whole responses.
         credits: Each method's raw credit, for reports.
         forwarded_tokens: Reward-model tokens forwarded beyond scoring the batch once.
+        coalitions: Coalitions that were scored for credit: what a reward that is no network costs.
     """
 
     token_rewards: Tensor
     scores: Tensor
     credits: dict[str, Credit]
     forwarded_tokens: int
+    coalitions: int
 
 
 class Shaper:
@@ -108,4 +110,5 @@ class Shaper:
         if self.shape.unit == "turn":
             rewards = on_turn_ends(rewards, rollouts)
         tokens = sum(credit.forwarded_tokens for credit in credits.values())
-        return ShapedRewards(rewards, batch.scores, credits, tokens)
+        coalitions = sum(credit.coalitions for credit in credits.values())
+        return ShapedRewards(rewards, batch.scores, credits, tokens, coalitions)

@@ -63,6 +63,13 @@ class PPOSettings(BaseModel):
     vf_coef: float = Field(0.5, ge=0)
     kl_coef: float = Field(0.05, ge=0, description="Price of a nat of KL(policy || reference); part of J.")
     kl_estimator: Literal["k1", "k3"] = "k1"
+    reward_scale: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="What token rewards are multiplied by before KL is priced, so that KL weighs less; a control for "
+        "studies that need not preserve the policy. J and all that is reported stay unscaled.",
+    )
     kl_limit_nats: float = Field(200.0, gt=0, description="A batch whose mean KL is further from 0 ends the trial.")
     collapse_share: float = Field(
         0.9, gt=0, le=1, description="One token's share of a batch beyond which the trial ends; 1 never ends it."

@@ -93,7 +93,7 @@ class PPOTrainer:
         self.processes = Processes(settings.device)
         self.processes.check_rows(settings.batch_size, "ppo.batch_size")
         self.certificate = Certificate.empty(shape)
-        self.credit_tokens = 0
+        self.credit_tokens = self.credit_coalitions = 0
         check_head(task.policy.to(self.processes.device))
         for judge in (task.reward_model, task.gold_model):
             # A reward model with a tokenizer of its own wraps the one that holds the weights.
@@ -131,8 +131,8 @@ class PPOTrainer:
         for place, moments in self._update.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{place}.{name}": tensor for name, tensor in moments.items()}
         tensors |= {"generator.shaper": self._shaper.generator_state(), "generator.torch": torch.get_rng_state()}
-        own = {"certificate": self.certificate.to_dict(), "credit_tokens": self.credit_tokens}
-        return Checkpoint(tensors, {**own, **values})
+        cost = {"credit_tokens": self.credit_tokens, "credit_coalitions": self.credit_coalitions}
+        return Checkpoint(tensors, {"certificate": self.certificate.to_dict(), **cost, **values})
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over the state of a checkpoint of a run with the same task, shape, settings and seed."""
@@ -151,6 +151,8 @@ class PPOTrainer:
         torch.set_rng_state(tensors["generator.torch"])
         self.certificate = Certificate.from_dict(checkpoint.values["certificate"])
         self.credit_tokens = int(checkpoint.values["credit_tokens"])
+        # Checkpoints of earlier versions do not know it.
+        self.credit_coalitions = int(checkpoint.values.get("credit_coalitions", 0))
 
     def step(self, step: int) -> CurvePoint:
         """Return the curve point of one training step: sample, shape, update."""
@@ -229,19 +231,20 @@ class PPOTrainer:
         return -self.sampling.missing_eos_penalty * missing.float()
 
     def _shaped(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
-        """Return token rewards (``B x T``) and scores (``B``), and note them in the certificate."""
-        forwarded = 0
+        """Return token rewards (``B x T``), scaled, and scores (``B``), and note them in the certificate."""
+        forwarded = coalitions = 0
 
         def shape(given: Rollouts) -> Tensor:
-            nonlocal forwarded
+            nonlocal forwarded, coalitions
             shaped = self._shaper.shaped(given, adjustment=self.missing_eos_adjustment(given))
-            forwarded = shaped.forwarded_tokens
+            forwarded, coalitions = shaped.forwarded_tokens, shaped.coalitions
             return torch.cat([shaped.scores[:, None], shaped.token_rewards], dim=1).to(given.response_ids.device)
 
         found = self.processes.each(rollouts, shape)
-        scores, token_rewards = found[:, 0], found[:, 1:]
+        scores, token_rewards = found[:, 0], self.settings.reward_scale * found[:, 1:]
         self.certificate = self.certificate.including(token_rewards, scores, rollouts)
         self.credit_tokens += int(self.processes.sum(forwarded))
+        self.credit_coalitions += int(self.processes.sum(coalitions))
         return token_rewards, scores
 
     def _prompts(self, step: int) -> Prompts:

@@ -55,6 +55,12 @@ def test_what_was_confirmed_goes_with_it(tmp_path: Path) -> None:
     assert file.reward_model_sha256 is None
 
 
+def test_a_scaled_reward_leaves_as_an_unscaled_one_whose_kl_is_cheaper(tmp_path: Path) -> None:
+    scaled = {"ppo": {"reward_scale": 2.0, "kl_coef": 0.05}, "shape": {"policy_preserving": False}}
+    folder = study_with(tmp_path, Arm("7_0", SHAPE), **scaled)
+    assert shape_of(folder, folder.config(), None).kl_coef == 0.025
+
+
 def test_the_critic_of_a_winning_baseline_is_its_own(tmp_path: Path) -> None:
     folder = study_with(tmp_path, Arm("sparse, reward-model critic", Shape(), "reward_model"))
     assert shape_of(folder, folder.config(), None).critic == "reward_model"

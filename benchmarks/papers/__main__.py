@@ -1,0 +1,88 @@
+"""The papers' methods, their controls and the study's winner, tuned alike and run on fresh seeds.
+
+    python -m pip install 'shapetune[bench,instruction]'
+    python -m benchmarks.papers
+    python -m benchmarks.papers --tasks sentiment-smollm2
+
+For each task a study is launched first, whose winner takes part. Then everybody is tuned over the same values of lambda
+(sparse PPO over its critic too) on the seeds that the study searched with, and what was best is run on fresh seeds.
+Every run is kept in ``results/papers-TASK.csv`` as it ends and is not made again; tasks that were not asked for are
+shown from what is kept. Wall times are those of runs side by side, one thread each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import torch
+from rich.console import Console
+
+from benchmarks.papers.comparison import Comparison, Setting, Unfinished, compare, is_complete
+from benchmarks.papers.field import BUDGET
+from benchmarks.papers.pictures import draw
+from benchmarks.papers.runs import runs_file
+from benchmarks.papers.tables import claims, text
+from benchmarks.record import RESULTS, current_commit, write
+
+# What is held out is looked at along the way, always on the same prompts.
+ALONG = ("evaluation.every_steps=4", "evaluation.curve_prompts=128")
+TINY = ("sentiment", "instruction", "summarization")
+# The study may mix whatever takes part: credit of spans and of tokens, at the budget that the others have.
+MIXED = ("space.methods=[prefix, attention, shapley, owen]", f"shape.budget={BUDGET}")
+# A program has no attention.
+MIXED_BLACK_BOX = ("space.methods=[prefix, shapley, owen, uniform]", MIXED[1])
+SETTINGS = {
+    "sentiment": Setting("quickstart", (*ALONG, *MIXED), seeds=8, trials=24),
+    "instruction": Setting("instruction", (*ALONG, *MIXED_BLACK_BOX), seeds=8, trials=24),
+    "summarization": Setting(
+        "summarization", ("evaluation.every_steps=8", "evaluation.curve_prompts=132", *MIXED), seeds=8, trials=24
+    ),
+}
+
+
+def main() -> None:
+    """Make what is missing and write ``results/papers.json``, tables and pictures."""
+    options, commit = _options(), current_commit()
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    console, found = Console(stderr=True), []
+    for label, setting in SETTINGS.items():
+        # A task that was not asked for is only read.
+        workers = options.workers if label in options.tasks else 0
+        if not workers and not runs_file(label).exists():
+            continue
+        try:
+            comparison = compare(label, setting, workers, commit, console)
+        except Unfinished:
+            print(f"{label}: begun and not ended, left out", file=sys.stderr)
+            continue
+        if is_complete(comparison):
+            draw(comparison, RESULTS / f"papers-{label}.png")
+            found.append(comparison)
+    _write(found, commit)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", default=list(TINY), choices=list(SETTINGS))
+    parser.add_argument("--workers", type=int, default=2, help="Runs side by side.")
+    return parser.parse_args()
+
+
+def _write(found: list[Comparison], commit: str) -> None:
+    details = {
+        comparison.label: {
+            "config": comparison.config.model_dump(mode="json"),
+            "chosen": {name: each.arm.to_dict() for name, each in comparison.chosen.items()},
+            "settings_tried": dict(comparison.tried),
+        }
+        for comparison in found
+    }
+    every = [claim for comparison in found for claim in claims(comparison)]
+    write("papers", every, "\n\n".join(map(text, found)), details, commit)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What is compared: finals paired by seed, steps to a level, and reward at matched KL, each with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import ttest_rel
+
+from benchmarks.papers.runs import COMPLETED, Run
+from pipeline.confirmation import Difference, first_step_reaching, paired_difference, smoothed_mean_curve
+
+RESAMPLES, RESAMPLING_SEED = 2_000, 0
+
+Runs = Sequence[Run]
+
+
+def completed(runs: Runs) -> dict[int, Run]:
+    """Return by seed the runs that came to something."""
+    return {run.seed: run for run in runs if run.state == COMPLETED}
+
+
+def pairs(ours: Runs, theirs: Runs) -> list[tuple[Run, Run]]:
+    """Return the runs of the seeds that both finished."""
+    mine, others = completed(ours), completed(theirs)
+    return [(mine[seed], others[seed]) for seed in sorted(set(mine) & set(others))]
+
+
+def gain(ours: Runs, theirs: Runs) -> Difference:
+    """Return the paired difference of J."""
+    both = pairs(ours, theirs)
+    return paired_difference("", [a.objective for a, _ in both], [b.objective for _, b in both])
+
+
+def p_value(ours: Runs, theirs: Runs) -> float:
+    """Return the two-sided p of the paired t test of J; 1 for fewer than two pairs."""
+    both = pairs(ours, theirs)
+    if len(both) < 2:
+        return 1.0
+    return float(ttest_rel([a.objective for a, _ in both], [b.objective for _, b in both]).pvalue)
+
+
+def corrected(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values that hold for all comparisons at once (Holm, 1979)."""
+    order = sorted(p_values, key=lambda name: p_values[name])
+    least, found = 0.0, {}
+    for place, name in enumerate(order):
+        least = max(least, min(1.0, (len(order) - place) * p_values[name]))
+        found[name] = least
+    return found
+
+
+def at_kl(run: Run, kl_nats: float, measure: int = 1) -> float:
+    """Return the held-out reward (``measure`` 1) or gold (2) that a run had when its KL first came to a level.
+
+    Between evaluations a straight line is drawn; KL that fell again is passed over.
+    """
+    points = np.array(run.held_out)
+    reached = np.maximum.accumulate(points[:, 0])
+    first = np.concatenate([[True], np.diff(reached) > 0])
+    return float(np.interp(kl_nats, reached[first], points[first, measure]))
+
+
+def gain_at_matched_kl(ours: Runs, theirs: Runs, measure: int = 1) -> Difference:
+    """Return the paired difference of reward (or gold), each pair at the smaller of its two largest KLs."""
+    mine, others = [], []
+    for a, b in pairs(ours, theirs):
+        level = min(max(point[0] for point in run.held_out) for run in (a, b))
+        mine.append(at_kl(a, level, measure))
+        others.append(at_kl(b, level, measure))
+    return paired_difference("", mine, others)
+
+
+@dataclass(frozen=True)
+class StepsRatio:
+    """Steps to a rival's final J, over the steps that the rival took.
+
+    Attributes:
+        value: Of the mean curves; above 1 where the level is not reached.
+        low: Lower bound by the bootstrap over seeds.
+        high: Upper bound.
+        steps: To the level; ``None`` where it is not reached.
+        seeds: Paired.
+    """
+
+    value: float
+    low: float
+    high: float
+    steps: int | None
+    seeds: int
+
+
+def steps_ratio(ours: Runs, theirs: Runs) -> StepsRatio:
+    """Return how soon the mean smoothed curve reaches the rival's final level; seeds are resampled in pairs."""
+    both = pairs(ours, theirs)
+    mine, others = (np.array([pair[side].curve for pair in both]) for side in (0, 1))
+    total, steps = mine.shape[1], _steps(mine, others)
+    chooser = np.random.default_rng(RESAMPLING_SEED)
+    drawn = (chooser.integers(len(both), size=len(both)) for _ in range(RESAMPLES))
+    ratios = [_ratio(_steps(mine[rows], others[rows]), total) for rows in drawn]
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return StepsRatio(_ratio(steps, total), float(low), float(high), steps, len(both))
+
+
+def _steps(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> int | None:
+    level = smoothed_mean_curve(theirs.tolist())[-1]
+    return first_step_reaching(smoothed_mean_curve(ours.tolist()), level)
+
+
+def _ratio(steps: int | None, total: int) -> float:
+    # A level that was not reached takes longer than all steps, nobody knows how much.
+    return (total + 1 if steps is None else steps) / total
+
+
+def median(runs: Runs, name: str) -> float:
+    """Return the median of a measure over the runs that came to something."""
+    values = [value for run in completed(runs).values() if not math.isnan(value := getattr(run, name))]
+    return float(np.median(values)) if values else math.nan

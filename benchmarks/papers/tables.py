@@ -1,0 +1,152 @@
+"""The comparison as Markdown and as claims."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from benchmarks.papers.comparison import Comparison
+from benchmarks.papers.field import LAMBDAS, TUNED, WINNER
+from benchmarks.papers.measures import (
+    completed,
+    corrected,
+    gain,
+    gain_at_matched_kl,
+    median,
+    p_value,
+    steps_ratio,
+)
+from benchmarks.papers.runs import COMPLETED
+from benchmarks.record import Claim, markdown
+from pipeline.confirmation import Difference
+
+RESULTS = ("", "lambda", "J", "J over tuned sparse", "p", "reward", "gold", "KL, nats", "reward at matched KL", "steps")
+COSTS = ("", "settings tried", "shape", "wall s", "training CPU s", "coalitions", "credit tokens", "sums kept", "lost")
+
+
+def claims(comparison: Comparison) -> list[Claim]:
+    """Return what the project is held to, and everybody's gain over tuned sparse PPO."""
+    task, runs = f"papers.{comparison.label.replace('-', '_')}", comparison.runs
+    ratio = steps_ratio(runs[WINNER], runs[TUNED])
+    matched = gain_at_matched_kl(runs[WINNER], runs[TUNED])
+    found = [
+        Claim(f"{task}.steps_ratio_vs_tuned_sparse", ratio.value, ratio.low, ratio.high, ratio.seeds),
+        Claim(f"{task}.gain_at_matched_kl_low", matched.low, matched.low, matched.low, matched.seeds),
+        _claim(f"{task}.gain_at_matched_kl", matched),
+    ]
+    for name in comparison.runs:
+        if name != TUNED and len(completed(runs[name])) > 1:
+            found.append(_claim(f"{task}.gain_over_tuned_sparse.{_plain(name)}", gain(runs[name], runs[TUNED])))
+    return found
+
+
+def _claim(name: str, found: Difference) -> Claim:
+    return Claim(name, found.mean, found.low, found.high, found.seeds)
+
+
+def _plain(name: str) -> str:
+    return "_".join("".join(sign if sign.isalnum() else " " for sign in name.lower()).split())
+
+
+def results_table(comparison: Comparison) -> str:
+    """Return medians over fresh seeds, paired differences with 95 % intervals, and corrected p-values."""
+    rival = comparison.runs[TUNED]
+    p_values = corrected({name: p_value(runs, rival) for name, runs in comparison.runs.items() if name != TUNED})
+    rows = []
+    for name in _order(comparison):
+        runs = comparison.runs[name]
+        is_rival, enough = name == TUNED, bool(completed(runs))
+        ratio = steps_ratio(runs, rival) if enough else None
+        rows.append(
+            (
+                name,
+                f"{comparison.chosen[name].arm.shape.gae_lambda:.2f}",
+                _number(median(runs, "objective")),
+                "" if is_rival else _interval(gain(runs, rival)) if enough else "-",
+                "" if is_rival else _p(p_values[name]),
+                _number(median(runs, "reward")),
+                _number(median(runs, "gold_reward")),
+                _number(median(runs, "kl_nats"), 1),
+                "" if is_rival else _interval(gain_at_matched_kl(runs, rival)) if enough else "-",
+                "-" if ratio is None or ratio.steps is None else str(ratio.steps),
+            )
+        )
+    return markdown(RESULTS, rows)
+
+
+def costs_table(comparison: Comparison) -> str:
+    """Return what everybody's runs took, and what shape each was."""
+    rows = []
+    for name in _order(comparison):
+        runs, candidate = comparison.runs[name], comparison.chosen[name]
+        done = completed(runs).values()
+        lost = [run.state for run in runs if run.state != COMPLETED]
+        rows.append(
+            (
+                name,
+                comparison.tried[name],
+                _described(comparison, name),
+                _number(median(runs, "wall_seconds"), 1),
+                _number(median(runs, "training_cpu_seconds"), 1),
+                _number(median(runs, "credit_coalitions"), 0),
+                _number(median(runs, "credit_tokens"), 0),
+                "yes" if candidate.reward_scale == 1 and all(run.largest_error < 1e-4 for run in done) else "no: 2R",
+                f"{len(lost)} ({', '.join(sorted(set(lost)))})" if lost else "0",
+            )
+        )
+    return markdown(COSTS, rows)
+
+
+def _described(comparison: Comparison, name: str) -> str:
+    arm = comparison.chosen[name].arm
+    critic = ", critic from the reward model" if arm.critic == "reward_model" else ""
+    return f"{arm.shape.describe()}{critic}"
+
+
+def _order(comparison: Comparison) -> Sequence[str]:
+    """Return everybody, the best median J first."""
+
+    def height(name: str) -> float:
+        found = median(comparison.runs[name], "objective")
+        return -math.inf if math.isnan(found) else found
+
+    return sorted(comparison.runs, key=height, reverse=True)
+
+
+def text(comparison: Comparison) -> str:
+    """Return one task's section."""
+    config, runs = comparison.config, comparison.runs
+    seeds = sorted(run.seed for run in runs[TUNED])
+    commits = sorted({run.commit for each in runs.values() for run in each})
+    ratio, matched = steps_ratio(runs[WINNER], runs[TUNED]), gain_at_matched_kl(runs[WINNER], runs[TUNED])
+    reached = f"after {ratio.steps}" if ratio.steps else "not at all in"
+    lines = [
+        f"### {comparison.label}",
+        f"{config.ppo.steps} steps of {config.ppo.batch_size} responses of up to {config.sampling.response_tokens} "
+        f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; lambda of {_listed(LAMBDAS)} "
+        f"tuned on seeds {_listed(config.search.seeds)}. Commit {', '.join(commits)}.",
+        f"The winner, {_described(comparison, WINNER)}, reaches the final J of tuned sparse PPO {reached} of "
+        f"{config.ppo.steps} steps (ratio {ratio.value:.2f}, bootstrap over seeds [{ratio.low:.2f}, {ratio.high:.2f}]"
+        f"); its reward at matched KL is {_interval(matched)} above.",
+        results_table(comparison),
+        costs_table(comparison),
+    ]
+    return "\n\n".join(lines)
+
+
+def _listed(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def _number(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _interval(found: Difference) -> str:
+    if not math.isfinite(found.low):
+        return f"{found.mean:+.3f}"
+    return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0")

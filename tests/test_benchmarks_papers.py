@@ -1,0 +1,137 @@
+"""The papers' comparison: who takes part at what scale, what is measured, and that nothing is made twice."""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks.papers import comparison, pictures, runs, study
+from benchmarks.papers.comparison import Setting, Unfinished, compare
+from benchmarks.papers.field import DOUBLED, ENTRANTS, LAMBDAS, SPARSE, TUNED, WINNER, candidates
+from benchmarks.papers.measures import at_kl, corrected, gain_at_matched_kl, median, steps_ratio
+from benchmarks.papers.runs import COMPLETED, Run, kept_runs
+from benchmarks.papers.tables import claims, text
+from pipeline.config import parse_config
+from tests.tiny_task import tiny_task
+
+
+def run(seed: int = 0, curve: tuple[float, ...] = (), held_out: tuple[tuple[float, float, float], ...] = ()) -> Run:
+    last = curve[-1] if curve else 0.0
+    return Run("x", 0.95, "", seed, "j", "c", COMPLETED, objective=last, curve=curve, held_out=held_out)
+
+
+def test_corrected_p_values_are_holms() -> None:
+    assert corrected({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert corrected({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
+
+
+def test_a_frontier_is_read_where_its_kl_was_first_reached() -> None:
+    fell = run(held_out=((0.0, 0.0, 5.0), (4.0, 2.0, 6.0), (3.0, 9.0, 9.0), (8.0, 4.0, 8.0)))
+    assert at_kl(fell, 2.0) == pytest.approx(1.0)
+    assert at_kl(fell, 3.0) == pytest.approx(1.5)
+    assert at_kl(fell, 6.0) == pytest.approx(3.0)
+    assert at_kl(fell, 6.0, measure=2) == pytest.approx(7.0)
+
+
+def test_reward_at_matched_kl_does_not_pay_for_drift() -> None:
+    # The same reward for each nat; one drifts three times as far and so ends three times as high.
+    far = [run(seed, held_out=((0.0, 0.0, 0.0), (9.0, 9.0 + seed, 0.0))) for seed in range(4)]
+    near = [run(seed, held_out=((0.0, 0.0, 0.0), (3.0, 3.0 + seed / 3, 0.0))) for seed in range(4)]
+    found = gain_at_matched_kl(far, near)
+    assert found.mean == pytest.approx(0.0) and found.seeds == 4
+    better = [run(seed, held_out=((0.0, 0.0, 0.0), (5.0, 10.0, 0.0))) for seed in range(4)]
+    assert gain_at_matched_kl(better, near).mean == pytest.approx(6.0 - 3.5)
+
+
+def test_steps_to_a_level_are_those_of_the_smoothed_mean_curve() -> None:
+    rising = [run(seed, tuple(float(step + seed) for step in range(1, 21))) for seed in range(3)]
+    twice = [run(seed, tuple(2.0 * (step + seed) for step in range(1, 21))) for seed in range(3)]
+    # The mean curve is step + 1; its last five steps have mean 19. Twice as steep it has that mean when 2 (s - 2 + 1)
+    # does: after 10.5 steps.
+    found = steps_ratio(twice, rising)
+    assert found.steps == 11 and found.value == pytest.approx(11 / 20)
+    assert found.low <= found.value <= found.high
+    never = steps_ratio(rising, twice)
+    assert never.steps is None and never.value == pytest.approx(21 / 20)
+
+
+def test_only_seeds_that_both_finished_are_compared_and_lost_ones_have_no_median() -> None:
+    lost = Run("x", 0.95, "", 1, "j", "c", "nan")
+    assert math.isnan(median([lost], "objective"))
+    both = [run(0, held_out=((0.0, 0.0, 0.0), (1.0, 1.0, 0.0))), lost]
+    assert gain_at_matched_kl(both, both).seeds == 1
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    whole = replace(run(3, (0.1, -0.2), ((0.0, 1.5, math.nan), (2.0, -1.0, math.nan))), entrant="SCAR, span, 2R")
+    lost = Run("ABC", 0.6, "reward_model", 4, "k", "c", "kl_limit")
+    path = tmp_path / "runs.csv"
+    path.write_text("\n".join([",".join(entry.name for entry in fields(Run)), whole.line(), lost.line()]) + "\n")
+    kept = kept_runs(path)
+    assert repr(kept["j"]) == repr(whole) and repr(kept["k"]) == repr(lost)
+    with path.open(newline="") as file:
+        assert {None} not in [set(row) for row in csv.DictReader(file)]
+
+
+def tiny(**task: object) -> dict[str, list[comparison.Candidate]]:
+    config = parse_config({"name": "t", "space": {"methods": ["prefix"]}}, "t")
+    return {entrant.name: candidates(entrant, config, tiny_task(**task)) for entrant in ENTRANTS}
+
+
+def test_everybody_is_tuned_alike_and_only_the_controls_of_scale_pay_more() -> None:
+    field = tiny()
+    for name, settings in field.items():
+        lambdas = [each.arm.shape.gae_lambda for each in settings]
+        assert sorted(set(lambdas)) == list(LAMBDAS)
+        assert len(settings) == len(LAMBDAS) * (2 if name == TUNED else 1)
+        assert {each.reward_scale for each in settings} == {2.0 if "2R" in name else 1.0}
+        assert [sum(each.arm.shape.active_methods().values()) for each in settings] == pytest.approx(
+            [1.0] * len(settings)
+        )
+    assert {each.arm.critic for each in field[TUNED]} == {"value_head", "reward_model"}
+
+
+def test_who_cannot_be_served_does_not_take_part() -> None:
+    class Program:
+        name, abilities, added_tokens, layers = "program", frozenset(), 0, 0
+
+    field = tiny(reward_model=Program())
+    assert field["ABC"] == [] and field["attention alone"] == []
+    assert len(field[TUNED]) == len(LAMBDAS) and len(field["SHAP"]) == len(LAMBDAS)
+
+
+@pytest.mark.slow
+def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (runs, study):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(study, "STUDIES", tmp_path / "studies")
+    monkeypatch.setattr(comparison, "ENTRANTS", [each for each in ENTRANTS if each.name in (TUNED, DOUBLED)])
+    along = ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "executor.name=local", "search.seeds=[0, 1]")
+    setting = Setting("smoke", along, seeds=2, trials=2, lambdas=(0.8, 1.0))
+    console = Console(quiet=True)
+    with pytest.raises(Unfinished):
+        compare("smoke", setting, 0, "c", console)
+    found = compare("smoke", setting, 1, "c", console)
+    assert set(found.runs) == {SPARSE, TUNED, DOUBLED, WINNER}
+    assert [each.seed for each in found.runs[WINNER]] == [200, 201]
+    assert len(kept_runs(runs.runs_file("smoke"))) == 2 * (4 + 2) + 2 * 4
+    paid = {name: max(each.largest_error for each in made) for name, made in found.runs.items()}
+    assert paid[DOUBLED] > 1e-2 and max(paid[name] for name in (SPARSE, TUNED, WINNER)) < 1e-4
+    # The sum paid does not touch what is reported: the first batch was sampled before any update.
+    assert {each.curve[0] for each in found.runs[DOUBLED]} == {each.curve[0] for each in found.runs[TUNED]}
+
+    def again(*_: object) -> None:
+        raise AssertionError("made twice")
+
+    monkeypatch.setattr(runs, "each_done", again)
+    monkeypatch.setattr(study, "launch_study", again)
+    assert repr(compare("smoke", setting, 0, "c", console)) == repr(found)
+    assert "papers.smoke.steps_ratio_vs_tuned_sparse" in {claim.name for claim in claims(found)}
+    assert "no: 2R" in text(found)
+    pictures.draw(found, tmp_path / "p.png")
+    assert (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"
