@@ -59,7 +59,7 @@ def write(name: str, claims: Sequence[Claim], tables: str, details: dict[str, ob
     record = {
         "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
         "commit": commit,
-        "date": datetime.now(UTC).date().isoformat(),
+        "date": today(),
         "machine": machine(),
         "claims": [asdict(claim) for claim in claims],
         "details": details,
@@ -88,6 +88,11 @@ def machine() -> str:
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     return ", ".join(parts)
+
+
+def today() -> str:
+    """Return the date, in ISO 8601."""
+    return datetime.now(UTC).date().isoformat()
 
 
 def _cpu_info() -> list[str]:

@@ -8,7 +8,8 @@ is left is the outer loop's proposals, the database and the study's files. *Effi
 Ray, as many at once as there are slots; the share of the slots' time that was slept, from the first trial's begin to
 the last one's end. Processes of trials that sleep need no cores of their own, so that 16 slots fit on two.
 
-Without ``--storage`` the first part runs on SQLite alone. Results are written once both parts were run.
+Without ``--storage`` the first part runs on SQLite alone. A part that is not asked for stays as it was measured before; with
+other trials, slots or seconds nothing is kept.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import psutil
 import torch
 
 from benchmarks import cheap_trainer
-from benchmarks.record import Claim, current_commit, markdown, write
+from benchmarks.record import RESULTS, Claim, current_commit, markdown, today, write
 from pipeline.config import StudyConfig, parse_config
 from pipeline.ending import Ending
 from pipeline.launch import make_executor
@@ -37,7 +38,9 @@ from pipeline.study import Study
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import Job, Progress
 
+TRIALS = 500
 SLOTS, WAVES, SLEEP_SECONDS = (1, 2, 4, 8, 16), 6, 60.0
+PARTS = ("overhead", "efficiency")
 # Trials are told apart by where in the study they stand.
 BLOCK = 100
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
@@ -75,32 +78,51 @@ class Clock:
 
 
 def main() -> None:
-    """Run both parts and write ``results/scale.json``."""
+    """Run what is asked for and write ``results/scale.json``."""
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
-    tables, claims, details = [], [], {}
-    if "overhead" in options.parts:
-        storages = {SQLITE: None} | ({POSTGRESQL: options.storage} if options.storage else {})
-        overhead = {name: measured_overhead(url, options.trials) for name, url in storages.items()}
-        tables.append(overhead_table(overhead))
-        claims += overhead_claims(overhead, options.trials)
-        details["overhead"] = overhead
-    if "efficiency" in options.parts:
-        efficiency = {slots: measured_efficiency(slots, options.seconds) for slots in options.slots}
-        rows = [(slots, WAVES * slots, f"{100 * share:.1f} %") for slots, share in efficiency.items()]
-        tables.append(markdown(("slots", "trials", "of the slots' time slept"), rows))
-        claims += [Claim(f"scale.efficiency_{slots}", share, share, share, 1) for slots, share in efficiency.items()]
-    if {"overhead", "efficiency"} <= set(options.parts):
-        write("scale", claims, "\n\n".join(tables), {"settings": _settings(options), **details}, commit)
+    parts = kept_parts() | {name: _measured(name, options, commit) for name in options.parts}
+    tables, claims = [], []
+    if overhead := parts.get("overhead"):
+        tables.append(f"{_source(overhead)}\n\n{overhead_table(overhead['found'])}")
+        claims += overhead_claims(overhead["found"], overhead["settings"]["trials"])
+    if efficiency := parts.get("efficiency"):
+        found = {int(slots): share for slots, share in efficiency["found"].items()}
+        rows = [(slots, WAVES * slots, f"{100 * share:.1f} %") for slots, share in found.items()]
+        tables.append(f"{_source(efficiency)}\n\n{markdown(('slots', 'trials', 'of the time slept'), rows)}")
+        claims += [Claim(f"scale.efficiency_{slots}", share, share, share, 1) for slots, share in found.items()]
+    if (options.trials, tuple(options.slots), options.seconds) == (TRIALS, SLOTS, SLEEP_SECONDS):
+        write("scale", claims, "\n\n".join(tables), parts, commit)
     else:
         print("\n\n".join(tables))
 
 
+def kept_parts() -> dict[str, dict[str, Any]]:
+    """Return what was measured before: part to commit, date, settings and what was found."""
+    path = RESULTS / "scale.json"
+    details = json.loads(path.read_text())["details"] if path.exists() else {}
+    return {name: details[name] for name in PARTS if name in details}
+
+
+def _measured(part: str, options: argparse.Namespace, commit: str) -> dict[str, Any]:
+    found: dict[Any, Any]
+    if part == "overhead":
+        storages = {SQLITE: None} | ({POSTGRESQL: options.storage} if options.storage else {})
+        found = {name: measured_overhead(url, options.trials) for name, url in storages.items()}
+    else:
+        found = {slots: measured_efficiency(slots, options.seconds) for slots in options.slots}
+    return {"commit": commit, "date": today(), "settings": _settings(options), "found": found}
+
+
+def _source(part: dict[str, Any]) -> str:
+    return f"Commit {part['commit']}, {part['date']}:"
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", default=["overhead", "efficiency"], choices=["overhead", "efficiency"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--storage", help="A PostgreSQL database's address, whose password libpq finds.")
-    parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--slots", nargs="+", type=int, default=list(SLOTS))
     parser.add_argument("--seconds", type=float, default=SLEEP_SECONDS, help="that each trial sleeps")
     return parser.parse_args()

@@ -66,28 +66,30 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
 
 
 def _launched(config: StudyConfig, folder: StudyFolder, console: Console) -> Verdict | None:
-    assets, reward_critic = _prepared(config, console)
+    assets, reward_critic, quality = _prepared(config, console)
     # From here on the cores belong to the trials; the Gaussian process is small.
     torch.set_num_threads(1)
     folder.create(config)
     with folder.locked():
+        if quality:
+            write_json(folder.models_file, quality)
         verdict = _run(config, folder, assets, reward_critic, console)
         _write_results(config, folder, assets)
         return verdict
 
 
-def _prepared(config: StudyConfig, console: Console) -> tuple[Path | None, bool]:
-    """Return the folder of what the task built once, and whether a critic can start as its reward model."""
+def _prepared(config: StudyConfig, console: Console) -> tuple[Path | None, bool, dict[str, float]]:
+    """Return the folder of what the task built once, whether a critic can start as its reward model, and its facts."""
     if config.trainer is not None:
         find_trainer(config.trainer.function)
-        return None, False
+        return None, False, {}
     assets = build_assets(config, console)
     task = open_task(config, assets, console)
     check_methods(config, task)
     if config.executor.name != "local":
         # The workers load models of their own; this process needs the memory no more than the time.
         load_task.cache_clear()
-    return assets, task.critic_source is not None
+    return assets, task.critic_source is not None, task.quality
 
 
 def _run(

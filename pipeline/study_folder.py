@@ -39,6 +39,7 @@ class StudyFolder:
         self.warm_start_file = root / "warm_start.json"
         self.tokens_file = root / "tokens.json"
         self.provenance_file = root / "provenance.jsonl"
+        self.models_file = root / "models.json"
         self.progress_file = root / "progress.json"
         self.report_file = root / "report.html"
         self.export = root / "export"

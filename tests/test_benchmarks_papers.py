@@ -110,16 +110,16 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     for module in (runs, study):
         monkeypatch.setattr(module, "RESULTS", tmp_path)
     monkeypatch.setattr(study, "STUDIES", tmp_path / "studies")
-    monkeypatch.setattr(comparison, "ENTRANTS", [each for each in ENTRANTS if each.name in (TUNED, DOUBLED)])
+    monkeypatch.setattr(comparison, "ENTRANTS", [each for each in ENTRANTS if each.name in (TUNED, DOUBLED, "R3HF")])
     along = ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "executor.name=local", "search.seeds=[0, 1]")
     setting = Setting("smoke", along, seeds=2, trials=2, lambdas=(0.8, 1.0))
     console = Console(quiet=True)
     with pytest.raises(Unfinished):
         compare("smoke", setting, 0, "c", console)
     found = compare("smoke", setting, 1, "c", console)
-    assert set(found.runs) == {SPARSE, TUNED, DOUBLED, WINNER}
+    assert set(found.runs) == {SPARSE, TUNED, DOUBLED, "R3HF", WINNER}
     assert [each.seed for each in found.runs[WINNER]] == [200, 201]
-    assert len(kept_runs(runs.runs_file("smoke"))) == 2 * (4 + 2) + 2 * 4
+    assert len(kept_runs(runs.runs_file("smoke"))) == 2 * (4 + 2 + 2) + 2 * 5
     paid = {name: max(each.largest_error for each in made) for name, made in found.runs.items()}
     assert paid[DOUBLED] > 1e-2 and max(paid[name] for name in (SPARSE, TUNED, WINNER)) < 1e-4
     # The sum paid does not touch what is reported: the first batch was sampled before any update.
@@ -132,6 +132,7 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(study, "launch_study", again)
     assert repr(compare("smoke", setting, 0, "c", console)) == repr(found)
     assert "papers.smoke.steps_ratio_vs_tuned_sparse" in {claim.name for claim in claims(found)}
-    assert "no: 2R" in text(found)
+    assert found.best_alone() == "R3HF"
+    assert "no: 2R" in text(found) and "the mix over its best part, R3HF" in text(found)
     pictures.draw(found, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
 from rich.console import Console
 
-from benchmarks.papers.field import ENTRANTS, LAMBDAS, SPARSE, TUNED, WINNER, Candidate, candidates, untuned
+from benchmarks.papers.field import ALONE, ENTRANTS, LAMBDAS, SPARSE, TUNED, WINNER, Candidate, candidates, untuned
 from benchmarks.papers.runs import COMPLETED, Planned, Run, kept_runs, made, runs_file
 from benchmarks.papers.study import study_winner, winner_file
 from pipeline.builtin_configs import find_config
@@ -21,6 +20,10 @@ from pipeline.tasks.registry import load_task
 
 # Neither search nor tuning saw them.
 FIRST_SEED = 200
+
+
+# Entrant, lambda, critic.
+Key = tuple[str, float, str]
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,18 @@ class Setting:
         seeds: Fresh ones.
         trials: Of the study whose winner takes part.
         lambdas: That everybody but sparse PPO at its defaults is tuned over.
+        like: A task whose choices are taken over, the winner's too, in place of tuning and of a study: for models too
+            large for either.
+        names: Who takes part then.
     """
 
     config: str
     changes: tuple[str, ...]
     seeds: int
-    trials: int
+    trials: int = 0
     lambdas: tuple[float, ...] = LAMBDAS
+    like: str = ""
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Comparison:
         chosen: Everybody's best setting.
         tried: How many settings it is the best of.
         runs: Everybody's runs on fresh seeds.
+        tuning: The runs that the settings were chosen by.
     """
 
     label: str
@@ -59,57 +68,121 @@ class Comparison:
     chosen: Mapping[str, Candidate]
     tried: Mapping[str, int]
     runs: Mapping[str, list[Run]]
+    tuning: Mapping[Key, list[Run]]
+
+    def best_alone(self) -> str:
+        """Return the single dense method that was best where everybody was tuned: chosen before the fresh seeds.
+
+        Where nobody was, the one that is best on them: the comparison with it then flatters it.
+        """
+        single = [name for name in self.chosen if name in ALONE]
+        chosen_by = {name: self.tuning.get(key(self.chosen[name]), self.runs[name]) for name in single}
+        return max(single, key=lambda name: mean_objective(chosen_by[name]))
 
 
 class Unfinished(Exception):
     """Runs are missing that nobody asked to be made."""
 
 
-def compare(label: str, setting: Setting, workers: int, commit: str, console: Console) -> Comparison:
+@dataclass(frozen=True)
+class Chosen:
+    """Everybody's setting, how many it is the best of, and the runs that it was chosen by."""
+
+    settings: Mapping[str, Candidate]
+    tried: Mapping[str, int]
+    tuning: Mapping[Key, list[Run]]
+
+
+class Maker:
+    """Makes the runs of one task.
+
+    Args:
+        label: The task's.
+        setting: How it is compared.
+        workers: Runs side by side; 0 makes none.
+        commit: Of the code.
+        console: Where a study and the building of models print.
+    """
+
+    def __init__(self, label: str, setting: Setting, workers: int, commit: str, console: Console) -> None:
+        self._label, self._setting, self._workers = label, setting, workers
+        self._commit, self._console = commit, console
+        self.config = load_config(find_config(setting.config), setting.changes)
+        self._assets = build_assets(self.config, console)
+
+    def tuned(self) -> Chosen:
+        """Return what is best on the tuning seeds, and the winner of a study that had the same seeds.
+
+        Raises:
+            Unfinished: There are no workers to make what is missing.
+        """
+        setting, label = self._setting, self._label
+        field = self._field()
+        if not self._workers and not winner_file(label).exists():
+            raise Unfinished
+        winner = study_winner(setting.config, setting.changes, setting.trials, label, self._console)
+        every = [each for settings in field.values() for each in settings if len(settings) > 1]
+        tuning = self.made(every, self.config.search.seeds, "tuning")
+        chosen = {name: _best(settings, tuning) for name, settings in field.items()}
+        tried = {name: len(settings) for name, settings in field.items()}
+        taken = {SPARSE: untuned(self.config), WINNER: winner}
+        return Chosen(chosen | taken, tried | {SPARSE: 1, WINNER: setting.trials}, tuning)
+
+    def made(self, chosen: Iterable[Candidate], seeds: Iterable[int], stage: str) -> dict[Key, list[Run]]:
+        """Return the runs of each candidate.
+
+        Raises:
+            Unfinished: There are no workers to make what is missing.
+        """
+        everyone, assets = list(chosen), str(self._assets or "")
+        planned = [Planned(each, seed, self.config, assets, self._commit) for seed in seeds for each in everyone]
+        return _made(planned, self._label, stage, self._workers)
+
+    def _field(self) -> dict[str, list[Candidate]]:
+        """Return everybody's settings, by name; who cannot be served does not take part."""
+        task = load_task(self.config.task, str(self._assets or ""))
+        found = {each.name: candidates(each, self.config, task, self._setting.lambdas) for each in ENTRANTS}
+        # The workers load models of their own.
+        load_task.cache_clear()
+        return {name: settings for name, settings in found.items() if settings}
+
+
+def compare(
+    label: str, setting: Setting, workers: int, commit: str, console: Console, like: Comparison | None = None
+) -> Comparison:
     """Return a task's comparison, with whatever was not done before made now.
+
+    Args:
+        label: The task's.
+        setting: How it is compared.
+        workers: Runs side by side; 0 makes none.
+        commit: Of the code.
+        console: Where a study and the building of models print.
+        like: The comparison that ``setting.like`` names.
 
     Raises:
         Unfinished: There are no workers to make what is missing.
     """
-    config = load_config(find_config(setting.config), setting.changes)
-    assets = build_assets(config, console)
-    field = _field(config, assets, setting.lambdas)
-    if not workers and not winner_file(label).exists():
-        raise Unfinished
-    winner = study_winner(setting.config, setting.changes, setting.trials, label, console)
-
-    def planned(chosen: Iterable[Candidate], seeds: Iterable[int]) -> list[Planned]:
-        return [Planned(each, seed, config, str(assets or ""), commit) for each in chosen for seed in list(seeds)]
-
-    every = [each for settings in field.values() for each in settings if len(settings) > 1]
-    tuning = _made(planned(every, config.search.seeds), label, "tuning", workers)
-    chosen = {name: _best(settings, tuning) for name, settings in field.items()}
-    chosen |= {SPARSE: untuned(config), WINNER: winner}
+    maker = Maker(label, setting, workers, commit, console)
+    chosen = maker.tuned() if like is None else taken_over(like, setting.names)
     fresh = range(FIRST_SEED, FIRST_SEED + setting.seeds)
-    tested = _made(planned(chosen.values(), fresh), label, "fresh seeds", workers)
-    runs = {name: sorted(tested[_key(each)], key=lambda run: run.seed) for name, each in chosen.items()}
-    tried = {name: len(settings) for name, settings in field.items()} | {SPARSE: 1, WINNER: setting.trials}
-    return Comparison(label, config, chosen, tried, runs)
+    tested = maker.made(chosen.settings.values(), fresh, "fresh seeds")
+    runs = {name: sorted(tested[key(each)], key=lambda run: run.seed) for name, each in chosen.settings.items()}
+    return Comparison(label, maker.config, chosen.settings, chosen.tried, runs, chosen.tuning)
 
 
-Key = tuple[str, float, str]
+def taken_over(like: Comparison, names: Sequence[str]) -> Chosen:
+    """Return what was chosen on another task."""
+    return Chosen({name: like.chosen[name] for name in names}, {name: 0 for name in names}, {})
 
 
-def _key(candidate: Candidate) -> Key:
+def key(candidate: Candidate) -> Key:
+    """Return what a candidate's runs are found by."""
     return candidate.entrant, candidate.arm.shape.gae_lambda, candidate.arm.critic or ""
 
 
-def _field(config: StudyConfig, assets: Path | None, lambdas: tuple[float, ...]) -> dict[str, list[Candidate]]:
-    """Return everybody's settings, by name; who cannot be served does not take part."""
-    task = load_task(config.task, "" if assets is None else str(assets))
-    found = {entrant.name: candidates(entrant, config, task, lambdas) for entrant in ENTRANTS}
-    # The workers load models of their own.
-    load_task.cache_clear()
-    return {name: settings for name, settings in found.items() if settings}
-
-
 def _made(planned: list[Planned], label: str, stage: str, workers: int) -> dict[Key, list[Run]]:
-    found: dict[Key, list[Run]] = {_key(each.candidate): [] for each in planned}
+    found: dict[Key, list[Run]] = {key(each.candidate): [] for each in planned}
     done = set(kept_runs(runs_file(label)))
     left = sum(each.job not in done for each in planned)
     if left and not workers:
@@ -126,10 +199,11 @@ def _best(settings: list[Candidate], tuning: Mapping[Key, list[Run]]) -> Candida
     """Return the setting with the best mean J over the tuning seeds; one that lost a seed comes last."""
     if len(settings) == 1:
         return settings[0]
-    return max(settings, key=lambda each: _mean_objective(tuning[_key(each)]))
+    return max(settings, key=lambda each: mean_objective(tuning[key(each)]))
 
 
-def _mean_objective(runs: list[Run]) -> float:
+def mean_objective(runs: Sequence[Run]) -> float:
+    """Return the mean J of runs; minus infinity where one came to nothing."""
     return fmean(run.objective if run.state == COMPLETED else -math.inf for run in runs)
 
 

@@ -18,7 +18,8 @@ LAMBDAS = (0.6, 0.8, 0.95, 1.0)
 VALUE_HEAD: Critic = "value_head"
 REWARD_MODEL: Critic = "reward_model"
 SPARSE, TUNED, WINNER, UNIFORM = "sparse, defaults", "sparse, tuned", "winner", "uniform"
-DOUBLED = "2R at the end"
+DOUBLED, RANDOM = "2R at the end", "random"
+SCAR, SCAR_DOUBLED = "SCAR, span", "SCAR, span, 2R"
 # One budget for all that sample over tokens.
 BUDGET = 128
 TOKENS: Mapping[str, Any] = {"unit": "token", "max_units": 512, "budget": BUDGET}
@@ -49,19 +50,22 @@ ENTRANTS = (
     Entrant(TUNED, {"sparse": 1.0}, critics=(VALUE_HEAD, REWARD_MODEL)),
     Entrant(DOUBLED, {"sparse": 1.0}, reward_scale=2.0),
     Entrant(UNIFORM, {"uniform": 1.0}),
-    Entrant("random", {"random": 1.0}),
+    Entrant(RANDOM, {"random": 1.0}),
     # Chan et al. publish 0.8.
     Entrant("ABC", {"attention": 1.0}, balance=0.8),
     Entrant("attention alone", {"attention": 1.0}),
     Entrant("R3HF", {"prefix": 1.0}),
     # The public code adds credit and score, one to one: half and half at equal scale, and as it is a total of 2R.
-    Entrant("SCAR, span", {"shapley": 1.0}, balance=0.5),
+    Entrant(SCAR, {"shapley": 1.0}, balance=0.5),
     Entrant("SCAR, token", {"owen": 1.0}, balance=0.5),
-    Entrant("SCAR, span, 2R", {"shapley": 1.0}, balance=0.5, reward_scale=2.0),
+    Entrant(SCAR_DOUBLED, {"shapley": 1.0}, balance=0.5, reward_scale=2.0),
     Entrant("Shapley alone, span", {"shapley": 1.0}),
     Entrant("SHAP", {"kernel_shap": 1.0}, options=TOKENS),
     Entrant("LIME", {"lime": 1.0}, options=TOKENS),
 )
+
+# Dense credit of one method at equal scale: what a mix must beat to be worth its search.
+ALONE = tuple(each.name for each in ENTRANTS if each.reward_scale == 1 and each.name not in (TUNED, UNIFORM, RANDOM))
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from benchmarks.papers.comparison import Comparison
-from benchmarks.papers.field import LAMBDAS, TUNED, WINNER
+from benchmarks.papers.comparison import Comparison, mean_objective
+from benchmarks.papers.field import (
+    DOUBLED,
+    LAMBDAS,
+    RANDOM,
+    REWARD_MODEL,
+    SCAR,
+    SCAR_DOUBLED,
+    TUNED,
+    UNIFORM,
+    WINNER,
+)
 from benchmarks.papers.measures import (
     completed,
     corrected,
@@ -97,6 +107,37 @@ def costs_table(comparison: Comparison) -> str:
     return markdown(COSTS, rows)
 
 
+def lambda_table(comparison: Comparison) -> str:
+    """Return mean J over the tuning seeds for every lambda that was tried; of sparse PPO, for each critic."""
+    groups = sorted({(name, critic) for name, _, critic in comparison.tuning})
+    lambdas = sorted({value for _, value, _ in comparison.tuning})
+    rows = []
+    for name, critic in groups:
+        found = [mean_objective(comparison.tuning[name, value, critic]) for value in lambdas]
+        whose = f"{name}, critic from the reward model" if critic == REWARD_MODEL else name
+        rows.append((whose, *(_number(value) if math.isfinite(value) else "lost" for value in found)))
+    return markdown(("lambda", *(f"{value:g}" for value in lambdas)), rows)
+
+
+def contrasts_table(comparison: Comparison) -> str:
+    """Return the paired differences that answer the papers' questions."""
+    best, rows = comparison.best_alone(), []
+    for question, ours, theirs in (
+        ("total of 2R, all on the last token", DOUBLED, TUNED),
+        ("spans' Shapley values at equal scale", SCAR, TUNED),
+        ("and as in the public code, at 2R", SCAR_DOUBLED, SCAR),
+        ("spread, without information", UNIFORM, TUNED),
+        ("spread at random", RANDOM, UNIFORM),
+        ("information beyond spreading", WINNER, UNIFORM),
+        (f"the mix over its best part, {best}", WINNER, best),
+        ("the best part over tuned sparse", best, TUNED),
+    ):
+        a, b = comparison.runs.get(ours, []), comparison.runs.get(theirs, [])
+        if completed(a) and completed(b):
+            rows.append((question, ours, theirs, _interval(gain(a, b)), _interval(gain_at_matched_kl(a, b))))
+    return markdown(("question", "of", "over", "J", "reward at matched KL"), rows)
+
+
 def _described(comparison: Comparison, name: str) -> str:
     arm = comparison.chosen[name].arm
     critic = ", critic from the reward model" if arm.critic == "reward_model" else ""
@@ -123,15 +164,24 @@ def text(comparison: Comparison) -> str:
     lines = [
         f"### {comparison.label}",
         f"{config.ppo.steps} steps of {config.ppo.batch_size} responses of up to {config.sampling.response_tokens} "
-        f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; lambda of {_listed(LAMBDAS)} "
-        f"tuned on seeds {_listed(config.search.seeds)}. Commit {', '.join(commits)}.",
+        f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; {_tuned(comparison)}. "
+        f"Commit {', '.join(commits)}.",
         f"The winner, {_described(comparison, WINNER)}, reaches the final J of tuned sparse PPO {reached} of "
         f"{config.ppo.steps} steps (ratio {ratio.value:.2f}, bootstrap over seeds [{ratio.low:.2f}, {ratio.high:.2f}]"
         f"); its reward at matched KL is {_interval(matched)} above.",
         results_table(comparison),
+        contrasts_table(comparison),
         costs_table(comparison),
     ]
+    if comparison.tuning:
+        lines += ["Mean J on the tuning seeds, by lambda:", lambda_table(comparison)]
     return "\n\n".join(lines)
+
+
+def _tuned(comparison: Comparison) -> str:
+    if not comparison.tuning:
+        return "shapes and lambda as they were chosen on the small model, the winner too"
+    return f"lambda of {_listed(LAMBDAS)} tuned on seeds {_listed(comparison.config.search.seeds)}"
 
 
 def _listed(values: Sequence[float]) -> str:

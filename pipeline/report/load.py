@@ -65,6 +65,7 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
         samples=read_kept(folder.tokens_file, _samples) or (),
         provenance=read_provenance(
             folder.provenance_file,
+            folder.models_file,
             [record for trial in trials if not trial.is_taken_over for record in trial.records],
             [record for each in confirmed for record in each.result.records],
         ),

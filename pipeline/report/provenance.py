@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.kept_files import read_lines, understood
+from pipeline.kept_files import read_kept, read_lines, understood
 from pipeline.launch_record import installed_version
 from pipeline.report.run_record import RunRecord
 
@@ -53,6 +53,7 @@ class Provenance:
         places: Where runs ran, in words, each with its number of runs; most runs first.
         hosts: Machines that runs ran on; 0 where no run says.
         stages: The search and the confirmation.
+        models: What was measured of the task's models when they were built, in words; empty where nobody kept it.
     """
 
     created: datetime
@@ -61,6 +62,7 @@ class Provenance:
     places: tuple[tuple[str, int], ...]
     hosts: int
     stages: tuple[Stage, ...]
+    models: tuple[tuple[str, float], ...] = ()
 
     @property
     def versions(self) -> dict[str, str]:
@@ -72,16 +74,19 @@ class Provenance:
         return {name: ", then ".join(versions) for name, versions in found.items()}
 
 
-def read_provenance(file: Path, search: Sequence[RunRecord], confirmation: Sequence[RunRecord]) -> Provenance:
+def read_provenance(
+    file: Path, models: Path, search: Sequence[RunRecord], confirmation: Sequence[RunRecord]
+) -> Provenance:
     """Return the provenance of a study.
 
     Args:
         file: What launches noted.
+        models: What is known of the task's models.
         search: The search's finished runs; none of an earlier study.
         confirmation: The runs on fresh seeds.
 
     Raises:
-        DamagedFileError: A line of the file is not what shapetune writes.
+        DamagedFileError: A line of the files is not what shapetune writes.
     """
     with understood(file):
         launches = tuple(_launch(line) for line in read_lines(file))
@@ -94,7 +99,12 @@ def read_provenance(file: Path, search: Sequence[RunRecord], confirmation: Seque
         places=tuple(places.most_common()),
         hosts=len({run.host for run in runs if run.host is not None}),
         stages=tuple(_stage(name, of) for name, of in (("search", search), ("confirmation", confirmation)) if of),
+        models=read_kept(models, _measured) or (),
     )
+
+
+def _measured(facts: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
+    return tuple((str(name).replace("_", " "), float(value)) for name, value in sorted(facts.items()))
 
 
 def _launch(line: Mapping[str, Any]) -> Launch:

@@ -56,6 +56,7 @@ def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
     study = tmp_path / "studies" / "smoke"
     assert Shape.load(study / "export" / "shape.json").active_methods()
     page = (study / "report.html").read_text()
+    assert "reward model prefix correlation 24" in page
     assert page.count("<html") == 1 and len(page) < 8 * 2**20
 
     rows = json.loads(shapetune("status", "studies/smoke", "--json", cwd=tmp_path))

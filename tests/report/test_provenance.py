@@ -47,6 +47,22 @@ def test_a_line_of_another_kind_is_named(whole_study):
         load_report_data(whole_study.folder)
 
 
+def test_what_was_measured_of_the_models_is_shown_and_escaped(whole_study):
+    assert "as measured when they were built" not in page_of(whole_study).text
+    facts = {"reward_model_prefix_correlation_24": 0.8411, "reviews": 12808, "<script>x": -1.0}
+    whole_study.write(whole_study.folder.models_file, facts)
+    page = page_of(whole_study)
+    assert "reward model prefix correlation 24 0.841" in page.text and "reviews 12808" in page.text
+    assert "<script>x −1.000" in page.text
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": "b"}', "{"])
+def test_facts_of_another_kind_are_named(content, whole_study):
+    whole_study.folder.models_file.write_text(content)
+    with pytest.raises(ShapetuneError, match=r"models\.json"):
+        load_report_data(whole_study.folder)
+
+
 def test_stages_add_up_what_their_finished_runs_took(whole_study):
     whole_study.trial(12, "other", "earlier study", whole_study.mix(0.4, 0.1), 1.2)
     search, confirmation = load_report_data(whole_study.folder).provenance.stages
