@@ -8,8 +8,8 @@ is left is the outer loop's proposals, the database and the study's files. *Effi
 Ray, as many at once as there are slots; the share of the slots' time that was slept, from the first trial's begin to
 the last one's end. Processes of trials that sleep need no cores of their own, so that 16 slots fit on two.
 
-Without ``--storage`` the first part runs on SQLite alone. A part that is not asked for stays as it was measured before; with
-other trials, slots or seconds nothing is kept.
+Without ``--storage`` the first part runs on SQLite alone. A part that is not asked for stays as it was measured before;
+with other trials, slots or seconds nothing is kept.
 """
 
 from __future__ import annotations
