@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks.papers import comparison, pictures, runs, study
 from benchmarks.papers.comparison import Setting, Unfinished, compare
-from benchmarks.papers.field import DOUBLED, ENTRANTS, LAMBDAS, SPARSE, TUNED, WINNER, candidates
+from benchmarks.papers.field import DOUBLED, ENTRANTS, HEAD_ONLY, LAMBDAS, SPARSE, TUNED, WINNER, candidates
 from benchmarks.papers.measures import at_kl, corrected, gain_at_matched_kl, median, steps_ratio
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
 from benchmarks.papers.tables import claims, text
@@ -88,7 +88,7 @@ def test_everybody_is_tuned_alike_and_only_the_controls_of_scale_pay_more() -> N
     for name, settings in field.items():
         lambdas = [each.arm.shape.gae_lambda for each in settings]
         assert sorted(set(lambdas)) == list(LAMBDAS)
-        assert len(settings) == len(LAMBDAS) * (2 if name == TUNED else 1)
+        assert len(settings) == len(LAMBDAS) * (1 if name == HEAD_ONLY else 2)
         assert {each.reward_scale for each in settings} == {2.0 if "2R" in name else 1.0}
         assert [sum(each.arm.shape.active_methods().values()) for each in settings] == pytest.approx(
             [1.0] * len(settings)
@@ -119,7 +119,7 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     found = compare("smoke", setting, 1, "c", console)
     assert set(found.runs) == {SPARSE, TUNED, DOUBLED, "R3HF", WINNER}
     assert [each.seed for each in found.runs[WINNER]] == [200, 201]
-    assert len(kept_runs(runs.runs_file("smoke"))) == 2 * (4 + 2 + 2) + 2 * 5
+    assert len(kept_runs(runs.runs_file("smoke"))) == 2 * (4 + 4 + 4) + 2 * 5
     paid = {name: max(each.largest_error for each in made) for name, made in found.runs.items()}
     assert paid[DOUBLED] > 1e-2 and max(paid[name] for name in (SPARSE, TUNED, WINNER)) < 1e-4
     # The sum paid does not touch what is reported: the first batch was sampled before any update.

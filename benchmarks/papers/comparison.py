@@ -35,6 +35,7 @@ class Setting:
         changes: ``key=value`` overrides of it: what is measured along the way.
         seeds: Fresh ones.
         trials: Of the study whose winner takes part.
+        study: Further overrides of that study alone.
         lambdas: That everybody but sparse PPO at its defaults is tuned over.
         like: A task whose choices are taken over, the winner's too, in place of tuning and of a study: for models too
             large for either.
@@ -45,6 +46,7 @@ class Setting:
     changes: tuple[str, ...]
     seeds: int
     trials: int = 0
+    study: tuple[str, ...] = ()
     lambdas: tuple[float, ...] = LAMBDAS
     like: str = ""
     names: tuple[str, ...] = ()
@@ -120,7 +122,7 @@ class Maker:
         field = self._field()
         if not self._workers and not winner_file(label).exists():
             raise Unfinished
-        winner = study_winner(setting.config, setting.changes, setting.trials, label, self._console)
+        winner = study_winner(setting.config, setting.changes + setting.study, setting.trials, label, self._console)
         every = [each for settings in field.values() for each in settings if len(settings) > 1]
         tuning = self.made(every, self.config.search.seeds, "tuning")
         chosen = {name: _best(settings, tuning) for name, settings in field.items()}

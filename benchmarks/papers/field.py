@@ -18,6 +18,7 @@ LAMBDAS = (0.6, 0.8, 0.95, 1.0)
 VALUE_HEAD: Critic = "value_head"
 REWARD_MODEL: Critic = "reward_model"
 SPARSE, TUNED, WINNER, UNIFORM = "sparse, defaults", "sparse, tuned", "winner", "uniform"
+HEAD_ONLY = "sparse, value head"
 DOUBLED, RANDOM = "2R at the end", "random"
 SCAR, SCAR_DOUBLED = "SCAR, span", "SCAR, span, 2R"
 # One budget for all that sample over tokens.
@@ -34,7 +35,7 @@ class Entrant:
         weights: Credit method to its share.
         balance: Share of the reward that is spread; as published where it was.
         options: Further fields of the shape.
-        critics: Tuned over, beside lambda.
+        critics: Tuned over, beside lambda, where the reward model can be one: everybody may start from what it knows.
         reward_scale: Total reward over the score; all but the controls of scale have 1.
     """
 
@@ -42,12 +43,14 @@ class Entrant:
     weights: Mapping[str, float]
     balance: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
-    critics: tuple[Critic, ...] = (VALUE_HEAD,)
+    critics: tuple[Critic, ...] = (VALUE_HEAD, REWARD_MODEL)
     reward_scale: float = 1.0
 
 
 ENTRANTS = (
-    Entrant(TUNED, {"sparse": 1.0}, critics=(VALUE_HEAD, REWARD_MODEL)),
+    Entrant(TUNED, {"sparse": 1.0}),
+    # What the papers call sparse PPO: a critic that starts from nothing.
+    Entrant(HEAD_ONLY, {"sparse": 1.0}, critics=(VALUE_HEAD,)),
     Entrant(DOUBLED, {"sparse": 1.0}, reward_scale=2.0),
     Entrant(UNIFORM, {"uniform": 1.0}),
     Entrant(RANDOM, {"random": 1.0}),
@@ -65,7 +68,9 @@ ENTRANTS = (
 )
 
 # Dense credit of one method at equal scale: what a mix must beat to be worth its search.
-ALONE = tuple(each.name for each in ENTRANTS if each.reward_scale == 1 and each.name not in (TUNED, UNIFORM, RANDOM))
+ALONE = tuple(
+    each.name for each in ENTRANTS if each.reward_scale == 1 and each.name not in (TUNED, HEAD_ONLY, UNIFORM, RANDOM)
+)
 
 
 @dataclass(frozen=True)

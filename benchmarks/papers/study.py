@@ -43,7 +43,8 @@ def study_winner(name: str, changes: tuple[str, ...], trials: int, label: str, c
         launch_study(name, asked, studies, console)
         write_json(kept, {"identity": identity, "trials": trials, **_found(studies / config.name)})
     arm = Arm.from_dict(read_json(kept)["arm"])
-    return Candidate(WINNER, Arm(WINNER, arm.shape, arm.critic))
+    # On its own it would have the critic of the comparison's config.
+    return Candidate(WINNER, Arm(WINNER, arm.shape, arm.critic or config.ppo.critic))
 
 
 def winner_file(label: str) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from benchmarks.papers.comparison import Comparison, mean_objective
 from benchmarks.papers.field import (
     DOUBLED,
+    HEAD_ONLY,
     LAMBDAS,
     RANDOM,
     REWARD_MODEL,
@@ -126,11 +127,13 @@ def contrasts_table(comparison: Comparison) -> str:
         ("total of 2R, all on the last token", DOUBLED, TUNED),
         ("spans' Shapley values at equal scale", SCAR, TUNED),
         ("and as in the public code, at 2R", SCAR_DOUBLED, SCAR),
-        ("spread, without information", UNIFORM, TUNED),
+        ("a critic that knows the reward model", TUNED, HEAD_ONLY),
+        ("spread, without information", UNIFORM, HEAD_ONLY),
         ("spread at random", RANDOM, UNIFORM),
         ("information beyond spreading", WINNER, UNIFORM),
         (f"the mix over its best part, {best}", WINNER, best),
         ("the best part over tuned sparse", best, TUNED),
+        ("and over sparse with a value head", best, HEAD_ONLY),
     ):
         a, b = comparison.runs.get(ours, []), comparison.runs.get(theirs, [])
         if completed(a) and completed(b):
