@@ -102,7 +102,7 @@ def test_who_cannot_be_served_does_not_take_part() -> None:
 
     field = tiny(reward_model=Program())
     assert field["ABC"] == [] and field["attention alone"] == []
-    assert len(field[TUNED]) == len(LAMBDAS) and len(field["SHAP"]) == len(LAMBDAS)
+    assert field[HEAD_ONLY] == [] and len(field[TUNED]) == len(LAMBDAS) and len(field["SHAP"]) == len(LAMBDAS)
 
 
 @pytest.mark.slow

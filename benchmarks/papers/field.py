@@ -100,6 +100,9 @@ def candidates(
     entrant: Entrant, config: StudyConfig, task: Task, lambdas: tuple[float, ...] = LAMBDAS
 ) -> list[Candidate]:
     """Return the settings that an entrant is tuned over; none where the task's reward model cannot serve it."""
+    if entrant.name == HEAD_ONLY and task.critic_source is None:
+        # There is no other critic: it would be the tuned one again.
+        return []
     shape = config.base_shape().with_changes(weights=entrant.weights, balance=entrant.balance, **entrant.options)
     try:
         check_served([METHODS[name] for name in shape.active_methods()], task.reward_model, shape)

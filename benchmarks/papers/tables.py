@@ -45,6 +45,14 @@ def claims(comparison: Comparison) -> list[Claim]:
         Claim(f"{task}.gain_at_matched_kl_low", matched.low, matched.low, matched.low, matched.seeds),
         _claim(f"{task}.gain_at_matched_kl", matched),
     ]
+    if HEAD_ONLY in runs:
+        usual = steps_ratio(runs[WINNER], runs[HEAD_ONLY])
+        found += [
+            Claim(f"{task}.steps_ratio_vs_sparse_value_head", usual.value, usual.low, usual.high, usual.seeds),
+            _claim(
+                f"{task}.gain_at_matched_kl_vs_sparse_value_head", gain_at_matched_kl(runs[WINNER], runs[HEAD_ONLY])
+            ),
+        ]
     for name in comparison.runs:
         if name != TUNED and len(completed(runs[name])) > 1:
             found.append(_claim(f"{task}.gain_over_tuned_sparse.{_plain(name)}", gain(runs[name], runs[TUNED])))
