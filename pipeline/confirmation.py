@@ -22,8 +22,9 @@ RESAMPLES, RESAMPLING_SEED = 10_000, 0
 LEAST_RESAMPLED = 3
 SMOOTHING_STEPS = 5
 WINNER, SPARSE, UNIFORM = "winner", "sparse", "uniform"
-# Sparse PPO wants lambda 1 or a critic that starts as the reward model; the better of the two is the fair rival.
-TUNED = ("sparse, lambda 1", "sparse, reward-model critic")
+# Sparse PPO wants lambda 1, or a critic that starts as the reward model and then a small lambda as dense credit does:
+# the best of them is the fair rival.
+TUNED = ("sparse, lambda 1", "sparse, reward-model critic", "sparse, reward-model critic, same lambda")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def confirmation_arms(winner: Arm, base: Shape, reward_critic: bool = True) -> l
         Arm(SPARSE, base),
         Arm(TUNED[0], base.with_changes(gae_lambda=1.0)),
         Arm(TUNED[1], base, critic="reward_model"),
+        Arm(TUNED[2], base.with_changes(gae_lambda=winner.shape.gae_lambda), critic="reward_model"),
         Arm(UNIFORM, base.with_changes(**dense)),
     ]
     return [arm for arm in arms if reward_critic or arm.critic != "reward_model"]

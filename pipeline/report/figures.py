@@ -16,11 +16,18 @@ from plotly.offline import get_plotlyjs
 from pipeline.confirmation import SPARSE, TUNED, UNIFORM, WINNER
 from pipeline.report.data import ArmResult, ReportData
 
-ARM_COLOURS = {WINNER: "#e0552b", SPARSE: "#7b8798", TUNED[0]: "#3f7fd9", TUNED[1]: "#8b67d3", UNIFORM: "#2c9c73"}
+ARM_COLOURS = {
+    WINNER: "#e0552b",
+    SPARSE: "#7b8798",
+    TUNED[0]: "#3f7fd9",
+    TUNED[1]: "#8b67d3",
+    TUNED[2]: "#c4538f",
+    UNIFORM: "#2c9c73",
+}
 # As many as the arms that may be confirmed beside the winner and its rivals, after those that these have.
 OTHER_COLOURS = (
     *("#3f7fd9", "#8b67d3", "#2c9c73", "#c08a1e", "#c4538f", "#2796ab", "#7b8798"),
-    *("#7d9a2e", "#a5694a", "#5a55e0", "#e08fb0", "#9b2f45", "#4fb6a0"),
+    *("#7d9a2e", "#a5694a", "#5a55e0", "#e08fb0", "#9b2f45", "#4fb6a0", "#6d8fb8"),
 )
 FAINT = "#8a8f98"
 # What the study calls the arms that it confirms beside the winner.

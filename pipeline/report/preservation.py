@@ -20,6 +20,9 @@ CONTROLS = {
     TUNED[0]: "the same with lambda 1: whether a shape wins only because it lets a reward travel further back",
     TUNED[1]: "the same with a critic that starts as the reward model: whether a shape wins only because it lets the "
     "policy know the reward model's view of unfinished responses",
+    TUNED[
+        2
+    ]: "the same with the winner's lambda: whether a shape wins only because small lambdas go with knowing that view",
     UNIFORM: "equal parts for every token at the winner's lambda: whether it is enough that there is reward "
     "everywhere, wherever it is earned",
     RANDOM: "random parts that add up to the score: whether it matters at all where the reward falls",

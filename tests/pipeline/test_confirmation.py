@@ -179,7 +179,7 @@ def test_only_seeds_that_both_arms_finished_are_paired() -> None:
     assert verdict.tuned_rival == ""
 
 
-def test_the_baselines_are_sparse_tuned_twice_and_uniform_at_the_winners_lambda() -> None:
+def test_the_baselines_are_sparse_tuned_three_times_and_uniform_at_the_winners_lambda() -> None:
     base = Shape(gae_lambda=0.9)
     winner = Arm("x", base.with_changes(weights={"prefix": 1.0}, gae_lambda=0.7))
     arms = {arm.name: arm for arm in confirmation_arms(winner, base)}
@@ -187,5 +187,6 @@ def test_the_baselines_are_sparse_tuned_twice_and_uniform_at_the_winners_lambda(
     assert arms["sparse"].shape == base and arms["sparse"].critic is None
     assert arms[TUNED[0]].shape.gae_lambda == 1.0
     assert arms[TUNED[1]].critic == "reward_model" and arms[TUNED[1]].shape == base
+    assert arms[TUNED[2]].critic == "reward_model" and arms[TUNED[2]].shape == base.with_changes(gae_lambda=0.7)
     assert arms["uniform"].shape.active_methods() == {"uniform": 1.0}
     assert arms["uniform"].shape.gae_lambda == 0.7

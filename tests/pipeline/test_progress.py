@@ -28,8 +28,8 @@ from shaping.shape import Shape
 from tests.pipeline.studies import tiny_config
 
 STEPS = 10
-# 6 trials of 2 seeds; 5 arms on 2 fresh seeds.
-SEARCH_STEPS, CONFIRM_STEPS = 6 * 2 * STEPS, 5 * 2 * STEPS
+# 6 trials of 2 seeds; 6 arms on 2 fresh seeds.
+SEARCH_STEPS, CONFIRM_STEPS = 6 * 2 * STEPS, 6 * 2 * STEPS
 CONFIG = tiny_config(ppo={"steps": STEPS, "batch_size": 4})
 
 

@@ -124,7 +124,7 @@ def test_a_study_at_its_end_says_so_with_its_verdict(tmp_path: Path) -> None:
     study.confirm()
     study.write(study.folder.winner_file, {**study.winner().to_dict(), "trials": 8})
     standing, lines = read_standing(study.folder), shown(study.folder)
-    assert standing.ended and lines[0].startswith("synthetic: ended: 8 of 8 trials done, 20 runs on fresh seeds")
+    assert standing.ended and lines[0].startswith("synthetic: ended: 8 of 8 trials done, 24 runs on fresh seeds")
     assert "beats every baseline" in lines[-1]
     # The search was given more trials.
     study.write(study.folder.winner_file, {**study.winner().to_dict(), "trials": 4})

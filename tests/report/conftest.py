@@ -22,7 +22,14 @@ from shaping.shape import Shape
 STEPS = 30
 MACHINE = {"host": "secret-host", "device": "x86_64", "threads": 1, "precision": "float32", "torch": "2.13.0+cpu"}
 # How good each arm is made: J at the end.
-LEVELS = {"winner": 1.55, "sparse": 1.1, "sparse, lambda 1": 1.16, "sparse, reward-model critic": 1.31, "uniform": 1.22}
+LEVELS = {
+    "winner": 1.55,
+    "sparse": 1.1,
+    "sparse, lambda 1": 1.16,
+    "sparse, reward-model critic": 1.31,
+    "sparse, reward-model critic, same lambda": 1.26,
+    "uniform": 1.22,
+}
 
 
 class SyntheticStudy:

@@ -20,8 +20,8 @@ def change_certificate(study, path, **changes):
 def test_the_headline_says_what_was_checked_and_the_largest_error_of_all_runs(whole_study):
     change_certificate(whole_study, whole_study.folder.trial_folder(4) / "result.json", largest_error=7.5e-7)
     found = preservation(load_report_data(whole_study.folder))
-    # Ten completed trials and an unfinished one with a seed, and five arms on four fresh seeds.
-    runs = 10 * 2 + 1 + 5 * 4
+    # Ten completed trials and an unfinished one with a seed, and six arms on four fresh seeds.
+    runs = 10 * 2 + 1 + 6 * 4
     assert found.headline == (
         f"960 responses a run checked in {runs} runs, largest relative error 7.5e−7: no shape changed a total."
     )
@@ -92,6 +92,7 @@ def test_controls_are_those_that_ran_and_say_where(whole_study):
         "sparse": "4 fresh seeds and in the search as 1 trial",
         "sparse, lambda 1": "4 fresh seeds",
         "sparse, reward-model critic": "4 fresh seeds",
+        "sparse, reward-model critic, same lambda": "4 fresh seeds",
         "uniform": "4 fresh seeds",
     }
     searched = preservation(replace(data, confirmed=()))

@@ -297,7 +297,7 @@ def test_runners_up_stand_beside_the_winner(study):
     study.search()
     study.confirm(top=3)
     page = page_of(study)
-    assert "7 arms on fresh seeds" in page.text
+    assert "8 arms on fresh seeds" in page.text
     assert "place 2, 9_0" in page.text and "place 3, 8_0" in page.text
     assert "claims are made of the winner alone" in page.text
 
