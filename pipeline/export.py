@@ -103,17 +103,19 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     """
     snippet = _snippet(form)
     config = folder.config()
-    task = winner_task(config)
+    task, assets = winner_models(config)
     content = shape_of(folder, config, None if task is None else reward_model_of(task))
-    code = reward_model_code(config, task)
-    texts = {}
+    texts: dict[str, str] = {}
+    notes: tuple[str, ...] = ()
     if snippet is not None:
-        texts = snippet(Exported(content, code, config.sampling, None if task is None else _policy(config, task)))
+        code = reward_model_code(config, task, assets)
+        policy = None if task is None else _policy(config, task, assets)
+        texts, notes = snippet(Exported(content, code, config.sampling, policy)), code.notes
     paths = [target / "shape.json", *(target / name for name in texts)]
     content.write(paths[0])
     for path, text in zip(paths[1:], texts.values(), strict=True):
         path.write_text(text, encoding="utf-8")
-    return Written(tuple(paths), code.notes if texts else ())
+    return Written(tuple(paths), notes)
 
 
 def check_format(form: str) -> None:
@@ -136,7 +138,7 @@ def _snippet(form: str) -> Callable[[Exported], dict[str, str]] | None:
     return cast(Callable[[Exported], dict[str, str]], module.snippet)
 
 
-def _policy(config: StudyConfig, task: Task) -> PolicySource:
+def _policy(config: StudyConfig, task: Task, assets: Path | None) -> PolicySource:
     """Return where the policy comes from, and the prompts that it was trained on."""
     end = str(task.tokenizer.eos_token)
     if isinstance(config.task, PromptsSettings):
@@ -144,23 +146,25 @@ def _policy(config: StudyConfig, task: Task) -> PolicySource:
         rows = read_prompts(Path(config.task.prompts), "task.prompts")
         chosen = settings.model_dump(include={"gguf_file", "revision", "trust_remote_code"}, exclude_defaults=True)
         return PolicySource(settings.model, chosen, end, tuple({"prompt": row.messages or row.text} for row in rows))
-    folder = task_kind(config.task).prepare(config.task, cache_folder())
-    assert folder is not None
+    assert assets is not None
     prompts, kept = task.train_prompts, []
     for ids, mask in zip(prompts.ids, prompts.mask, strict=True):
         words = task.tokenizer.decode(ids[mask].tolist(), clean_up_tokenization_spaces=False)
         # A prompt that was cut inside a character is no text.
         if task.tokenizer(words)["input_ids"] == ids[mask].tolist():
             kept.append({"prompt": words})
-    return PolicySource(str(folder / "policy"), {}, end, tuple(kept))
+    return PolicySource(str(assets / "policy"), {}, end, tuple(kept))
 
 
-def winner_task(config: StudyConfig) -> Task | None:
-    """Return the study's task with its models; ``None`` where a trainer of one's own has it."""
+def winner_models(config: StudyConfig) -> tuple[Task | None, Path | None]:
+    """Return the study's task with its models, and the folder of what was built for it.
+
+    Both are ``None`` where a trainer of one's own has the task; of models of one's own there is no folder.
+    """
     if config.trainer is not None:
-        return None
+        return None, None
     assets = task_kind(config.task).prepare(config.task, cache_folder())
-    return load_task(config.task, "" if assets is None else str(assets))
+    return load_task(config.task, "" if assets is None else str(assets)), assets
 
 
 def reward_model_of(task: Task) -> tuple[str, str]:

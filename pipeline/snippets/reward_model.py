@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.assets import cache_folder
 from pipeline.config import StudyConfig
 from pipeline.tasks.base import Task
 from pipeline.tasks.prompt_file import read_prompts
-from pipeline.tasks.registry import task_kind
 from pipeline.tasks.settings import PromptsSettings, RewardSettings
 from shaping.reward_models import CausalRewardModel, RetokenizedRewardModel
 
@@ -51,12 +49,13 @@ def causal_code(folder: str) -> RewardModelCode:
     )
 
 
-def reward_model_code(config: StudyConfig, task: Task | None) -> RewardModelCode:
+def reward_model_code(config: StudyConfig, task: Task | None, assets: Path | None) -> RewardModelCode:
     """Return the code of a study's reward model.
 
     Args:
         config: The study's.
         task: The study's, loaded; ``None`` where a trainer of one's own has it.
+        assets: The folder of what was built for the task; ``None`` for nothing.
     """
     if task is None:
         words = f"the reward model that {config.trainer.function if config.trainer else ''} asks"
@@ -67,10 +66,9 @@ def reward_model_code(config: StudyConfig, task: Task | None) -> RewardModelCode
             notes=("the study's trainer is your own: write its reward model into make_shaper",),
         )
     if not isinstance(config.task, PromptsSettings):
-        folder = task_kind(config.task).prepare(config.task, cache_folder())
-        assert folder is not None
+        assert assets is not None
         is_model = isinstance(task.reward_model, CausalRewardModel)
-        return causal_code(str(folder / "reward_model")) if is_model else _of_task(config, folder)
+        return causal_code(str(assets / "reward_model")) if is_model else _of_task(config, assets)
     settings = config.task.reward_model
     found = _function(settings) if settings.function is not None else _model(settings, task)
     reads_texts = settings.function is not None or isinstance(task.reward_model, RetokenizedRewardModel)

@@ -15,8 +15,10 @@ import torch
 
 from pipeline.arm import Arm
 from pipeline.config import parse_config
-from pipeline.export import REFUSED, TRAINERS, export_winner, winner_task
+from pipeline.export import REFUSED, TRAINERS, export_winner, winner_models
+from pipeline.snippets.reward_model import reward_model_code
 from pipeline.study_folder import StudyFolder
+from pipeline.tasks import sentiment
 from pipeline.trial import write_json
 from shaping import ConfigError, Rollouts, Shape, Shaper
 from tests.conftest import TINY_RECIPE
@@ -83,7 +85,7 @@ def test_a_trainers_module_rewards_tokens_as_the_study_did(kind: str, models: Pa
     study = finished(tmp_path, models, reward_model=reward_settings(kind, models))
     written = export_winner(study, tmp_path / "out", "trl")
     assert [path.name for path in written.paths] == ["shape.json", "shapetune_trl.py", "prompts.jsonl"]
-    task = winner_task(study.config())
+    task, _ = winner_models(study.config())
     assert task is not None
     made = loaded(written.paths[1]).make_shaper(task.tokenizer)
     responses = ["good.", "the music was dull; why", "a great cast"]
@@ -106,7 +108,7 @@ def test_tasks_with_models_of_their_own_go_with_them(name: str, tmp_path: Path, 
     study.create(tiny_config(task={"name": name, "recipe": TINY_RECIPE, **policy}, space=SHAPLEY_SPACE))
     write_json(study.winner_file, Arm("7_0", WINNER).to_dict())
     written = export_winner(study, tmp_path / "out", "trl")
-    task = winner_task(study.config())
+    task, _ = winner_models(study.config())
     assert task is not None
     prompts, responses = task.train_prompts, ["good, the music was dull and so was the plot", "a great cast"]
     rollouts = Rollouts.of_ids(
@@ -121,6 +123,23 @@ def test_tasks_with_models_of_their_own_go_with_them(name: str, tmp_path: Path, 
     again = [task.tokenizer(row["prompt"])["input_ids"] for row in rows]
     own = [ids[mask].tolist() for ids, mask in zip(prompts.ids, prompts.mask, strict=True)]
     assert len(again) > 0.9 * len(own) and [ids for ids in own if ids in again] == again
+
+
+@pytest.mark.parametrize(("form", "made"), [("shape", 0), ("verl", 1)])
+def test_models_are_prepared_once_and_their_code_is_made_for_a_trainer_alone(
+    form: str, made: int, tmp_path: Path, tiny_assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = StudyFolder(tmp_path / "study")
+    study.create(tiny_config(task={"name": "sentiment", "recipe": TINY_RECIPE}, space=SHAPLEY_SPACE))
+    write_json(study.winner_file, Arm("7_0", WINNER).to_dict())
+    called: list[str] = []
+    prepare = sentiment.prepare
+    monkeypatch.setattr(sentiment, "prepare", lambda *given: called.append("prepare") or prepare(*given))
+    code = "pipeline.export.reward_model_code"
+    monkeypatch.setattr(code, lambda *given: called.append("code") or reward_model_code(*given))
+    written = export_winner(study, tmp_path / "out", form)
+    assert called == ["prepare"] + ["code"] * made
+    assert len(written.paths) > made
 
 
 def test_a_module_refuses_another_reward_model_than_the_shape_was_tuned_for(models: Path, tmp_path: Path) -> None:
