@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.ppo.actor import Actor, TokenOutputs
-from pipeline.ppo.advantages import generalized_advantages, whiten
+from pipeline.ppo.advantages import whiten
 from pipeline.ppo.checkpoint import Checkpoint
 from pipeline.ppo.critics import NetworkCritic, RewardCritic, ValueHead
 from pipeline.ppo.health import check_responses, check_rewards
@@ -22,6 +22,7 @@ from pipeline.ppo.token_head import check_head
 from pipeline.ppo.trained_policy import TrainedPolicy
 from pipeline.ppo.update import Batch, PolicyUpdate
 from pipeline.tasks.base import Prompts, Task
+from shaping.advantages import generalized_advantages
 from shaping.certificate import Certificate
 from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts

@@ -29,10 +29,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer
 
 from shaping.adapters.conservation import check_rewards
 from shaping.adapters.settings import GAE, TrainerSettings, check_settings
+from shaping.advantages import generalized_advantages
 from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
@@ -68,7 +70,7 @@ def dense_advantages(make_shaper: Callable[[Any], Shaper]) -> Callable[[Any, dic
             reward.to(value.device) - args.kl_coef * kl
             for reward, kl, value in zip(dense_rewards(made[0], rollout_data), rollout_data["kl"], values, strict=True)
         ]
-        found = generalized_advantages(rewards, values, args.gamma, args.lambd)
+        found = advantages_by_response(rewards, values, args.gamma, args.lambd)
         rollout_data["advantages"], rollout_data["returns"] = found
 
     return advantages
@@ -106,25 +108,14 @@ def dense_rewards(shaper: Shaper, rollout_data: dict[str, Any]) -> list[Tensor]:
     return [rewards[place, :length] for place, length in enumerate(lengths)]
 
 
-def generalized_advantages(
+def advantages_by_response(
     rewards: list[Tensor], values: list[Tensor], gamma: float, gae_lambda: float
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return advantages and returns of each response, with nothing after its last token.
-
-    ``delta_t = r_t + gamma V_{t+1} - V_t`` and ``A_t = delta_t + gamma lambda A_{t+1}``; returns are ``A + V``
-    (Schulman et al., arXiv 1506.02438).
-    """
+    """Return advantages and returns of each response, with nothing after its last token."""
+    reward, value = (pad_sequence(rows, batch_first=True).float() for rows in (rewards, values))
+    mask = pad_sequence([torch.ones_like(row, dtype=torch.bool) for row in values], batch_first=True)
+    advantages, returns = generalized_advantages(reward, value, mask, gamma, gae_lambda)
     lengths = [len(row) for row in values]
-    reward = torch.nn.utils.rnn.pad_sequence(rewards, batch_first=True).float()
-    value = torch.nn.utils.rnn.pad_sequence(values, batch_first=True).float()
-    advantages = torch.zeros_like(value)
-    following = torch.zeros_like(value[:, 0])
-    ahead = torch.cat([value[:, 1:], torch.zeros_like(value[:, :1])], dim=1)
-    deltas = reward + gamma * ahead - value
-    for place in range(value.shape[1] - 1, -1, -1):
-        following = deltas[:, place] + gamma * gae_lambda * following
-        advantages[:, place] = following
-    returns = advantages + value
     return (
         [row[:length] for row, length in zip(advantages, lengths, strict=True)],
         [row[:length] for row, length in zip(returns, lengths, strict=True)],

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pipeline.ppo.advantages import generalized_advantages, whiten
+from pipeline.ppo.advantages import whiten
+from shaping.advantages import generalized_advantages
 
 LENGTHS = [5, 1, 3, 0]
 MASK = torch.arange(5) < torch.tensor(LENGTHS)[:, None]

@@ -9,11 +9,12 @@ from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from pipeline.ppo.actor import Actor
-from pipeline.ppo.advantages import generalized_advantages, whiten
+from pipeline.ppo.advantages import whiten
 from pipeline.ppo.critics import RewardCritic
 from pipeline.ppo.losses import kl_estimate
 from pipeline.ppo.settings import PPOSettings
 from pipeline.ppo.update import Batch, PolicyUpdate
+from shaping.advantages import generalized_advantages
 from shaping.rollouts import Rollouts, place_on_last_token
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "trl_ppo.safetensors"

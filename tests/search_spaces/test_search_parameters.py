@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pipeline.ppo.advantages import generalized_advantages
 from search_spaces import make_space
 from shaping import METHODS, Shape, Shaper
+from shaping.advantages import generalized_advantages
 from tests.tiny_models import mixed_rollouts, tiny_reward_model, tiny_tokenizer
 
 MIXABLE = tuple(sorted(set(METHODS) - {"sparse"}))
