@@ -53,10 +53,7 @@ class Certificate:
     def including(self, token_rewards: Tensor, scores: Tensor, rollouts: Rollouts) -> Certificate:
         """Return the certificate after checking one more batch (``B x T`` rewards, ``B`` scores)."""
         real = rollouts.policy_tokens > 0
-        rewards, scale = token_rewards.double(), scores.double().abs().clamp(min=1)
-        # Reward on what the policy did not write reaches it in some trainers and not in others.
-        astray = (rewards * ~rollouts.policy_mask).abs().sum(dim=1)
-        error = (rewards.sum(dim=1) - scores.double()).abs().maximum(astray) / scale
+        error = relative_error(token_rewards, scores, rollouts.policy_mask)
         largest = float(error[real].max()) if bool(real.any()) else 0.0
         # A NaN compares false to everything; it must not pass as a small error.
         largest = largest if largest == largest else float("inf")
@@ -82,6 +79,22 @@ class Certificate:
         """
         causal = {str(name): bool(value) for name, value in dict(values["causal"]).items()}
         return cls(float(values["largest_error"]), int(values["responses"]), float(values["gamma"]), causal)
+
+
+def relative_error(token_rewards: Tensor, scores: Tensor, policy_mask: Tensor) -> Tensor:
+    """Return ``|sum_t r_t - R| / max(1, |R|)`` of each response, in float64: ``B``.
+
+    Where more than that difference stands on what the policy did not write, it counts in its place: such reward reaches
+    the policy in some trainers and not in others. A NaN among the rewards or scores gives NaN.
+
+    Args:
+        token_rewards: ``B x T``.
+        scores: ``B``: what each row shall sum to.
+        policy_mask: ``B x T``: true on what the policy wrote.
+    """
+    rewards, totals = token_rewards.double(), scores.double()
+    astray = (rewards * ~policy_mask).abs().sum(dim=1)
+    return (rewards.sum(dim=1) - totals).abs().maximum(astray) / totals.abs().clamp(min=1)
 
 
 def _is_causal(name: str, closure: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from shaping.certificate import TOLERANCE
+from shaping.certificate import TOLERANCE, relative_error
 from shaping.errors import ShapeError
 
 
@@ -28,9 +28,8 @@ def check_rewards(token_rewards: Tensor, scores: Tensor, policy_mask: Tensor) ->
             "some trainers count such rewards and others drop them: move it to a token of the policy",
         )
     wrote = policy_mask.any(dim=1)
-    error = (token_rewards.double().sum(dim=1) - scores.double()).abs() / scores.double().abs().clamp(min=1)
-    # Not error > TOLERANCE: NaN compares false to everything.
-    broken = wrote & ~(error <= TOLERANCE)
+    # Not > TOLERANCE: NaN compares false to everything.
+    broken = wrote & ~(relative_error(token_rewards, scores, policy_mask) <= TOLERANCE)
     if bool(broken.any()):
         row = int(broken.nonzero()[0, 0])
         raise ShapeError(
