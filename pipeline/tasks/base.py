@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from shaping.reward_models import CausalRewardModel, RewardModel
+from shaping.rollouts import padded
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,11 @@ class Prompts:
 
     def __len__(self) -> int:
         return self.ids.shape[0]
+
+    @classmethod
+    def of_ids(cls, rows: list[list[int]], device: Any = None) -> Prompts:
+        """Return rows of ids, without padding, as prompts."""
+        return cls(*padded(rows, left=True, device=device))
 
     def select(self, rows: Tensor) -> Prompts:
         """Return the given rows, no wider than the longest of them."""

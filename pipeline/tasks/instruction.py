@@ -30,7 +30,7 @@ from pipeline.tasks.smollm2 import SMOLLM2, load_smollm2
 from pipeline.tasks.verifiable import REWARD_VERSION, AskedConstraints, VerifiableRewardModel
 from shaping.alignment import DecodedRollouts
 from shaping.errors import ConfigError
-from shaping.rollouts import Rollouts, padded
+from shaping.rollouts import Rollouts
 
 # What the untrained policy is measured on: training prompts give the score's scale, held-out ones the facts.
 MEASURED_PROMPTS = 96
@@ -249,7 +249,7 @@ def _questions(tokenizer: Any, prompts: dict[str, Rows]) -> dict[str, list[int]]
 
 
 def _prompts(rows: Rows) -> Prompts:
-    return Prompts(*padded([row["ids"] for row in rows], left=True))
+    return Prompts.of_ids([row["ids"] for row in rows])
 
 
 def _share(found: list[bool]) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shaping.reward_models import CausalRewardModel
-from shaping.rollouts import Rollouts, padded
+from shaping.rollouts import Rollouts
 
 PREFIX_TOKENS = (4, 8, 12, 16, 24)
 
@@ -32,14 +32,14 @@ def prefix_calibration(
         responses: Token ids, one for each prompt, closed by end-of-sequence or cut.
         eos_id: End-of-sequence.
     """
-    along = reward_model.prefix_scores(_rollouts(prompts, responses))
+    along = reward_model.prefix_scores(Rollouts.of_ids(list(prompts), list(responses)))
     found: dict[str, float] = {}
     for tokens in PREFIX_TOKENS:
         longer = [row for row, response in enumerate(responses) if len(response) > tokens + 1]
         if len(longer) < 3:
             continue
         closed = [[*responses[row][:tokens], eos_id] for row in longer]
-        ended = reward_model.prefix_scores(_rollouts([prompts[row] for row in longer], closed))[:, -1]
+        ended = reward_model.prefix_scores(Rollouts.of_ids([prompts[row] for row in longer], closed))[:, -1]
         early = along[longer, tokens]
         found[f"closed_correlation_{tokens}"] = correlation(early, ended)
         found[f"final_correlation_{tokens}"] = correlation(early, along[longer, -1])
@@ -49,7 +49,3 @@ def prefix_calibration(
 def correlation(first: Tensor, second: Tensor) -> float:
     """Return Pearson's correlation of two vectors."""
     return float(torch.corrcoef(torch.stack([first, second]))[0, 1])
-
-
-def _rollouts(prompts: Sequence[list[int]], responses: Sequence[list[int]]) -> Rollouts:
-    return Rollouts(*padded(list(prompts), left=True), *padded(list(responses), left=False))

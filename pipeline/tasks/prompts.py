@@ -15,7 +15,6 @@ from pipeline.tasks.prompt_file import PromptRow, read_prompts, split_prompts
 from pipeline.tasks.reward_models import PolicySide, RewardSource
 from pipeline.tasks.settings import PromptsSettings
 from shaping.errors import ConfigError
-from shaping.rollouts import padded
 
 Encoded = list[tuple[PromptRow, list[int]]]
 
@@ -52,8 +51,8 @@ def load(settings: PromptsSettings, folder: Path | None) -> Task:
         tokenizer=tokenizer,
         reward_model=reward.load(side),
         gold_model=None if gold is None else gold.load(side),
-        train_prompts=_prompts(shown),
-        held_out_prompts=_prompts(judged),
+        train_prompts=Prompts.of_ids([ids for _, ids in shown]),
+        held_out_prompts=Prompts.of_ids([ids for _, ids in judged]),
         notes=(*notes, *more),
     )
 
@@ -144,7 +143,3 @@ def _set_end(tokenizer: Any, policy: PreTrainedModel, chat: bool) -> None:
         )
     if tokenizer.eos_token_id != end:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-
-
-def _prompts(encoded: Encoded) -> Prompts:
-    return Prompts(*padded([ids for _, ids in encoded], left=True))

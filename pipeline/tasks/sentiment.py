@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.allocator import keep_freed_memory
@@ -89,8 +88,8 @@ def load_sentiment(folder: Path) -> Task:
         tokenizer=AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False),
         reward_model=CausalRewardModel.from_pretrained(folder / "reward_model"),
         gold_model=CausalRewardModel.from_pretrained(folder / "gold_model"),
-        train_prompts=_prompts(prompts["train"]),
-        held_out_prompts=_prompts(prompts["test"]),
+        train_prompts=Prompts.of_ids(prompts["train"]),
+        held_out_prompts=Prompts.of_ids(prompts["test"]),
         quality=read_manifest(folder)["facts"],
     )
 
@@ -110,7 +109,7 @@ def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
     test_rows, test_fresh = [rows[id(review)] for review in test], [review.fresh for review in test]
     prompts = {part: _prompt_ids([rows[id(r)] for r in reviews if r.part == part]) for part in ("train", "test")}
     (folder / "prompts.json").write_text(json.dumps(prompts))
-    chosen_prompts, eos = _prompts(prompts["train"][:NORMALIZATION_PROMPTS]), int(policy.config.eos_token_id)
+    chosen_prompts, eos = Prompts.of_ids(prompts["train"][:NORMALIZATION_PROMPTS]), int(policy.config.eos_token_id)
     samples = own_samples(policy, chosen_prompts, NORMALIZATION_TOKENS, eos, False, recipe.seed)
     facts: dict[str, Any] = {"policy_loss_nats": loss_nats(policy, test_rows), "reviews": len(reviews)}
     for name, part in (("reward_model", "train"), ("gold_model", "gold")):
@@ -141,8 +140,3 @@ def _encoded(tokenizer: Any, reviews: list[Review], recipe: Recipe) -> list[list
 
 def _prompt_ids(rows: list[list[int]]) -> list[list[int]]:
     return [row[:PROMPT_TOKENS] for row in rows if len(row) > PROMPT_TOKENS]
-
-
-def _prompts(rows: list[list[int]]) -> Prompts:
-    ids = torch.tensor(rows)
-    return Prompts(ids, torch.ones_like(ids, dtype=torch.bool))

@@ -27,7 +27,6 @@ from pipeline.tasks.summary_rewards import comparison_quality, new_reward_model,
 from pipeline.tasks.summary_rows import Example, comparisons, copied_examples, human_examples
 from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
-from shaping.rollouts import padded
 
 NORMALIZATION_PROMPTS = 128
 NORMALIZATION_TOKENS = 40
@@ -65,8 +64,8 @@ def load(settings: SummarizationSettings, folder: Path | None) -> Task:
         tokenizer=tokenizer,
         reward_model=CausalRewardModel.from_pretrained(folder / "reward_model"),
         gold_model=ReferenceRewardModel(settings.gold, tokenizer, prompts["test"], prompts["references"]),
-        train_prompts=_prompts(prompts["train"]),
-        held_out_prompts=_prompts(prompts["test"]),
+        train_prompts=Prompts.of_ids(prompts["train"]),
+        held_out_prompts=Prompts.of_ids(prompts["test"]),
         quality=read_manifest(folder)["facts"],
     )
 
@@ -116,7 +115,9 @@ def _build(recipe: SummaryRecipe, cache: Path, folder: Path) -> dict[str, Any]:
     (folder / "prompts.json").write_text(json.dumps({**kept, "references": [each.summary for each in held_out]}))
     model = _reward_model(recipe, trunk, tokens, _part(papers, "reward"), folder / "scratch")
     eos = int(tokens.tokenizer.eos_token_id)
-    scale_prompts = _prompts(kept["train"][:: max(1, len(asked) // NORMALIZATION_PROMPTS)][:NORMALIZATION_PROMPTS])
+    scale_prompts = Prompts.of_ids(
+        kept["train"][:: max(1, len(asked) // NORMALIZATION_PROMPTS)][:NORMALIZATION_PROMPTS]
+    )
     samples = own_samples(policy, scale_prompts, NORMALIZATION_TOKENS, eos, True, recipe.seed)
     model.config.score_mean, model.config.score_deviation = score_scale(CausalRewardModel(model), samples)
     model.save_pretrained(folder / "reward_model")
@@ -163,7 +164,7 @@ def _rouge_facts(
     policy: LlamaForCausalLM, tokens: SummaryTokens, held_out: list[Example], seed: int
 ) -> dict[str, float]:
     """Return ROUGE on held-out papers: of the untrained policy, of the source itself, and of another's summary."""
-    eos, prompts = int(tokens.tokenizer.eos_token_id), _prompts([tokens.prompt(each) for each in held_out])
+    eos, prompts = int(tokens.tokenizer.eos_token_id), Prompts.of_ids([tokens.prompt(each) for each in held_out])
     sampled = own_samples(policy, prompts, NORMALIZATION_TOKENS, eos, True, seed)
     rows = [ids[real] for ids, real in zip(sampled.response_ids, sampled.response_mask, strict=True)]
     texts = {
@@ -182,7 +183,3 @@ def _rouge_facts(
 
 def _part(papers: Sequence[Paper], part: str) -> list[Paper]:
     return [paper for paper in papers if paper.part == part]
-
-
-def _prompts(rows: list[list[int]]) -> Prompts:
-    return Prompts(*padded(rows, left=True))

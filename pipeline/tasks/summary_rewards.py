@@ -25,7 +25,7 @@ from pipeline.tasks.reward_training import (
 )
 from pipeline.tasks.summary_rows import KINDS, Comparison
 from shaping.reward_models import CausalRewardModel
-from shaping.rollouts import Rollouts, padded
+from shaping.rollouts import Rollouts
 
 # The one prefix that better and truncated responses share says nothing of either before the end.
 TRUNCATED = KINDS.index("truncated") + 1
@@ -136,8 +136,7 @@ def comparison_quality(reward_model: CausalRewardModel, chosen: Sequence[Compari
     """
     prompts = [each.prompt for each in chosen for _ in range(RESPONSES)]
     responses = [response for each in chosen for response in (each.better, *each.worse)]
-    rollouts = Rollouts(*padded(prompts, left=True), *padded(responses, left=False))
-    scores = reward_model.prefix_scores(rollouts)[:, -1].view(-1, RESPONSES)
+    scores = reward_model.prefix_scores(Rollouts.of_ids(prompts, responses))[:, -1].view(-1, RESPONSES)
     right = (scores[:, :1] > scores[:, 1:]).float() + 0.5 * (scores[:, :1] == scores[:, 1:]).float()
     quality = {f"accuracy_{kind}": float(right[:, place].mean()) for place, kind in enumerate(KINDS)}
     return {"pair_accuracy": float(right.mean()), **quality}
