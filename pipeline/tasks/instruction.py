@@ -29,7 +29,6 @@ from pipeline.tasks.settings import InstructionSettings, SentimentSettings
 from pipeline.tasks.smollm2 import SMOLLM2, load_smollm2
 from pipeline.tasks.verifiable import REWARD_VERSION, AskedConstraints, VerifiableRewardModel
 from shaping.alignment import DecodedRollouts
-from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts
 
 # What the untrained policy is measured on: training prompts give the score's scale, held-out ones the facts.
@@ -106,8 +105,7 @@ def load_judge(settings: InstructionSettings, folder: Path | None, asked: Sequen
     if settings.policy == "smollm2":
         return Judge(tokenizer, model, tuple(row.as_chat().ids(tokenizer) for row in asked))
     for row in asked:
-        if row.messages is not None:
-            raise ConfigError(f"{row.place} holds messages, but the task's prompts are plain texts", "give a prompt")
+        row.check_plain()
     texts = [tokenizer(row.text, add_special_tokens=False)["input_ids"] for row in asked]
     return Judge(tokenizer, model, tuple([int(tokenizer.bos_token_id), *ids] for ids in texts))
 

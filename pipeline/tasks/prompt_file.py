@@ -55,6 +55,15 @@ class PromptRow:
             return self
         return PromptRow(self.place, [{"role": "user", "content": self.text}], self.text)
 
+    def check_plain(self) -> None:
+        """Refuse a chat, where the task's prompts are plain texts.
+
+        Raises:
+            ConfigError: The prompt is a chat.
+        """
+        if self.messages is not None:
+            raise ConfigError(f"{self.place} holds messages, but the task's prompts are plain texts", "give a prompt")
+
     def templated(self, tokenizer: Any, **options: Any) -> Any:
         """Return the messages in the tokenizer's chat template, as a text or as ``options`` say.
 

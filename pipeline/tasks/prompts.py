@@ -73,9 +73,9 @@ def load_judge(settings: PromptsSettings, folder: Path | None, asked: Sequence[P
     shown, _ = _short_enough(train, "prompts", tokenizer, settings.max_prompt_tokens)
     judged, _ = _short_enough(held_out, "held-out prompts", tokenizer, settings.max_prompt_tokens)
     chats = [row.messages is not None for row, _ in shown + judged]
-    for row in asked:
-        if row.messages is not None and not any(chats):
-            raise ConfigError(f"{row.place} holds messages, but the task's prompts are plain texts", "give a prompt")
+    if not any(chats):
+        for row in asked:
+            row.check_plain()
     rows = [row.as_chat() for row in asked] if all(chats) else asked
     given = [(row, row.ids(tokenizer)) for row in rows]
     # Theirs are among the prompts that the reward model has a form of its own for.

@@ -21,7 +21,6 @@ from pipeline.tasks.reward_training import reward_quality, train_reward_model
 from pipeline.tasks.score_scale import own_samples, score_scale
 from pipeline.tasks.settings import SentimentSettings
 from pipeline.tasks.soft_labels import soft_labels
-from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
 
 PROMPT_TOKENS = 6  # <s> and five tokens of a review
@@ -58,8 +57,7 @@ def load_judge(settings: SentimentSettings, folder: Path | None, asked: Sequence
     assert folder is not None
     quiet_transformers()
     for row in asked:
-        if row.messages is not None:
-            raise ConfigError(f"{row.place} holds messages, but the task's prompts are plain texts", "give a prompt")
+        row.check_plain()
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False)
     prompts = [
         [int(tokenizer.bos_token_id), *tokenizer(row.text, add_special_tokens=False)["input_ids"]] for row in asked

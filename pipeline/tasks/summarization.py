@@ -25,7 +25,6 @@ from pipeline.tasks.summary_gold import ReferenceRewardModel
 from pipeline.tasks.summary_policy import SummaryTokens, train_tiny
 from pipeline.tasks.summary_rewards import comparison_quality, new_reward_model, train_on_comparisons
 from pipeline.tasks.summary_rows import Example, comparisons, copied_examples, human_examples
-from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
 
 NORMALIZATION_PROMPTS = 128
@@ -81,9 +80,9 @@ def load_judge(settings: SummarizationSettings, folder: Path | None, asked: Sequ
     assert folder is not None
     quiet_transformers()
     tokens = SummaryTokens.of(AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False))
-    for row in asked:
-        if row.messages is not None and not tokens.chat:
-            raise ConfigError(f"{row.place} holds messages, but the task's prompts are plain texts", "give a prompt")
+    if not tokens.chat:
+        for row in asked:
+            row.check_plain()
     prompts = tuple(tokens.ids(row) for row in asked)
     return Judge(tokens.tokenizer, CausalRewardModel.from_pretrained(folder / "reward_model"), prompts)
 
