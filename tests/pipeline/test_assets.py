@@ -17,6 +17,7 @@ import pytest
 from pipeline import wheel_files
 from pipeline.assets import MANIFEST, asset_key, build_once, is_complete, read_manifest
 from pipeline.tasks import reviews
+from pipeline.tasks.hashed_position import hashed_position
 from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.sentiment import build_sentiment, load_sentiment
 from shaping.errors import ShapetuneError
@@ -114,6 +115,11 @@ def test_altered_content_is_refused_and_leaves_nothing(tmp_path: Path, monkeypat
     with pytest.raises(ShapetuneError, match="sha256"):
         reviews.fetch_reviews(tmp_path)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(("name", "first_bytes"), [("", 0xE3B0C44298FC1C14), ("abc", 0xBA7816BF8F01CFEA)])
+def test_the_place_of_a_name_is_the_beginning_of_its_published_sha256(name: str, first_bytes: int) -> None:
+    assert hashed_position(name) == first_bytes / 2**64
 
 
 def test_films_are_split_without_overlap_and_in_the_planned_shares(tiny_assets: Path) -> None:
