@@ -12,17 +12,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from pipeline.assets import cache_folder
-from pipeline.ppo.rollout import sample_responses
 from pipeline.tasks.base import quiet_transformers
 from pipeline.tasks.ifbench import BenchPrompt, pass_rates, read_ifbench
 from pipeline.tasks.prompt_file import PromptRow
+from pipeline.tasks.score_scale import own_samples
 from pipeline.tasks.smollm2 import load_smollm2
-from shaping.rollouts import padded
 
 UNTRAINED = "untrained"
 BATCH = 16
@@ -51,16 +49,11 @@ def answers(
     policy: PreTrainedModel, tokenizer: Any, prompts: list[BenchPrompt], tokens: int, temperature: float, seed: int
 ) -> list[str]:
     """Return the policy's sampled answer to each prompt."""
-    generator, found = torch.Generator().manual_seed(seed), []
-    for start in range(0, len(prompts), BATCH):
-        chats = [PromptRow("IFBench", None, prompt.text).as_chat() for prompt in prompts[start : start + BATCH]]
-        ids, mask = padded([chat.ids(tokenizer) for chat in chats], left=True, device=policy.device)
-        uniforms = torch.rand(tokens, len(chats), generator=generator)
-        end = int(tokenizer.eos_token_id)
-        rollouts = sample_responses(policy, ids, mask, uniforms, end, True, temperature).rollouts
-        rows = zip(rollouts.response_ids, rollouts.response_mask, strict=True)
-        found += tokenizer.batch_decode([row[real].tolist() for row, real in rows], skip_special_tokens=True)
-    return found
+    chats = [PromptRow("IFBench", None, prompt.text).as_chat().ids(tokenizer) for prompt in prompts]
+    found = own_samples(policy, chats, tokens, int(tokenizer.eos_token_id), True, seed, temperature, BATCH)
+    rows = zip(found.response_ids, found.response_mask, strict=True)
+    texts: list[str] = tokenizer.batch_decode([row[real].tolist() for row, real in rows], skip_special_tokens=True)
+    return texts
 
 
 def _load(name: str) -> tuple[PreTrainedModel, Any]:

@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.assets import asset_key, build_once, is_complete, read_manifest
-from pipeline.ppo.rollout import sample_responses
 from pipeline.tasks import sentiment
 from pipeline.tasks.answer_judge import AnswerJudge
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.constraints import REVIEW_RULES, Constraint
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.questions import Question, draw_questions
+from pipeline.tasks.score_scale import own_samples, score_scale
 from pipeline.tasks.settings import InstructionSettings, SentimentSettings
 from pipeline.tasks.smollm2 import SMOLLM2, load_smollm2
 from pipeline.tasks.verifiable import REWARD_VERSION, AskedConstraints, VerifiableRewardModel
@@ -160,14 +160,14 @@ def _facts(settings: InstructionSettings, policy: Any, tokenizer: Any, prompts: 
     """
     asked, questions = _asked(tokenizer, prompts), _questions(tokenizer, prompts)
     reward_model = VerifiableRewardModel(asked, tokenizer)
-    scores = reward_model.prefix_scores(_sampled(settings, policy, tokenizer, prompts["train"]))[:, -1]
+    mean, deviation = score_scale(reward_model, _sampled(settings, policy, tokenizer, prompts["train"]))
     held_out = _sampled(settings, policy, tokenizer, prompts["test"])
     judge, texts = AnswerJudge(policy, tokenizer, asked, questions), DecodedRollouts.of(held_out, tokenizer)
     sampled = [ids[mask].tolist() for ids, mask in zip(held_out.response_ids, held_out.response_mask, strict=True)]
     prefixes = reward_model.prefix_scores(held_out)
     return {
-        "score_mean": float(scores.mean()),
-        "score_deviation": float(scores.std()),
+        "score_mean": mean,
+        "score_deviation": deviation,
         "untrained_score": float(prefixes[:, -1].mean()),
         "untrained_strict": _share(judge.strict(texts.prompts, texts.responses)),
         "untrained_own_question": _share(judge.own_question(texts.prompts, sampled)),
@@ -197,19 +197,11 @@ def prefix_quality(prefixes: Tensor, tokens: Tensor) -> dict[str, float]:
 
 def _sampled(settings: InstructionSettings, policy: Any, tokenizer: Any, rows: Rows) -> Rollouts:
     """Return the untrained policy's responses to the first prompts."""
-    chosen = rows[:MEASURED_PROMPTS]
-    generator = torch.Generator().manual_seed(settings.seed)
-    found = []
-    for start in range(0, len(chosen), MEASURED_BATCH):
-        prompts = _prompts(chosen[start : start + MEASURED_BATCH])
-        uniforms = torch.rand(MEASURED_TOKENS, len(prompts), generator=generator)
-        end, chat = int(tokenizer.eos_token_id), settings.policy == "smollm2"
-        rollouts = sample_responses(
-            policy, prompts.ids, prompts.mask, uniforms, end, chat, settings.measured_temperature
-        ).rollouts
-        masks = zip(rollouts.response_ids, rollouts.response_mask, strict=True)
-        found += [ids[mask].tolist() for ids, mask in masks]
-    return Rollouts.of_ids([row["ids"] for row in chosen], found)
+    chosen = [row["ids"] for row in rows[:MEASURED_PROMPTS]]
+    end, chat = int(tokenizer.eos_token_id), settings.policy == "smollm2"
+    return own_samples(
+        policy, chosen, MEASURED_TOKENS, end, chat, settings.seed, settings.measured_temperature, MEASURED_BATCH
+    )
 
 
 def _reviews(settings: InstructionSettings) -> SentimentSettings:

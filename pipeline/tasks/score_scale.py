@@ -8,19 +8,43 @@ from transformers import PreTrainedModel
 
 from pipeline.ppo.rollout import sample_responses
 from pipeline.tasks.base import Prompts
-from shaping.reward_models import CausalRewardModel
+from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
 
 
 def own_samples(
-    policy: PreTrainedModel, prompts: Prompts, tokens: int, eos_id: int, stop_at_eos: bool, seed: int
+    policy: PreTrainedModel,
+    prompts: list[list[int]],
+    tokens: int,
+    eos_id: int,
+    stop_at_eos: bool,
+    seed: int,
+    temperature: float = 1.0,
+    batch: int | None = None,
 ) -> Rollouts:
-    """Return one sampled response of at most ``tokens`` to each prompt."""
-    uniforms = torch.rand(tokens, len(prompts), generator=torch.Generator().manual_seed(seed))
-    return sample_responses(policy, prompts.ids, prompts.mask, uniforms, eos_id, stop_at_eos).rollouts
+    """Return one sampled response of at most ``tokens`` to each prompt.
+
+    Args:
+        policy: A causal language model.
+        prompts: Ids of each prompt.
+        tokens: The longest response.
+        eos_id: The end-of-sequence token.
+        stop_at_eos: Whether a response ends there; otherwise each has ``tokens``.
+        seed: Of the random numbers: one for each token of each prompt, drawn batch by batch.
+        temperature: Divides the logits.
+        batch: Prompts of one forward pass; by default all.
+    """
+    generator, size, found = torch.Generator().manual_seed(seed), batch or len(prompts), list[list[int]]()
+    for start in range(0, len(prompts), size):
+        given = Prompts.of_ids(prompts[start : start + size], policy.device)
+        uniforms = torch.rand(tokens, len(given), generator=generator)
+        sampled = sample_responses(policy, given.ids, given.mask, uniforms, eos_id, stop_at_eos, temperature).rollouts
+        rows = zip(sampled.response_ids, sampled.response_mask, strict=True)
+        found += [ids[mask].tolist() for ids, mask in rows]
+    return Rollouts.of_ids(prompts, found)
 
 
-def score_scale(reward_model: CausalRewardModel, rollouts: Rollouts) -> tuple[float, float]:
+def score_scale(reward_model: RewardModel, rollouts: Rollouts) -> tuple[float, float]:
     """Return mean and standard deviation of the raw scores of whole responses."""
     scores: Tensor = reward_model.prefix_scores(rollouts)[:, -1]
     return float(scores.mean()), float(scores.std())

@@ -107,8 +107,8 @@ def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
     test_rows, test_fresh = [rows[id(review)] for review in test], [review.fresh for review in test]
     prompts = {part: _prompt_ids([rows[id(r)] for r in reviews if r.part == part]) for part in ("train", "test")}
     (folder / "prompts.json").write_text(json.dumps(prompts))
-    chosen_prompts, eos = Prompts.of_ids(prompts["train"][:NORMALIZATION_PROMPTS]), int(policy.config.eos_token_id)
-    samples = own_samples(policy, chosen_prompts, NORMALIZATION_TOKENS, eos, False, recipe.seed)
+    scale_prompts, eos = prompts["train"][:NORMALIZATION_PROMPTS], int(policy.config.eos_token_id)
+    samples = own_samples(policy, scale_prompts, NORMALIZATION_TOKENS, eos, False, recipe.seed)
     facts: dict[str, Any] = {"policy_loss_nats": loss_nats(policy, test_rows), "reviews": len(reviews)}
     for name, part in (("reward_model", "train"), ("gold_model", "gold")):
         chosen = [review for review in reviews if review.part == part]

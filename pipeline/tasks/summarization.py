@@ -114,9 +114,7 @@ def _build(recipe: SummaryRecipe, cache: Path, folder: Path) -> dict[str, Any]:
     (folder / "prompts.json").write_text(json.dumps({**kept, "references": [each.summary for each in held_out]}))
     model = _reward_model(recipe, trunk, tokens, _part(papers, "reward"), folder / "scratch")
     eos = int(tokens.tokenizer.eos_token_id)
-    scale_prompts = Prompts.of_ids(
-        kept["train"][:: max(1, len(asked) // NORMALIZATION_PROMPTS)][:NORMALIZATION_PROMPTS]
-    )
+    scale_prompts = kept["train"][:: max(1, len(asked) // NORMALIZATION_PROMPTS)][:NORMALIZATION_PROMPTS]
     samples = own_samples(policy, scale_prompts, NORMALIZATION_TOKENS, eos, True, recipe.seed)
     model.config.score_mean, model.config.score_deviation = score_scale(CausalRewardModel(model), samples)
     model.save_pretrained(folder / "reward_model")
@@ -163,7 +161,7 @@ def _rouge_facts(
     policy: LlamaForCausalLM, tokens: SummaryTokens, held_out: list[Example], seed: int
 ) -> dict[str, float]:
     """Return ROUGE on held-out papers: of the untrained policy, of the source itself, and of another's summary."""
-    eos, prompts = int(tokens.tokenizer.eos_token_id), Prompts.of_ids([tokens.prompt(each) for each in held_out])
+    eos, prompts = int(tokens.tokenizer.eos_token_id), [tokens.prompt(each) for each in held_out]
     sampled = own_samples(policy, prompts, NORMALIZATION_TOKENS, eos, True, seed)
     rows = [ids[real] for ids, real in zip(sampled.response_ids, sampled.response_mask, strict=True)]
     texts = {
