@@ -22,6 +22,7 @@ from pipeline.tasks import sentiment
 from pipeline.tasks.answer_judge import AnswerJudge
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.constraints import REVIEW_RULES, Constraint
+from pipeline.tasks.prefix_calibration import correlation
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.questions import Question, draw_questions
 from pipeline.tasks.score_scale import own_samples, score_scale
@@ -191,7 +192,7 @@ def prefix_quality(prefixes: Tensor, tokens: Tensor) -> dict[str, float]:
             continue
         both = torch.stack([prefixes[longer, count], prefixes[longer, -1]])
         if bool((both.std(dim=1) > 0).all()):
-            found[f"reward_model_prefix_correlation_{count}"] = float(torch.corrcoef(both)[0, 1])
+            found[f"reward_model_prefix_correlation_{count}"] = correlation(*both)
     return found
 
 

@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification, Train
 from transformers.trainer_callback import PrinterCallback
 
 from pipeline.tasks.language_model import bucketed_batches
+from pipeline.tasks.prefix_calibration import correlation
 from pipeline.tasks.recipe import ModelRecipe, Recipe
 
 # Some training rows lose part of their tokens, so that the coalitions of Shapley values and LIME, which delete
@@ -155,8 +156,7 @@ def reward_quality(model: LlamaForSequenceClassification, rows: list[list[int]],
     for tokens in (6, 10, 14, 18, 24):
         longer = [index for index, row in enumerate(every) if len(row) > tokens + 1]
         early = torch.stack([every[index][tokens] for index in longer])
-        both = torch.stack([early, final[longer]])
-        quality[f"prefix_correlation_{tokens}"] = float(torch.corrcoef(both)[0, 1])
+        quality[f"prefix_correlation_{tokens}"] = correlation(early, final[longer])
     return quality
 
 
