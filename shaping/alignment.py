@@ -52,6 +52,12 @@ class DecodedRollouts:
         return "".join(text[a:b] if kept else blank for a, b, kept in zip(starts, ends, keep, strict=False))
 
 
+def texts_of(tokenizer: Any, rows: list[list[int]]) -> list[str]:
+    """Return the text of each row of ids, as reward models get it: special tokens have no characters."""
+    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return texts
+
+
 def _row(rollouts: Rollouts, row: int) -> tuple[list[int], list[int]]:
     prompt = rollouts.prompt_ids[row][rollouts.prompt_mask[row]].tolist()
     return prompt, rollouts.response_ids[row][rollouts.response_mask[row]].tolist()
@@ -61,7 +67,7 @@ def _decode_row(tokenizer: Any, prompt: list[int], response: list[int]) -> tuple
     """Return prompt text, response text, and where in the latter each response token ends."""
     # Decoded together: some tokenizers drop a leading space where a text begins.
     rows = [prompt + response[:count] for count in range(len(response) + 1)]
-    texts = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts = texts_of(tokenizer, rows)
     whole, start, reached, ends = texts[-1], _agreement(texts[0], texts[-1], 0), 0, []
     for text in texts[1:]:
         # A later token may change how earlier bytes are shown; what once was complete stays so.

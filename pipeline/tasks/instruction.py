@@ -29,7 +29,7 @@ from pipeline.tasks.score_scale import own_samples, score_scale
 from pipeline.tasks.settings import InstructionSettings, SentimentSettings
 from pipeline.tasks.smollm2 import SMOLLM2, load_smollm2
 from pipeline.tasks.verifiable import REWARD_VERSION, AskedConstraints, VerifiableRewardModel
-from shaping.alignment import DecodedRollouts
+from shaping.alignment import DecodedRollouts, texts_of
 from shaping.rollouts import Rollouts
 
 # What the untrained policy is measured on: training prompts give the score's scale, held-out ones the facts.
@@ -221,8 +221,7 @@ def _read_prompts(folder: Path) -> dict[str, Rows]:
 def _texts(tokenizer: Any, prompts: dict[str, Rows]) -> list[tuple[str, dict[str, Any]]]:
     """Return every prompt with the text of its tokens, as a reward model is given it."""
     rows = [row for part in sorted(prompts) for row in prompts[part]]
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    return list(zip(tokenizer.batch_decode([row["ids"] for row in rows], **options), rows, strict=True))
+    return list(zip(texts_of(tokenizer, [row["ids"] for row in rows]), rows, strict=True))
 
 
 def _asked(tokenizer: Any, prompts: dict[str, Rows]) -> AskedConstraints:

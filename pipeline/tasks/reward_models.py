@@ -14,6 +14,7 @@ from pipeline.tasks.pretrained import check_folder, load_classifier, load_tokeni
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.reward_function import FunctionRewardModel, RewardFunction, load_function
 from pipeline.tasks.settings import RewardSettings
+from shaping.alignment import texts_of
 from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel, EncoderRewardModel, RetokenizedRewardModel, RewardModel
 from shaping.rollouts import opening_tokens
@@ -48,8 +49,7 @@ class PromptTexts:
     """
 
     def __init__(self, policy: PolicySide, rewrite: Callable[[PromptRow], str]) -> None:
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        texts = policy.tokenizer.batch_decode([ids for _, ids in policy.prompts], **options)
+        texts = texts_of(policy.tokenizer, [ids for _, ids in policy.prompts])
         rows = [row for row, _ in policy.prompts]
         self._known = {text.strip(): rewrite(row) for text, row in zip(texts, rows, strict=True)}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.tasks.rouge import rouge_1, rouge_l
+from shaping.alignment import texts_of
 from shaping.errors import ConfigError
 from shaping.reward_models import TextRewardModel
 
@@ -26,8 +27,7 @@ class ReferenceRewardModel(TextRewardModel):
     def __init__(
         self, measure: str, tokenizer: Any, prompts: Sequence[Sequence[int]], references: Sequence[str]
     ) -> None:
-        options: dict[str, Any] = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-        texts = [text.strip() for text in tokenizer.batch_decode([list(ids) for ids in prompts], **options)]
+        texts = [text.strip() for text in texts_of(tokenizer, [list(ids) for ids in prompts])]
         known = dict(zip(texts, references, strict=True))
 
         def score(asked: list[str], responses: list[str]) -> list[float]:
