@@ -17,11 +17,10 @@ from pipeline.tasks.papers import CORPUS, SHARES, Paper, fetch_papers, read_pape
 from pipeline.tasks.prefix_calibration import prefix_calibration
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.recipe import SummaryRecipe
-from pipeline.tasks.rouge import rouge_1, rouge_l
 from pipeline.tasks.score_scale import own_samples, score_scale
 from pipeline.tasks.settings import SummarizationSettings
 from pipeline.tasks.smollm2 import SMOLLM2, load_smollm2
-from pipeline.tasks.summary_gold import ReferenceRewardModel
+from pipeline.tasks.summary_gold import MEASURES, ReferenceRewardModel
 from pipeline.tasks.summary_policy import SummaryTokens, train_tiny
 from pipeline.tasks.summary_rewards import comparison_quality, new_reward_model, train_on_comparisons
 from pipeline.tasks.summary_rows import Example, comparisons, copied_examples, human_examples
@@ -169,11 +168,10 @@ def _rouge_facts(
         "source": [each.source for each in held_out],
         "another_summary": [each.summary for each in (*held_out[3:], *held_out[:3])],
     }
-    measures = {"rouge_l": rouge_l, "rouge_1": rouge_1}
     return {
         f"{measure}_{name}": sum(score(each.summary, text) for each, text in zip(held_out, given, strict=True))
         / len(given)
-        for measure, score in measures.items()
+        for measure, score in MEASURES.items()
         for name, given in texts.items()
     }
 
