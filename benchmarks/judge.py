@@ -21,7 +21,6 @@ from pipeline.tasks.smollm2 import SMOLLM2
 from pipeline.wheel_files import fetch
 from shaping import CausalRewardModel, Rollouts
 
-SMOLLM = SMOLLM2
 FITTED_REVIEWS = 3_400
 RESPONSE_TOKENS = 24
 
@@ -59,7 +58,7 @@ class Judge:
 
 def load_judge(layers: int) -> Judge:
     """Return the judge of the first ``layers`` layers, built when the cache has none."""
-    recipe = {"layers": layers, "fitted": FITTED_REVIEWS, "model": SMOLLM.member_sha256}
+    recipe = {"layers": layers, "fitted": FITTED_REVIEWS, "model": SMOLLM2.member_sha256}
     folder = build_once(cache_folder(), "judge", recipe, lambda target: _build(target, layers))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     held_out = [review.text for review in read_reviews(fetch_reviews(cache_folder())) if review.part == "test"]
@@ -87,7 +86,7 @@ def _build(target: Path, layers: int) -> dict[str, Any]:
 
 
 def _first_layers(layers: int) -> tuple[LlamaForSequenceClassification, Any]:
-    file = fetch(SMOLLM, cache_folder())
+    file = fetch(SMOLLM2, cache_folder())
     whole = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     values = {name: value for name, value in whole.config.to_dict().items() if name != "quantization_config"}

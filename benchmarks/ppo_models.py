@@ -15,11 +15,11 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from benchmarks.judge import SMOLLM
 from pipeline.assets import build_once, cache_folder
 from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.reviews import fetch_reviews, read_reviews
 from pipeline.tasks.sentiment import build_sentiment
+from pipeline.tasks.smollm2 import SMOLLM2
 from pipeline.wheel_files import fetch
 
 PROMPT_TOKENS = 6
@@ -36,12 +36,12 @@ def smollm2() -> Path:
 
     The reward model's head is random: what a step costs does not depend on what is rewarded.
     """
-    recipe = {"model": SMOLLM.member_sha256, "prompt_tokens": PROMPT_TOKENS, "prompts": PROMPTS}
+    recipe = {"model": SMOLLM2.member_sha256, "prompt_tokens": PROMPT_TOKENS, "prompts": PROMPTS}
     return build_once(cache_folder(), "ppo-smollm2", recipe, _build)
 
 
 def _build(target: Path) -> dict[str, Any]:
-    file = fetch(SMOLLM, cache_folder())
+    file = fetch(SMOLLM2, cache_folder())
     read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     values = {name: value for name, value in read.config.to_dict().items() if name != "quantization_config"}
