@@ -182,7 +182,8 @@ class CreditMix:
             among = math.fsum(shape.weights.get(name, 0.0) for name in self.methods)
             shares = {name: shape.weights.get(name, 0.0) / among for name in self.methods}
         values = {f"weight_{name}": share for name, share in shares.items()} | {"gae_lambda": shape.gae_lambda}
-        return {name: value for name, value in values.items() if name in self.bounds}
+        bounds = self.bounds
+        return {name: value for name, value in values.items() if name in bounds}
 
     def baselines(self) -> list[BaselineArm]:
         """Return sparse, where the space holds it, then each method alone with the highest weight."""

@@ -132,13 +132,15 @@ class Full:
         if shape.unit not in self.units:
             raise ConfigError(f"unit = {shape.unit} is not in space.units", f"choose from {', '.join(self.units)}")
         values: dict[str, Value] = {**self.mix.encode(shape), "unit": shape.unit, "budget": shape.budget}
-        return {name: value for name, value in values.items() if name in self._names}
+        names = self._names
+        return {name: value for name, value in values.items() if name in names}
 
     def baselines(self) -> list[BaselineArm]:
         """Return the mix's baselines at the base's unit and budget, or the nearest ones that the space holds."""
         unit = self.base.unit if self.base.unit in self.units else self.units[0]
         fixed: dict[str, Value] = {"unit": unit, "budget": self._inside(self.base.budget)}
-        added = {name: value for name, value in fixed.items() if name in self._names}
+        names = self._names
+        added = {name: value for name, value in fixed.items() if name in names}
         return [BaselineArm(arm.name, {**arm.point, **added}) for arm in self.mix.baselines()]
 
     def _inside(self, budget: float) -> int:
