@@ -59,6 +59,8 @@ def dense_trainer(
     """
 
     class DenseTrainer(base):
+        """A trainer of SkyRL whose rewards a shaper places."""
+
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self._shaper = make_shaper(self.tokenizer)
@@ -68,6 +70,7 @@ def dense_trainer(
         def postprocess_generator_output(
             self, generator_output: dict[str, Any], uids: list[str], *arguments: Any, **options: Any
         ) -> tuple[dict[str, Any], list[str]]:
+            """Return SkyRL's output and ids with the rewards of tokens in place of its own."""
             # Read first: the filter of prompts without variance masks whole responses, which the critic and the
             # whitening of advantages see all the same.
             written = generator_output["loss_masks"]

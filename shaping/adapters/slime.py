@@ -60,6 +60,7 @@ def dense_advantages(make_shaper: Callable[[Any], Shaper]) -> Callable[[Any, dic
     made: list[Shaper] = []
 
     def advantages(args: Any, rollout_data: dict[str, Any]) -> None:
+        """Set a rank's advantages and returns, from its token rewards less KL and its values."""
         if not made:
             shaper = make_shaper(AutoTokenizer.from_pretrained(args.hf_checkpoint, trust_remote_code=False))
             for warning in check_arguments(shaper.shape, args):
@@ -84,6 +85,7 @@ def for_critic(path: str) -> Callable[[Any], None]:
     """
 
     def initialize(args: Any) -> None:
+        """Give a process's arguments the advantage function again, and mark that it was done."""
         args.custom_advantage_function_path = path
         setattr(args, KEPT, path)
 
