@@ -3,6 +3,7 @@ import torch
 
 from pipeline.ppo.actor import Actor
 from pipeline.ppo.rollout import _draw, sample_responses
+from pipeline.tasks.score_scale import own_samples
 from tests.tiny_models import BOS, EOS, make_rollouts, real_ids, tiny_policy
 
 # So small that end-of-sequence comes often.
@@ -67,6 +68,23 @@ def test_responses_end_at_the_first_end_of_sequence():
 def test_sampling_stops_once_every_response_has_ended():
     sampled = sample(PROMPTS.select(torch.tensor([0, 1])), tokens=50, seed=2)
     assert sampled.response_ids.shape[1] == int(sampled.response_tokens.max()) < 50
+
+
+@pytest.mark.parametrize("stop_at_eos", [True, False])
+@pytest.mark.parametrize(("batch", "sizes"), [(None, [16]), (6, [6, 6, 4])])
+def test_batches_of_a_policys_own_samples_share_one_row_of_random_numbers(batch, sizes, stop_at_eos):
+    policy, generator = tiny_policy(vocabulary=VOCABULARY), torch.Generator().manual_seed(5)
+    prompts = [real_ids(PROMPTS, row)[0] for row in range(len(PROMPTS))]
+    sampled = own_samples(policy, prompts, 12, EOS, stop_at_eos, seed=5, temperature=0.7, batch=batch)
+    row = 0
+    for size in sizes:
+        part, draws = PROMPTS.select(torch.arange(row, row + size)), torch.rand(12, size, generator=generator)
+        given = part.prompt_ids, part.prompt_mask, draws, EOS, stop_at_eos
+        expected = sample_responses(policy, *given, temperature=0.7).rollouts
+        for place in range(size):
+            assert real_ids(sampled, row) == real_ids(expected, place)
+            row += 1
+    assert row == len(sampled) == len(PROMPTS)
 
 
 @pytest.mark.parametrize("eos", range(VOCABULARY))
