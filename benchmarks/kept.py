@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
@@ -53,13 +54,21 @@ def each_done(
     path.parent.mkdir(parents=True, exist_ok=True)
     # Worker processes must not inherit torch's threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_quiet) as pool, path.open("a") as file:
+    pool = ProcessPoolExecutor(workers, context, initializer=_quiet)
+    # As Ctrl+C: a process that is just gone leaves its workers behind, each with the models that it has loaded.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
         futures = [pool.submit(run, job, mark(job)) for job in missing]
-        for future in as_completed(futures):
-            done = future.result()
-            file.write(done.line() + "\n")
-            file.flush()
-            yield done
+        with path.open("a") as file:
+            for future in as_completed(futures):
+                done = future.result()
+                file.write(done.line() + "\n")
+                file.flush()
+                yield done
+    finally:
+        # What has begun ends; nothing else begins.
+        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _quiet() -> None:
