@@ -111,6 +111,20 @@ class Planned:
         decided = {**decides, "arm": self.candidate.arm.to_dict(), "assets": Path(self.assets).name, "seed": self.seed}
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:12]
 
+    def trained(self) -> dict[str, Any]:
+        """Return the seed's result as ``run_trial`` tells it.
+
+        Raises:
+            TrialFailed: The run came to nothing; the reason is named.
+        """
+        values = self.candidate.config(self.config).model_dump(mode="json")
+        with tempfile.TemporaryDirectory() as folder:
+            job = Job(0, folder, self.candidate.arm.to_dict(), (self.seed,), values, self.assets)
+            *_, outcome = run_trial(job)
+        assert isinstance(outcome, Outcome)
+        (run,) = outcome.runs
+        return run
+
 
 def runs_file(label: str) -> Path:
     """Return where a task's runs are kept."""
@@ -148,14 +162,10 @@ def train(planned: Planned, job: str) -> Run:
         "job": job,
         "commit": planned.commit,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        values = config.model_dump(mode="json")
-        try:
-            *_, outcome = run_trial(Job(0, folder, arm.to_dict(), (planned.seed,), values, planned.assets))
-        except TrialFailed as failure:
-            return Run(**known, state=failure.reason)
-    assert isinstance(outcome, Outcome)
-    (run,) = outcome.runs
+    try:
+        run = planned.trained()
+    except TrialFailed as failure:
+        return Run(**known, state=failure.reason)
     return Run(**known, state=COMPLETED, **_measured(run, config))
 
 
