@@ -351,7 +351,7 @@ def test_a_network_that_was_taught_a_truth_knows_most_of_it() -> None:
 def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "find_config", lambda _: find_config("smoke"))
     monkeypatch.setattr(whole, "runs_file", lambda label: tmp_path / f"papers-{label}.csv")
-    methods = ("sparse", "uniform", "prefix", "shapley")
+    methods = ("sparse", "prefix", "shapley")
     monkeypatch.setattr(whole, "contenders", lambda base: [each for each in contenders(base) if each.method in methods])
     # The taught world is left out: its network takes a minute to teach.
     monkeypatch.setattr(whole, "WORLDS", {name: world for name, world in WORLDS.items() if not world.taught})

@@ -71,7 +71,7 @@ def in_world(name: str, task: Task, tokens: int) -> Task:
     samples = own_samples(task.policy, prompts, tokens, task.eos_token_id, False, SEED)
     mean, deviation = score_scale(raw, samples)  # type: ignore[arg-type]
     truth = raw.standardised(mean, deviation)
-    return replace(task, name=name, reward_model=truth, gold_model=truth)
+    return replace(task, name=name, reward_model=truth, gold_model=truth, quality={})
 
 
 def truth_of(task: Task) -> KnownEffects:
