@@ -14,7 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
 from benchmarks.fidelity import __main__ as whole
-from benchmarks.fidelity import learning, tables
+from benchmarks.fidelity import credits, learning, tables
 from benchmarks.fidelity.agreement import agreement, correlations
 from benchmarks.fidelity.credits import find_credit, over_units, sample
 from benchmarks.fidelity.curves import find_areas, insertion_curves, orders
@@ -38,7 +38,15 @@ from shaping.method_names import METHOD_NAMES
 from shaping.scoring import score_responses
 from shaping.variants import Variants
 from tests.games import by_orders, by_subsets
-from tests.tiny_models import BOS, EOS, GameRewardModel, additive_game, make_rollouts, members_of_all, random_game
+from tests.tiny_models import (
+    BOS,
+    EOS,
+    GameRewardModel,
+    additive_game,
+    make_rollouts,
+    members_of_all,
+    random_game,
+)
 from tests.tiny_models import tiny_tokenizer as tokenizer
 from tests.tiny_task import tiny_task
 
@@ -236,6 +244,12 @@ def test_a_spans_value_counts_evenly_for_its_tokens_and_is_paid_at_its_end() -> 
     assert torch.equal(sparse.attributed, sparse.paid) and not sparse.attributed[:, :-1].any()
 
 
+def test_responses_with_a_special_token_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = make_rollouts([[BOS]] * 3, [[5, 6, 7], [5, BOS, 7], [8, 9, 5]])
+    monkeypatch.setattr(credits, "own_samples", lambda *_: said)
+    assert sample(tiny_task(), 8, 3, seed=1).response_ids.tolist() == [[5, 6, 7], [8, 9, 5]]
+
+
 def test_correlations_are_scipys_and_credit_that_is_equal_everywhere_has_none() -> None:
     chooser = np.random.default_rng(0)
     ours, theirs = chooser.normal(size=(2, 5, 9))
@@ -300,18 +314,8 @@ def test_contenders_have_the_shapes_of_the_papers_comparison() -> None:
         (settings,) = candidates(entrant, config, tiny_task(), (0.8,))[:1]
         expected = settings.arm.shape.with_changes(balance=1.0, gae_lambda=field[method].shape.gae_lambda)
         assert field[method].shape == expected, entrant.name
-    assert {each.entrant for each in field.values()} == {
-        "",
-        SPARSE,
-        "uniform",
-        "random",
-        "attention alone",
-        "R3HF",
-        "Shapley alone, span",
-        "SCAR, token",
-        "SHAP",
-        "LIME",
-    }
+    named = "|".join(sorted(each.entrant for each in field.values()))
+    assert named == f"|LIME|R3HF|SCAR, token|SHAP|Shapley alone, span|attention alone|random|{SPARSE}|uniform"
     assert field["gradient"].entrant == "" and field["owen"].balance == 0.5
     assert [each.method for each in served(list(field.values()), KnownEffects(EFFECTS, FLIPS))] == [
         name for name in METHOD_NAMES if name != "attention"
