@@ -367,6 +367,8 @@ def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeyp
     for name in ("exact_shapley.correlation.shapley", "deletion_area.prefix", "flipped_effects.error.sparse"):
         assert f"fidelity.{name}" in named
     assert len(parts) == 2 + 2 * len(whole.WORLDS) and all(math.isfinite(claim.value) for claim in claims)
+    # No run was lost.
+    assert parts[3].count(" | 0 |") == len(methods)
     for world in whole.WORLDS:
         made = kept_runs(lessons_file(world, tmp_path)).values()
         assert len(made) == len(methods) * len(LAMBDAS) and {each.state for each in made} == {COMPLETED}

@@ -12,7 +12,7 @@ from benchmarks.fidelity.field import Contender
 from benchmarks.fidelity.learning import Relation, values
 from benchmarks.fidelity.measure import Curves, Exact, Judged
 from benchmarks.fidelity.training import LAMBDAS, Learned
-from benchmarks.papers.measures import completed
+from benchmarks.papers.runs import COMPLETED
 from benchmarks.record import Claim, markdown
 
 CURVES = (
@@ -145,7 +145,8 @@ def learned_text(about: str, judged: Mapping[str, Judged], learned: Learned, rel
         ]
         every = [run for each in LAMBDAS for run in learned.get((name, each), [])]
         known = (judged[name].attributed.correlation, judged[name].paid.correlation)
-        rows.append((name, *(f"{part.mean():.2f}" for part in known), *cells, str(len(every) - len(completed(every)))))
+        lost = sum(run.state != COMPLETED for run in every)
+        rows.append((name, *(f"{part.mean():.2f}" for part in known), *cells, str(lost)))
     seeds = sorted({run.seed for runs in learned.values() for run in runs})
     columns = ("method", "correlation", "as paid", *(f"{measure}, lambda {each:g}" for measure, each in settings))
     return _section(
