@@ -327,7 +327,9 @@ def test_worlds_begin_at_0_with_a_deviation_of_1_and_no_lesson_is_taken_for_anot
         task = in_world(name, tiny_task(), 6)
         assert bool(task.reward_model.flippers.any()) is (name == "flipped_effects")
         assert task.gold_model is task.reward_model and task.reward_model.base != 0
-        begun = score_responses(task.reward_model, own_samples(task.policy, task.train_prompts, 6, EOS, False, SEED))
+        begun = score_responses(
+            task.reward_model, own_samples(task.policy, task.train_prompts.to_ids(), 6, EOS, False, SEED)
+        )
         assert float(begun.mean()) == pytest.approx(0.0, abs=1e-5) and float(begun.std()) == pytest.approx(
             1.0, abs=1e-5
         )
@@ -340,7 +342,7 @@ def test_worlds_begin_at_0_with_a_deviation_of_1_and_no_lesson_is_taken_for_anot
 def test_a_network_that_was_taught_a_truth_knows_most_of_it() -> None:
     task = known_task()
     prompts = task.train_prompts.select(torch.arange(256) % len(task.train_prompts))
-    texts = own_samples(task.policy, prompts, 6, task.eos_token_id, False, 0)
+    texts = own_samples(task.policy, prompts.to_ids(), 6, task.eos_token_id, False, 0)
     missing = thinned(texts, torch.Generator().manual_seed(0))
     assert (missing.response_tokens[::2] == 6).all() and float(missing.response_tokens[1::2].float().mean()) < 5
     assert torch.equal(missing.response_ids[::2], texts.response_ids[::2])

@@ -73,6 +73,6 @@ def sample(task: Task, responses: int, tokens: int, seed: int) -> Rollouts:
     Such a token belongs to no unit and is in every coalition, so there would be fewer to take away.
     """
     chosen = task.held_out_prompts.select(torch.arange(min(responses, len(task.held_out_prompts))))
-    found = own_samples(task.policy, chosen, tokens, task.eos_token_id, False, seed)
+    found = own_samples(task.policy, chosen.to_ids(), tokens, task.eos_token_id, False, seed)
     special = torch.isin(found.response_ids, torch.tensor(task.tokenizer.all_special_ids))
     return found.select((~special.any(dim=1)).nonzero().squeeze(1))

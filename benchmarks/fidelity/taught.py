@@ -47,11 +47,11 @@ def taught_task(task: Task, truth: KnownEffects, tokens: int, made_of: str) -> T
 
 def _build(target: Path, task: Task, truth: KnownEffects, tokens: int) -> dict[str, Any]:
     prompts = task.train_prompts.select(torch.arange(TEXTS) % len(task.train_prompts))
-    texts = own_samples(task.policy, prompts, tokens, task.eos_token_id, False, SEED)
+    texts = own_samples(task.policy, prompts.to_ids(), tokens, task.eos_token_id, False, SEED)
     model = teach(task.policy, truth, texts, EPOCHS)
     model.save_pretrained(target)
     prompts = task.held_out_prompts.select(torch.arange(min(JUDGED_ON, len(task.held_out_prompts))))
-    unseen = own_samples(task.policy, prompts, tokens, task.eos_token_id, False, SEED)
+    unseen = own_samples(task.policy, prompts.to_ids(), tokens, task.eos_token_id, False, SEED)
     return {"explained": explained(CausalRewardModel(model), truth, unseen)}
 
 

@@ -68,7 +68,7 @@ def in_world(name: str, task: Task, tokens: int) -> Task:
     """Return a task with the world's truth as reward and as gold: 0 on average at the start, one deviation its unit."""
     raw = word_effects(task.tokenizer, WORLDS[name].flippers, LEAST_LETTERS, SEED)
     prompts = task.train_prompts.select(torch.arange(min(SCALED_ON, len(task.train_prompts))))
-    samples = own_samples(task.policy, prompts, tokens, task.eos_token_id, False, SEED)
+    samples = own_samples(task.policy, prompts.to_ids(), tokens, task.eos_token_id, False, SEED)
     mean, deviation = score_scale(raw, samples)  # type: ignore[arg-type]
     truth = raw.standardised(mean, deviation)
     return replace(task, name=name, reward_model=truth, gold_model=truth, quality={})

@@ -28,6 +28,10 @@ class Prompts:
         """Return rows of ids, without padding, as prompts."""
         return cls(*padded(rows, left=True, device=device))
 
+    def to_ids(self) -> list[list[int]]:
+        """Return the ids of each prompt, without padding."""
+        return [ids[mask].tolist() for ids, mask in zip(self.ids, self.mask, strict=True)]
+
     def select(self, rows: Tensor) -> Prompts:
         """Return the given rows, no wider than the longest of them."""
         ids, mask = self.ids[rows], self.mask[rows]
