@@ -101,12 +101,12 @@ class StudyFolder:
                 f"{self.root} was launched with {RAISABLE} = {self.config().search.trials}, which can only be raised",
                 f"set {RAISABLE} to at least that, or change name in the config to start a new study",
             )
-        changed = sorted(key for key in mine if mine[key] != theirs.get(key))
+        changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
         if changed:
             field = changed[0]
             raise ConfigError(
                 f"{self.root} holds a study of another config: "
-                f"{field} is {theirs.get(field)!r} there, {mine[field]!r} here",
+                f"{field} is {theirs.get(field)!r} there, {mine.get(field)!r} here",
                 "change name in the config to start a new study, or undo the change to go on with the old one",
             )
 

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shaping.reward_models import CausalRewardModel
+from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
 
 PREFIX_TOKENS = (4, 8, 12, 16, 24)
 
 
 def prefix_calibration(
-    reward_model: CausalRewardModel, prompts: Sequence[list[int]], responses: Sequence[list[int]], eos_id: int
+    reward_model: RewardModel, prompts: Sequence[list[int]], responses: Sequence[list[int]], eos_id: int
 ) -> dict[str, float]:
     """Return correlations over responses that go on after ``N`` tokens, for several ``N``.
 
@@ -27,7 +27,7 @@ def prefix_calibration(
     than three responses reach is left out.
 
     Args:
-        reward_model: Scores every prefix in one pass.
+        reward_model: Scores every prefix; without a score for each token it takes a pass for each.
         prompts: Token ids.
         responses: Token ids, one for each prompt, closed by end-of-sequence or cut.
         eos_id: End-of-sequence.

@@ -42,10 +42,25 @@ def train_reward_model(
     model = LlamaForSequenceClassification(classifier_config(policy))
     model.model.load_state_dict(policy.model.state_dict())
     torch.nn.init.zeros_(model.score.weight)
+    trainer = _PrefixRewardTrainer(
+        model=model,
+        args=reward_arguments(recipe, scratch),
+        train_dataset=laid_out(recipe, recipe.reward_epochs, rows, fresh, targets),
+        data_collator=DeletingCollator(recipe.seed),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return model.eval()
+
+
+def laid_out(
+    recipe: ModelRecipe, epochs: int, rows: list[list[int]], fresh: list[bool], targets: list[float]
+) -> Dataset:
+    """Return ``epochs`` passes over the rows in the order of their batches: one pass over what is returned."""
     lengths = [len(row) for row in rows]
     order = [
         index
-        for epoch in range(recipe.reward_epochs)
+        for epoch in range(epochs)
         for batch in bucketed_batches(lengths, recipe.batch_size, recipe.seed + epoch)
         for index in batch
     ]
@@ -54,15 +69,7 @@ def train_reward_model(
         "fresh": [fresh[i] for i in order],
         "target": [targets[i] for i in order],
     }
-    trainer = _PrefixRewardTrainer(
-        model=model,
-        args=reward_arguments(recipe, scratch),
-        train_dataset=Dataset.from_dict(rows_in_order),
-        data_collator=_DeletingCollator(recipe.seed),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    return model.eval()
+    return Dataset.from_dict(rows_in_order)
 
 
 def reward_arguments(recipe: ModelRecipe, scratch: Path) -> TrainingArguments:
@@ -93,13 +100,14 @@ def classifier_config(policy: LlamaForCausalLM) -> Any:
     return config
 
 
-class _DeletingCollator:
+class DeletingCollator:
     """Pads a batch on the right after deleting random tokens from half of its rows; the first token stays."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return ids (``B x L``), and for each row its tokens, its label and its soft target."""
         rows = [torch.tensor(self._thinned(feature["input_ids"])) for feature in features]
         return {
             "input_ids": pad_sequence(rows, batch_first=True),
@@ -132,9 +140,13 @@ def prefix_reward_loss(scores: Tensor, lengths: Tensor, fresh: Tensor, targets: 
     real = torch.arange(scores.shape[1], device=scores.device)[None] < lengths[:, None]
     every = binary_cross_entropy_with_logits(scores, targets[:, None].expand_as(scores), reduction="none")
     prefixes = (every * real).sum() / real.sum()
-    pairs = last[fresh][:, None] - last[~fresh][None, :]
-    bradley_terry = -logsigmoid(pairs).mean() if pairs.numel() else last.sum() * 0
-    return 0.25 * binary_cross_entropy_with_logits(last, targets) + 0.25 * bradley_terry + 0.5 * prefixes
+    return 0.25 * binary_cross_entropy_with_logits(last, targets) + 0.25 * bradley_terry(last, fresh) + 0.5 * prefixes
+
+
+def bradley_terry(scores: Tensor, fresh: Tensor) -> Tensor:
+    """Return the Bradley-Terry loss over every fresh/rotten pair of ``B`` scores; 0 where there is none."""
+    pairs = scores[fresh][:, None] - scores[~fresh][None, :]
+    return -logsigmoid(pairs).mean() if pairs.numel() else scores.sum() * 0
 
 
 @torch.inference_mode()
@@ -150,14 +162,19 @@ def reward_quality(model: LlamaForSequenceClassification, rows: list[list[int]],
         scores = model.score(model.model(input_ids=ids).last_hidden_state).squeeze(-1)
         every += [scores[place, : len(row)] for place, row in enumerate(batch)]
     final = torch.stack([row[-1] for row in every])
-    label = torch.tensor(fresh)
-    pairs = final[label][:, None] > final[~label][None, :]
-    quality = {"accuracy": _mean((final > 0) == label), "pair_accuracy": _mean(pairs)}
+    quality = label_quality(final, fresh)
     for tokens in (6, 10, 14, 18, 24):
         longer = [index for index, row in enumerate(every) if len(row) > tokens + 1]
         early = torch.stack([every[index][tokens] for index in longer])
         quality[f"prefix_correlation_{tokens}"] = correlation(early, final[longer])
     return quality
+
+
+def label_quality(scores: Tensor, fresh: list[bool]) -> dict[str, float]:
+    """Return ``accuracy`` and ``pair_accuracy`` of raw scores, whose sign tells fresh from rotten."""
+    label = torch.tensor(fresh)
+    pairs = scores[label][:, None] > scores[~label][None, :]
+    return {"accuracy": _mean((scores > 0) == label), "pair_accuracy": _mean(pairs)}
 
 
 def _mean(values: Tensor) -> float:

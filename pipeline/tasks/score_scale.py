@@ -10,6 +10,7 @@ from pipeline.ppo.rollout import sample_responses
 from pipeline.tasks.base import Prompts
 from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
+from shaping.scoring import score_responses
 
 
 def own_samples(
@@ -46,5 +47,6 @@ def own_samples(
 
 def score_scale(reward_model: RewardModel, rollouts: Rollouts) -> tuple[float, float]:
     """Return mean and standard deviation of the raw scores of whole responses."""
-    scores: Tensor = reward_model.prefix_scores(rollouts)[:, -1]
+    along = "prefix" in reward_model.abilities
+    scores: Tensor = reward_model.prefix_scores(rollouts)[:, -1] if along else score_responses(reward_model, rollouts)
     return float(scores.mean()), float(scores.std())

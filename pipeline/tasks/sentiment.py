@@ -1,4 +1,7 @@
-"""Film reviews: continue the first words of a review so that it reads as a fresh one."""
+"""Film reviews: continue the first words of a review so that it reads as a fresh one.
+
+The quickstart's models are built here; SmolLM2 as policy and an encoder as reward model in ``review_tiers``.
+"""
 
 from __future__ import annotations
 
@@ -16,40 +19,62 @@ from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.recipe import Recipe
+from pipeline.tasks.review_judges import load_reviewer
+from pipeline.tasks.review_tiers import build_tier, tier_made_of
+from pipeline.tasks.review_tokens import PROMPT_TOKENS, ReviewTokens
 from pipeline.tasks.reviews import CORPUS, SHARES, Review, fetch_reviews, read_reviews
 from pipeline.tasks.reward_training import reward_quality, train_reward_model
 from pipeline.tasks.score_scale import own_samples, score_scale
 from pipeline.tasks.settings import SentimentSettings
 from pipeline.tasks.soft_labels import soft_labels
-from shaping.reward_models import CausalRewardModel
+from shaping.reward_models import CausalRewardModel, RewardModel
 
-PROMPT_TOKENS = 6  # <s> and five tokens of a review
 NORMALIZATION_PROMPTS = 512
 NORMALIZATION_TOKENS = 24
+# What is built, one on top of the other, and the minutes that it takes on two cores.
+BUILDING = {
+    "quickstart": ("building tokenizer, policy and two reward models", 3),
+    "encoder": ("training an encoder of reviews", 3),
+    "smollm2": ("fetching SmolLM2-135M-Instruct and measuring its reviews", 2),
+}
 # Nothing in the folder is run: neither pickled weights nor a model's own code.
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
 def unbuilt(settings: SentimentSettings, cache: Path) -> str:
     """Return what has to be built, in words; empty where the cache has it."""
-    if is_complete(cache / "assets" / asset_key("sentiment", made_of(settings.recipe))):
+    if _is_built(_all_made_of(settings), cache):
         return ""
-    return "building tokenizer, policy and two reward models, once: up to three minutes on two cores"
+    steps = {
+        "quickstart": not _is_built(made_of(settings.recipe), cache),
+        "encoder": settings.reward_model == "encoder",
+        "smollm2": settings.policy == "smollm2",
+    }
+    left = [BUILDING[step] for step, needed in steps.items() if needed]
+    minutes = sum(most for _, most in left)
+    return f"{', '.join(words for words, _ in left)}, once: up to {minutes} minutes on two cores"
 
 
 def prepare(settings: SentimentSettings, cache: Path) -> Path:
     """Return the folder of the task's models, building them when they are not in the cache."""
-    return build_sentiment(settings.recipe, cache)
+    if settings.is_quickstart:
+        return build_sentiment(settings.recipe, cache)
+
+    def build(folder: Path) -> dict[str, Any]:
+        reviews = _limited(read_reviews(fetch_reviews(cache)), settings.recipe)
+        return build_tier(settings, build_sentiment(settings.recipe, cache), reviews, cache, folder)
+
+    return build_once(cache, "sentiment", _all_made_of(settings), build)
 
 
 def load(settings: SentimentSettings, folder: Path | None) -> Task:
     """Return the task from the folder that ``prepare`` returned."""
     assert folder is not None
-    return load_sentiment(folder)
+    return load_sentiment(folder, settings)
 
 
 def load_judge(settings: SentimentSettings, folder: Path | None, asked: Sequence[PromptRow]) -> Judge:
-    """Return the reward model alone, with the ids of ``asked``: ``<s>`` and the words of a review.
+    """Return the reward model alone, with the ids of ``asked``: the first words of a review.
 
     Raises:
         ConfigError: A prompt is a chat.
@@ -59,10 +84,11 @@ def load_judge(settings: SentimentSettings, folder: Path | None, asked: Sequence
     for row in asked:
         row.check_plain()
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False)
-    prompts = [
-        [int(tokenizer.bos_token_id), *tokenizer(row.text, add_special_tokens=False)["input_ids"]] for row in asked
-    ]
-    return Judge(tokenizer, CausalRewardModel.from_pretrained(folder / "reward_model"), tuple(prompts))
+    if settings.policy == "tiny":
+        prompts = tuple(ReviewTokens(tokenizer, tiny=True).prompt(row.text) for row in asked)
+    else:
+        prompts = tuple(row.ids(tokenizer) for row in asked)
+    return Judge(tokenizer, _reward_model(settings, folder, tokenizer), prompts)
 
 
 def build_sentiment(recipe: Recipe, cache: Path | None = None) -> Path:
@@ -76,20 +102,40 @@ def made_of(recipe: Recipe) -> dict[str, Any]:
     return {**recipe.model_dump(), "corpus": CORPUS.member_sha256, "prompt_tokens": PROMPT_TOKENS, "shares": SHARES}
 
 
-def load_sentiment(folder: Path) -> Task:
-    """Return the task from a folder that ``build_sentiment`` made."""
+def load_sentiment(folder: Path, settings: SentimentSettings | None = None) -> Task:
+    """Return the task from a folder that ``build_sentiment`` made, or ``prepare`` for other ``settings``."""
     quiet_transformers()
+    settings = settings or SentimentSettings()
     prompts = json.loads((folder / "prompts.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False)
     return Task(
         name="sentiment",
         policy=AutoModelForCausalLM.from_pretrained(folder / "policy", **SAFE).eval(),
-        tokenizer=AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False),
-        reward_model=CausalRewardModel.from_pretrained(folder / "reward_model"),
-        gold_model=CausalRewardModel.from_pretrained(folder / "gold_model"),
+        tokenizer=tokenizer,
+        reward_model=_reward_model(settings, folder, tokenizer),
+        gold_model=load_reviewer(folder / "gold_model", "causal", _foreign(settings, tokenizer)),
         train_prompts=Prompts.of_ids(prompts["train"]),
         held_out_prompts=Prompts.of_ids(prompts["test"]),
         quality=read_manifest(folder)["facts"],
     )
+
+
+def _all_made_of(settings: SentimentSettings) -> dict[str, Any]:
+    quickstart = made_of(settings.recipe)
+    return quickstart if settings.is_quickstart else tier_made_of(settings, quickstart)
+
+
+def _is_built(made: dict[str, Any], cache: Path) -> bool:
+    return is_complete(cache / "assets" / asset_key("sentiment", made))
+
+
+def _reward_model(settings: SentimentSettings, folder: Path, tokenizer: Any) -> RewardModel:
+    return load_reviewer(folder / "reward_model", settings.reward_model, _foreign(settings, tokenizer))
+
+
+def _foreign(settings: SentimentSettings, tokenizer: Any) -> Any | None:
+    """Return the policy's tokenizer where it is another one than the reward models'."""
+    return None if settings.policy == "tiny" else tokenizer
 
 
 def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.tasks.recipe import Recipe, SummaryRecipe
 
@@ -17,10 +17,31 @@ class _Section(BaseModel):
 
 
 class SentimentSettings(_Section):
-    """Film reviews, with tiny models that are built on this machine."""
+    """Film reviews, with reward models that are built on this machine."""
 
     name: Literal["sentiment"] = "sentiment"
-    recipe: Recipe = Field(default_factory=Recipe)
+    policy: Literal["tiny", "smollm2"] = Field(
+        "tiny", description="tiny is trained on the reviews; smollm2, SmolLM2-135M-Instruct, continues them as it is."
+    )
+    reward_model: Literal["causal", "encoder"] = Field(
+        "causal",
+        description="causal starts as the tiny policy and scores every prefix at once; encoder reads both ways.",
+    )
+    recipe: Recipe = Field(default_factory=Recipe, description="Of the tiny policy and of all reward models.")
+
+    @property
+    def is_quickstart(self) -> bool:
+        """Whether the models are the quickstart's."""
+        return self.policy == "tiny" and self.reward_model == "causal"
+
+    @model_serializer(mode="wrap")
+    def _as_before_there_were_others(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is kept of a study, a run or a measurement names its config: the quickstart's stays what it was.
+        values: dict[str, Any] = plain(self)
+        if self.is_quickstart:
+            for name in ("policy", "reward_model"):
+                values.pop(name, None)
+        return values
 
 
 class SummarizationSettings(_Section):

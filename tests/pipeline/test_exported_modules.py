@@ -101,11 +101,18 @@ def test_a_trainers_module_rewards_tokens_as_the_study_did(kind: str, models: Pa
         assert written.notes == ()
 
 
-@pytest.mark.parametrize("name", ["sentiment", "instruction"])
-def test_tasks_with_models_of_their_own_go_with_them(name: str, tmp_path: Path, tiny_assets: Path) -> None:
-    policy = {"policy": "reviews"} if name == "instruction" else {}
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"name": "sentiment"},
+        {"name": "sentiment", "reward_model": "encoder"},
+        {"name": "instruction", "policy": "reviews"},
+    ],
+    ids=lambda chosen: "-".join(chosen.values()),
+)
+def test_tasks_with_models_of_their_own_go_with_them(chosen: dict[str, str], tmp_path: Path, tiny_assets: Path) -> None:
     study = StudyFolder(tmp_path / "study")
-    study.create(tiny_config(task={"name": name, "recipe": TINY_RECIPE, **policy}, space=SHAPLEY_SPACE))
+    study.create(tiny_config(task={"recipe": TINY_RECIPE, **chosen}, space=SHAPLEY_SPACE))
     write_json(study.winner_file, Arm("7_0", WINNER).to_dict())
     written = export_winner(study, tmp_path / "out", "trl")
     task, _ = winner_models(study.config())
