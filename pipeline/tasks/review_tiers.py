@@ -70,7 +70,7 @@ def build_tier(
     samples = own_samples(policy, measured, MEASURED_TOKENS, eos, False, settings.recipe.seed)
     test = [review for review in reviews if review.part == "test"]
     held_out, fresh = _held_out(tokens, test, settings.recipe.max_tokens)
-    facts = {"reviews": len(reviews)}
+    facts: dict[str, Any] = {"reviews": len(reviews)}
     for name, kind, model in _models(settings, source, own, reviews, folder):
         model.config.score_mean, model.config.score_deviation = 0.0, 1.0
         seen = seen_by_policy(model, kind, own, None if tokens.tiny else tokens.tokenizer, name)
