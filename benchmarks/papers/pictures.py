@@ -8,13 +8,15 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import DOUBLED, SPARSE, TUNED, UNIFORM, WINNER
 from benchmarks.papers.measures import Runs, completed
 from pipeline.confirmation import SMOOTHING_STEPS, smoothed
 
-# Distinguishable without colour vision too (Okabe and Ito, 2008); whoever is not named here is drawn in grey.
+# Those of Okabe and Ito (2008) and of Tol (2021), told apart without colour vision too; whoever is not named here is
+# drawn in grey.
 COLOURS = {
     WINNER: "#D55E00",
     TUNED: "#000000",
@@ -24,7 +26,11 @@ COLOURS = {
     "ABC": "#E69F00",
     "R3HF": "#0072B2",
     "SCAR, span": "#56B4E9",
+    "SCAR, token": "#332288",
+    "SHAP": "#999933",
+    "LIME": "#882255",
 }
+GREY = "#BBBBBB"
 DASHED = {SPARSE, DOUBLED, UNIFORM}
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
 
@@ -44,6 +50,8 @@ def draw(comparison: Comparison, path: Path) -> None:
         left.axhline(float(rival), color="black", linewidth=0.8, linestyle=":")
         left.set(xlabel=f"training steps (means of the last {SMOOTHING_STEPS})", ylabel="J")
         right.set(xlabel="KL to the reference, nats", ylabel="reward on held-out prompts")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.plot([], [], color=GREY, linewidth=0.9, label="the others")
         figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
         figure.savefig(path, dpi=130, metadata={"Software": None})
 
@@ -67,7 +75,7 @@ def _line(axes: Axes, name: str, x: np.ndarray, y: np.ndarray, **options: object
     axes.plot(
         x,
         y,
-        color=COLOURS.get(name, "#BBBBBB"),
+        color=COLOURS.get(name, GREY),
         linewidth=2.2 if name in (WINNER, TUNED) else 1.3 if known else 0.9,
         linestyle="--" if name in DASHED else "-",
         label=name if known else None,

@@ -179,7 +179,7 @@ def text(comparison: Comparison) -> str:
         f"Commit {', '.join(commits)}.",
         f"The winner, {_described(comparison, WINNER)}, reaches the final J of tuned sparse PPO {reached} of "
         f"{config.ppo.steps} steps (ratio {ratio.value:.2f}, bootstrap over seeds [{ratio.low:.2f}, {ratio.high:.2f}]"
-        f"); its reward at matched KL is {_interval(matched)} above.",
+        f"); at matched KL its reward differs by {_interval(matched)}.",
         results_table(comparison),
         contrasts_table(comparison),
         costs_table(comparison),
