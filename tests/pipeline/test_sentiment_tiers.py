@@ -296,7 +296,7 @@ def test_facts_say_how_good_reward_models_are_and_how_calibrated_their_prefixes(
 def test_the_untrained_policys_scores_are_0_on_average_and_1_apart(tier: tuple[SentimentSettings, Path]) -> None:
     task = sentiment.load(*tier)
     prompts = task.train_prompts.select(torch.arange(128) * (len(task.train_prompts) // 128))
-    samples = own_samples(task.policy, prompts, review_tiers.MEASURED_TOKENS, task.eos_token_id, False, 1)
+    samples = own_samples(task.policy, prompts.to_ids(), review_tiers.MEASURED_TOKENS, task.eos_token_id, False, 1)
     judges: Any = [task.reward_model] if tier[0].policy == "tiny" else [task.reward_model, task.gold_model]
     for judge in judges:
         scores = score_responses(judge, samples)

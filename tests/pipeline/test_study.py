@@ -66,13 +66,13 @@ def test_a_study_searches_confirms_and_repeats_itself_exactly(tiny_assets: Path,
         ran, events = study(config, tmp_path / name, tiny_assets)
         LocalExecutor().run(ran)
         assert ran.finished()
-        assert [stage for stage, _, _ in events.ended_jobs] == ["search"] * 6 + ["confirm"] * 10
+        assert [stage for stage, _, _ in events.ended_jobs] == ["search"] * 6 + ["confirm"] * 12
         assert all(succeeded for _, _, succeeded in events.ended_jobs)
-        assert events.steps == (6 * 2 + 10) * config.ppo.steps
+        assert events.steps == (6 * 2 + 12) * config.ppo.steps
         verdict = ran.verdict()
         assert verdict is not None and {d.seeds for d in verdict.differences} == {2}
     first, second = comparable(tmp_path / "a"), comparable(tmp_path / "b")
-    assert len(first) == 16
+    assert len(first) == 18
     assert first == second
 
 
@@ -120,8 +120,8 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_results(tells: int, tiny_
     resumed, events = study(config, tmp_path / "killed", tiny_assets)
     LocalExecutor().run(resumed)
     assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
-    # Two seeds a trial in the search: 8 jobs, then 10 of the confirmation.
-    assert events.left_jobs <= 18 - tells
+    # Two seeds a trial in the search: 8 jobs, then 12 of the confirmation.
+    assert events.left_jobs <= 20 - tells
     # A study that has ended has nothing more to do.
     again, events = study(config, tmp_path / "killed", tiny_assets)
     assert again.finished() and again.ask() is None and events.ended_jobs == []
