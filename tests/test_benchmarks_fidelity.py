@@ -384,7 +384,7 @@ def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeyp
     header = (tmp_path / "fidelity-known_effects.csv").read_text().splitlines()[0]
     fresh = [
         replace(run(each, 200 + seed, float(place)), job=f"{each}{seed}")
-        for place, each in enumerate((SPARSE, "uniform", "R3HF"))
+        for place, each in enumerate((SPARSE, "Shapley alone, span", "R3HF"))
         for seed in range(2)
     ]
     (tmp_path / "papers-sentiment.csv").write_text("\n".join([header, *(each.line() for each in fresh)]) + "\n")

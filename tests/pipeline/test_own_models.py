@@ -233,7 +233,7 @@ def test_template_without_paths_says_which_path_is_missing(tmp_path: Path, capsy
     said = capsys.readouterr().err
     assert "task.prompts" in said and "/path/to/train.jsonl does not exist" in said
     assert not (tmp_path / "studies").exists()
-    with pytest.raises(ConfigError, match=r"a copy of .*own_models\.yaml.*: .*quickstart, smoke"):
+    with pytest.raises(ConfigError, match=r"a copy of .*own_models\.yaml.*: .*quickstart, .*smoke"):
         find_config("no-such-config")
 
 
