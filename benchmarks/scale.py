@@ -28,7 +28,7 @@ import psutil
 import torch
 
 from benchmarks import cheap_trainer
-from benchmarks.record import RESULTS, Claim, current_commit, markdown, today, write
+from benchmarks.record import RESULTS, Claim, current_commit, machine, markdown, today, write
 from pipeline.config import StudyConfig, parse_config
 from pipeline.ending import Ending
 from pipeline.launch import make_executor
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def kept_parts() -> dict[str, dict[str, Any]]:
-    """Return what was measured before: part to commit, date, settings and what was found."""
+    """Return what was measured before: part to commit, date, machine, settings and what was found."""
     path = RESULTS / "scale.json"
     details = json.loads(path.read_text())["details"] if path.exists() else {}
     return {name: details[name] for name in PARTS if name in details}
@@ -111,11 +111,12 @@ def _measured(part: str, options: argparse.Namespace, commit: str) -> dict[str, 
         found = {name: measured_overhead(url, options.trials) for name, url in storages.items()}
     else:
         found = {slots: measured_efficiency(slots, options.seconds) for slots in options.slots}
-    return {"commit": commit, "date": today(), "settings": _settings(options), "found": found}
+    source = {"commit": commit, "date": today(), "machine": machine()}
+    return {**source, "settings": _settings(options), "found": found}
 
 
 def _source(part: dict[str, Any]) -> str:
-    return f"Commit {part['commit']}, {part['date']}:"
+    return f"Commit {part['commit']}, {part['date']}, {part['machine']}:"
 
 
 def _options() -> argparse.Namespace:

@@ -24,6 +24,8 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def measured(monkeypatch: pytest.MonkeyPatch, commit: str, *options: str) -> None:
     monkeypatch.setattr(scale, "current_commit", lambda: commit)
+    # Parts may come from different machines, and say so.
+    monkeypatch.setattr(scale, "machine", lambda: f"machine of {commit}")
     monkeypatch.setattr(sys, "argv", ["scale", *options])
     scale.main()
 
@@ -42,7 +44,8 @@ def test_a_part_that_is_measured_anew_leaves_the_other_one_as_it_was(
         "efficiency": "first",
     }
     tables = (results / "scale.md").read_text()
-    assert "Commit second" in tables and "Commit first" in tables
+    for commit in ("first", "second"):
+        assert f"Commit {commit}, {record.today()}, machine of {commit}:" in tables
 
 
 def test_other_sizes_are_shown_and_not_kept(
