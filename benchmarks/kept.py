@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -52,19 +53,25 @@ def each_done(
         workers: Processes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with processes(workers) as pool, path.open("a") as file:
+        futures = [pool.submit(run, job, mark(job)) for job in missing]
+        for future in as_completed(futures):
+            done = future.result()
+            file.write(done.line() + "\n")
+            file.flush()
+            yield done
+
+
+@contextmanager
+def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Give processes of one thread each, which end with this one whatever ends it."""
     # Worker processes must not inherit torch's threads.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, initializer=_quiet)
     # As Ctrl+C: a process that is just gone leaves its workers behind, each with the models that it has loaded.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        futures = [pool.submit(run, job, mark(job)) for job in missing]
-        with path.open("a") as file:
-            for future in as_completed(futures):
-                done = future.result()
-                file.write(done.line() + "\n")
-                file.flush()
-                yield done
+        yield pool
     finally:
         # What has begun ends; nothing else begins.
         pool.shutdown(cancel_futures=True)

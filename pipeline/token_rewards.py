@@ -19,14 +19,21 @@ from shaping.rollouts import Rollouts
 from shaping.shape import Shape
 from shaping.shaper import Shaper
 
+# Coalitions of a response whose credit is looked at and not trained on: enough for some sixty tokens.
+SHOWN_BUDGET = 128
+
 
 def token_rewards(task: Task, shape: Shape, texts: list[SampleText]) -> list[dict[str, Any]]:
     """Return, for each text, its tokens and its token rewards under every method and under ``winner``.
 
     Methods that the reward model cannot serve are left out. Each row of rewards sums to ``score``, in reward-model
-    units.
+    units. Methods that the shape does not use are shown at their best, beyond the budget of training.
     """
-    shapes = {name: method_shape(name, shape) for name in served_methods(task.reward_model, shape)}
+    richer = shape.with_changes(budget=max(shape.budget, SHOWN_BUDGET))
+    shapes = {
+        name: method_shape(name, shape if name in shape.active_methods() else richer)
+        for name in served_methods(task.reward_model, shape)
+    }
     shapers = make_shapers(task, {**shapes, "winner": shape})
     return [plain_sample(explained(task, shapers, text.prompt_ids, text.response_ids)[0]) for text in texts]
 

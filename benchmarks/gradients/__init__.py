@@ -1,0 +1,1 @@
+"""What each shape does to the policy's gradient: how much of it is signal, bias and noise."""
