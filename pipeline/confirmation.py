@@ -189,6 +189,11 @@ def _against(rival: str, runs: dict[str, list[dict[str, Any]]]) -> Difference:
     return paired_difference(rival, [ours[seed] for seed in shared], [theirs[seed] for seed in shared])
 
 
+def _named(differences: Sequence[Difference]) -> str:
+    # Names have commas of their own.
+    return " and ".join(f"'{difference.rival}'" for difference in differences)
+
+
 def _words(
     winner: str, differences: Sequence[Difference], tuned: str, steps: dict[str, int | None], total: int
 ) -> list[str]:
@@ -198,8 +203,8 @@ def _words(
     if differences and len(gains) == len(differences):
         lines = [f"{winner} beats every baseline in J on fresh seeds."]
     elif gains:
-        missed = ", ".join(d.rival for d in differences if not d.is_gain)
-        lines = [f"{winner} beats {', '.join(d.rival for d in gains)} in J on fresh seeds, but not {missed}."]
+        beaten, others = _named(gains), _named([d for d in differences if not d.is_gain])
+        lines = [f"{winner} beats {beaten} in J on fresh seeds, but not {others}."]
     else:
         lines = ["No shape beat a baseline in J on fresh seeds."]
     lines += [

@@ -157,6 +157,17 @@ def test_a_clear_winner_is_said_to_win_and_how_fast() -> None:
     assert verdict.steps_to_level[TUNED[0]] == 20
 
 
+def test_rivals_that_are_not_beaten_are_named_beside_those_that_are() -> None:
+    runs = {
+        "winner": arm_runs([2.0, 2.1, 1.9, 2.05], [1.0] * 6),
+        "sparse": arm_runs([1.0, 1.05, 0.95, 1.0], [1.0] * 6),
+        TUNED[2]: arm_runs([2.1, 1.9, 2.05, 2.0], [1.0] * 6),
+        "uniform": arm_runs([0.9, 1.0, 0.9, 1.0], [1.0] * 6),
+    }
+    said = "7_0 beats 'sparse' and 'uniform' in J on fresh seeds, but not 'sparse, reward-model critic, same lambda'."
+    assert judge("7_0", runs).text[0] == said
+
+
 def test_no_winner_is_a_verdict_too() -> None:
     runs = {
         name: arm_runs([1.0, 1.2, 0.9, 1.1], [0.0] * 6) for name in ("winner", "sparse", TUNED[0], TUNED[1], "uniform")
