@@ -112,7 +112,8 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(study, "STUDIES", tmp_path / "studies")
     monkeypatch.setattr(comparison, "ENTRANTS", [each for each in ENTRANTS if each.name in (TUNED, DOUBLED, "R3HF")])
     along = ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "executor.name=local", "search.seeds=[0, 1]")
-    setting = Setting("smoke", along, seeds=2, trials=2, lambdas=(0.8, 1.0))
+    spared = ("evaluation.every_steps=0",)
+    setting = Setting("smoke", along, seeds=2, trials=2, tuning=spared, lambdas=(0.8, 1.0))
     console = Console(quiet=True)
     with pytest.raises(Unfinished):
         compare("smoke", setting, 0, "c", console)
@@ -120,6 +121,8 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     assert set(found.runs) == {SPARSE, TUNED, DOUBLED, "R3HF", WINNER}
     assert [each.seed for each in found.runs[WINNER]] == [200, 201]
     assert len(kept_runs(runs.runs_file("smoke"))) == 2 * (4 + 4 + 4) + 2 * 5
+    assert not any(each.held_out for made in found.tuning.values() for each in made)
+    assert all(len(each.held_out) > 1 for made in found.runs.values() for each in made)
     paid = {name: max(each.largest_error for each in made) for name, made in found.runs.items()}
     assert paid[DOUBLED] > 1e-2 and max(paid[name] for name in (SPARSE, TUNED, WINNER)) < 1e-4
     # The sum paid does not touch what is reported: the first batch was sampled before any update.

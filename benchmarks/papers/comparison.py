@@ -36,6 +36,7 @@ class Setting:
         seeds: Fresh ones.
         trials: Of the study whose winner takes part.
         study: Further overrides of that study alone.
+        tuning: Further overrides of the tuning runs alone: of which only the end counts.
         lambdas: That everybody but sparse PPO at its defaults is tuned over.
         like: A task whose choices are taken over, the winner's too, in place of tuning and of a study: for models too
             large for either.
@@ -47,6 +48,7 @@ class Setting:
     seeds: int
     trials: int = 0
     study: tuple[str, ...] = ()
+    tuning: tuple[str, ...] = ()
     lambdas: tuple[float, ...] = LAMBDAS
     like: str = ""
     names: tuple[str, ...] = ()
@@ -124,20 +126,23 @@ class Maker:
             raise Unfinished
         winner = study_winner(setting.config, setting.changes + setting.study, setting.trials, label, self._console)
         every = [each for settings in field.values() for each in settings if len(settings) > 1]
-        tuning = self.made(every, self.config.search.seeds, "tuning")
+        config = load_config(find_config(setting.config), setting.changes + setting.tuning)
+        tuning = self.made(every, config.search.seeds, "tuning", config)
         chosen = {name: _best(settings, tuning) for name, settings in field.items()}
         tried = {name: len(settings) for name, settings in field.items()}
         taken = {SPARSE: untuned(self.config), WINNER: winner}
         return Chosen(chosen | taken, tried | {SPARSE: 1, WINNER: setting.trials}, tuning)
 
-    def made(self, chosen: Iterable[Candidate], seeds: Iterable[int], stage: str) -> dict[Key, list[Run]]:
-        """Return the runs of each candidate.
+    def made(
+        self, chosen: Iterable[Candidate], seeds: Iterable[int], stage: str, config: StudyConfig | None = None
+    ) -> dict[Key, list[Run]]:
+        """Return the runs of each candidate, under the comparison's config or another one.
 
         Raises:
             Unfinished: There are no workers to make what is missing.
         """
-        everyone, assets = list(chosen), str(self._assets or "")
-        planned = [Planned(each, seed, self.config, assets, self._commit) for seed in seeds for each in everyone]
+        everyone, assets, asked = list(chosen), str(self._assets or ""), config or self.config
+        planned = [Planned(each, seed, asked, assets, self._commit) for seed in seeds for each in everyone]
         return _made(planned, self._label, stage, self._workers)
 
     def _field(self) -> dict[str, list[Candidate]]:
