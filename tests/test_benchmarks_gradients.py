@@ -168,9 +168,10 @@ def test_known_distributions_are_found_again() -> None:
     true[0] = 1.0
     biased = torch.zeros(size)
     biased[:2] = torch.tensor([0.6, 0.8])
-    given = drawn(torch.stack([true, 3 * true, biased]), torch.tensor([0.05, 0.6, 0.2]), 200, group)
-    exact, scaled, other = qualities(gram(given), truth=0, rival=1, group=group, batch=batch)
+    given = drawn(torch.stack([true, true, 3 * true, biased]), torch.tensor([0.05, 0.9, 0.6, 0.2]), 200, group)
+    exact, usual, scaled, other = qualities(gram(given), truth=0, rival=1, group=group, batch=batch)
     assert exact.cosine.value == pytest.approx(1, abs=1e-9)
+    assert usual.noise.value == pytest.approx(size * 0.81, rel=0.05) and usual.cosine.value == pytest.approx(1, abs=0.1)
     # Length is no matter: noise is measured against it.
     assert scaled.noise.value == pytest.approx(size * 0.36 / 9, rel=0.05)
     assert other.noise.value == pytest.approx(size * 0.04, rel=0.05)
@@ -178,7 +179,8 @@ def test_known_distributions_are_found_again() -> None:
         assert found.cosine.value == pytest.approx(cosine, abs=0.03)
         expected = cosine / (1 + found.noise.value / batch) ** 0.5
         assert found.alignment.value == pytest.approx(expected, abs=0.02)
-    assert scaled.advantage.value == 1 and scaled.advantage.low == scaled.advantage.high == 1
+    assert usual.advantage.value == 1 and usual.advantage.low == usual.advantage.high == 1
+    assert scaled.advantage.value == pytest.approx(scaled.alignment.value / usual.alignment.value)
     # Without bias but with noise: a single batch does not point where the expectation does.
     cosines = torch.nn.functional.cosine_similarity(
         drawn(3 * true[None], torch.tensor([0.6]), 2000, batch)[0], true, dim=1

@@ -72,7 +72,7 @@ def qualities(gram: Tensor, truth: int, rival: int, group: int, batch: int) -> l
     Args:
         gram: ``E x J x E x J`` inner products.
         truth: Place of an estimator that is known to be unbiased.
-        rival: Place of the estimator that ``advantage`` compares with.
+        rival: Place of another one, with more noise, that ``advantage`` compares with.
         group: Responses of a group.
         batch: Responses of a training step.
     """
@@ -102,6 +102,8 @@ def _numbers(products: Tensor, spread: Tensor, truth: int, rival: int, group: in
     """
     squares = products.diagonal()
     lengths = torch.where(squares > 0, squares, torch.full_like(squares, math.nan)).sqrt()
+    # Both have the same expectation, and the less noisy one tells its length better.
+    lengths[rival] = lengths[truth]
     along = products[:, truth] / lengths[truth]
     # Noise makes a batch's gradient long: its squared length is known even where the expectation's is not.
     alignment = along / (squares + spread * group / batch).sqrt()
