@@ -13,7 +13,7 @@ from pipeline.tasks.base import Task
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
 
-# Everybody is tuned over the same ones: sparse PPO wants the upper end, dense credit the lower.
+# Everybody is tuned over the same ones: without a critic that knows, sparse PPO wants the upper end.
 LAMBDAS = (0.6, 0.8, 0.95, 1.0)
 VALUE_HEAD: Critic = "value_head"
 REWARD_MODEL: Critic = "reward_model"

@@ -9,7 +9,6 @@ from benchmarks.papers.comparison import Comparison, mean_objective
 from benchmarks.papers.field import (
     DOUBLED,
     HEAD_ONLY,
-    LAMBDAS,
     RANDOM,
     REWARD_MODEL,
     SCAR,
@@ -31,6 +30,8 @@ from benchmarks.papers.runs import COMPLETED
 from benchmarks.record import Claim, markdown
 from pipeline.confirmation import Difference
 
+# Behind the lambda of whoever's critic starts as the reward model.
+KNOWS = ", RM critic"
 RESULTS = ("", "lambda", "J", "J over tuned sparse", "p", "reward", "gold", "KL, nats", "reward at matched KL", "steps")
 COSTS = ("", "settings tried", "shape", "wall s", "training CPU s", "coalitions", "credit tokens", "sums kept", "lost")
 
@@ -79,7 +80,7 @@ def results_table(comparison: Comparison) -> str:
         rows.append(
             (
                 name,
-                f"{comparison.chosen[name].arm.shape.gae_lambda:.2f}",
+                _setting(comparison, name),
                 _number(median(runs, "objective")),
                 "" if is_rival else _interval(gain(runs, rival)) if enough else "-",
                 "" if is_rival else _p(p_values[name]),
@@ -149,6 +150,12 @@ def contrasts_table(comparison: Comparison) -> str:
     return markdown(("question", "of", "over", "J", "reward at matched KL"), rows)
 
 
+def _setting(comparison: Comparison, name: str) -> str:
+    """Return an entrant's lambda, and its critic where it is the better informed one."""
+    arm = comparison.chosen[name].arm
+    return f"{arm.shape.gae_lambda:.2f}{KNOWS if arm.critic == REWARD_MODEL else ''}"
+
+
 def _described(comparison: Comparison, name: str) -> str:
     arm = comparison.chosen[name].arm
     critic = ", critic from the reward model" if arm.critic == "reward_model" else ""
@@ -192,7 +199,8 @@ def text(comparison: Comparison) -> str:
 def _tuned(comparison: Comparison) -> str:
     if not comparison.tuning:
         return "shapes and lambda as they were chosen on the small model, the winner too"
-    return f"lambda of {_listed(LAMBDAS)} tuned on seeds {_listed(comparison.config.search.seeds)}"
+    tried = sorted({value for _, value, _ in comparison.tuning})
+    return f"lambda of {_listed(tried)} tuned on seeds {_listed(comparison.config.search.seeds)}"
 
 
 def _listed(values: Sequence[float]) -> str:
