@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.kept import each_done
 from benchmarks.papers.field import Candidate
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, machine
 from pipeline.config import StudyConfig
 from pipeline.trial import Job, Outcome, certificate_of, run_trial
 from shaping.errors import TrialFailed
@@ -46,6 +46,7 @@ class Run:
         credit_tokens: Reward-model tokens forwarded for credit, for one response.
         credit_coalitions: Coalitions scored for credit, for one response.
         largest_error: Of the certificate.
+        machine: Where it was made; seconds are that machine's.
         curve: J of each training batch.
         held_out: KL, reward and gold on the same held-out prompts as training goes on.
     """
@@ -67,6 +68,7 @@ class Run:
     credit_tokens: float = math.nan
     credit_coalitions: float = math.nan
     largest_error: float = math.nan
+    machine: str = ""
     curve: tuple[float, ...] = ()
     held_out: tuple[tuple[float, float, float], ...] = ()
 
@@ -85,7 +87,7 @@ class Run:
         numbers = {entry.name: float(row[entry.name]) for entry in fields(cls) if entry.type == "float"}
         points = [tuple(map(float, point.split("/"))) for point in row["held_out"].split()]
         return cls(
-            **{name: row[name] for name in ("entrant", "critic", "job", "commit", "state")},
+            **{name: row[name] for name in ("entrant", "critic", "job", "commit", "state", "machine")},
             **numbers,
             seed=int(row["seed"]),
             curve=tuple(map(float, row["curve"].split())),
@@ -161,6 +163,7 @@ def train(planned: Planned, job: str) -> Run:
         "seed": planned.seed,
         "job": job,
         "commit": planned.commit,
+        "machine": machine(),
     }
     try:
         run = planned.trained()

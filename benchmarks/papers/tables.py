@@ -30,6 +30,7 @@ from benchmarks.papers.runs import COMPLETED
 from benchmarks.record import Claim, markdown
 from pipeline.confirmation import Difference
 
+SOURCE = ("commit", "machine")
 # Behind the lambda of whoever's critic starts as the reward model.
 KNOWS = ", RM critic"
 RESULTS = ("", "lambda", "J", "J over tuned sparse", "p", "reward", "gold", "KL, nats", "reward at matched KL", "steps")
@@ -176,14 +177,14 @@ def text(comparison: Comparison) -> str:
     """Return one task's section."""
     config, runs = comparison.config, comparison.runs
     seeds = sorted(run.seed for run in runs[TUNED])
-    commits = sorted({run.commit for each in runs.values() for run in each})
+    commits, machines = (sorted({getattr(run, name) for each in runs.values() for run in each}) for name in SOURCE)
     ratio, matched = steps_ratio(runs[WINNER], runs[TUNED]), gain_at_matched_kl(runs[WINNER], runs[TUNED])
     reached = f"after {ratio.steps}" if ratio.steps else "not at all in"
     lines = [
         f"### {comparison.label}",
         f"{config.ppo.steps} steps of {config.ppo.batch_size} responses of up to {config.sampling.response_tokens} "
         f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; {_tuned(comparison)}. "
-        f"Commit {', '.join(commits)}.",
+        f"Commit {', '.join(commits)}; {' and '.join(machines)}.",
         f"The winner, {_described(comparison, WINNER)}, reaches the final J of tuned sparse PPO {reached} of "
         f"{config.ppo.steps} steps (ratio {ratio.value:.2f}, bootstrap over seeds [{ratio.low:.2f}, {ratio.high:.2f}]"
         f"); at matched KL its reward differs by {_interval(matched)}.",
