@@ -137,5 +137,7 @@ class Cluster:
 
     def _start(self, arguments: list[str], cpus: int) -> Node:
         common = [f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={STORE_BYTES}"]
+        # What starts jobs has one port by default, on which a cluster of another test may listen already.
+        common.append(f"--dashboard-agent-listen-port={free_port()}")
         ready = self.folder.with_name(f"{self.folder.name}-{len(self.nodes) + (self.head is not None)}.log")
         return Node([*arguments, *common], self.variables, ready)
