@@ -57,10 +57,7 @@ def write(name: str, claims: Sequence[Claim], tables: str, details: dict[str, ob
     """
     RESULTS.mkdir(exist_ok=True)
     record = {
-        "command": f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip(),
-        "commit": commit,
-        "date": today(),
-        "machine": machine(),
+        **provenance(name, commit),
         "claims": [asdict(claim) for claim in claims],
         "details": details,
     }
@@ -74,6 +71,17 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def provenance(name: str, commit: str) -> dict[str, str]:
+    """Return what a benchmark's numbers come from: its command, the code's commit, the date and the machine."""
+    command = f"python -m benchmarks.{name} {' '.join(sys.argv[1:])}".strip()
+    return {"command": command, "commit": commit, "date": today(), "machine": machine()}
+
+
+def plain(name: str) -> str:
+    """Return a name as it stands in a claim's: lower case, with one underscore for all that is no letter or digit."""
+    return "_".join("".join(sign if sign.isalnum() else " " for sign in name.lower()).split())
 
 
 def machine() -> str:

@@ -214,6 +214,11 @@ def padded(rows: list[list[int]], left: bool, device: Any = None) -> tuple[Tenso
     return torch.tensor(ids, device=device), real.to(device)
 
 
+def unpadded(ids: Tensor, real: Tensor) -> list[list[int]]:
+    """Return the real ids of each row of ``B x L``: what ``padded`` was given."""
+    return [row[mask].tolist() for row, mask in zip(ids, real, strict=True)]
+
+
 def opening_tokens(tokenizer: Any) -> list[int]:
     """Return the special tokens that a tokenizer puts before a text, such as beginning-of-sequence."""
     core, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]

@@ -323,7 +323,7 @@ def test_the_whole_on_a_small_task(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "task_config", lambda label: config)
     monkeypatch.setattr(whole, "processes", lambda workers: InProcess())
     sizes = whole.Sizes(6, 64)
-    stages = [whole.measure("tiny", steps, sizes, 1) for steps in (0, 1)]
+    stages = [whole.measure("tiny", steps, sizes, 1, 4) for steps in (0, 1)]
     names = {row.shown for row in stages[0].qualities}
     assert names == {TRUTH[0], "sparse"} | {
         each.name for each in ENTRANTS if each.reward_scale == 1 and each.name not in (TUNED, "sparse, value head")
@@ -337,7 +337,7 @@ def test_the_whole_on_a_small_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "+0.50 [+0.10, +0.80]" in told and told.count("| sparse |") == 4
     claimed = {claim.name for claim in tables.claims("tiny", 6, stages)}
     assert "gradients.tiny.alignment_0.true_gradient.lambda_1" in claimed
-    again = whole.measure("tiny", 0, sizes, 1)
+    again = whole.measure("tiny", 0, sizes, 1, 4)
     assert [quality.alignment for quality in again.qualities.values()] == [
         quality.alignment for quality in stages[0].qualities.values()
     ]

@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from benchmarks.papers import comparison, pictures, runs, study
-from benchmarks.papers.comparison import Setting, Unfinished, compare
+from benchmarks.papers.comparison import Unfinished, compare
 from benchmarks.papers.field import DOUBLED, ENTRANTS, HEAD_ONLY, LAMBDAS, SPARSE, TUNED, WINNER, candidates
 from benchmarks.papers.measures import at_kl, corrected, gain_at_matched_kl, median, steps_ratio
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
+from benchmarks.papers.settings import Setting
 from benchmarks.papers.tables import claims, text
 from pipeline.config import parse_config
 from tests.tiny_task import tiny_task

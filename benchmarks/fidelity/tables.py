@@ -13,7 +13,7 @@ from benchmarks.fidelity.learning import Relation, values
 from benchmarks.fidelity.measure import Curves, Exact, Judged
 from benchmarks.fidelity.training import LAMBDAS, Learned
 from benchmarks.papers.runs import COMPLETED
-from benchmarks.record import Claim, markdown
+from benchmarks.record import Claim, markdown, plain
 
 CURVES = (
     "method",
@@ -192,7 +192,7 @@ def _caution(methods: int) -> str:
 def relation_claims(label: str, relations: Iterable[Relation]) -> list[Claim]:
     """Return the rank correlations; what could not be computed is no claim."""
     return [
-        Claim(f"fidelity.{label}.{_plain(each.fidelity)}.{_plain(each.learning)}", *_numbers(each), each.methods)
+        Claim(f"fidelity.{label}.{plain(each.fidelity)}.{plain(each.learning)}", *_numbers(each), each.methods)
         for each in relations
         if not math.isnan(each.value)
     ]
@@ -239,7 +239,3 @@ def _spread(found: Sequence[float]) -> str:
 
 def _costs(coalitions: float, tokens: float) -> tuple[str, str]:
     return f"{coalitions:,.0f}", f"{tokens:,.0f}"
-
-
-def _plain(name: str) -> str:
-    return "_".join("".join(sign if sign.isalnum() else " " for sign in name.lower()).split())

@@ -21,7 +21,7 @@ from pipeline.tasks.base import Task
 from pipeline.tasks.reward_training import classifier_config
 from pipeline.tasks.score_scale import own_samples
 from shaping.reward_models import CausalRewardModel
-from shaping.rollouts import Rollouts, model_inputs
+from shaping.rollouts import Rollouts, model_inputs, unpadded
 from shaping.scoring import score_responses
 
 TEXTS, BATCH, EPOCHS, LEARNING_RATE, LARGEST_MISSING_SHARE = 4_096, 64, 6, 2e-3, 0.9
@@ -82,9 +82,7 @@ def thinned(texts: Rollouts, chooser: torch.Generator) -> Rollouts:
     share = torch.rand(len(texts), 1, generator=chooser) * LARGEST_MISSING_SHARE
     share[::2] = 0
     kept = (torch.rand(texts.response_ids.shape, generator=chooser) >= share) & texts.response_mask
-    prompts = [ids[mask].tolist() for ids, mask in zip(texts.prompt_ids, texts.prompt_mask, strict=True)]
-    responses = [ids[mask].tolist() for ids, mask in zip(texts.response_ids, kept, strict=True)]
-    return Rollouts.of_ids(prompts, responses)
+    return Rollouts.of_ids(unpadded(texts.prompt_ids, texts.prompt_mask), unpadded(texts.response_ids, kept))
 
 
 def _along(model: LlamaForSequenceClassification, given: Rollouts) -> tuple[Tensor, Tensor]:

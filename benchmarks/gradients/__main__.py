@@ -33,12 +33,11 @@ from benchmarks.gradients.learning import predicted
 from benchmarks.gradients.moments import Quality, gram, mixed, qualities
 from benchmarks.gradients.stage import Stage
 from benchmarks.kept import processes
-from benchmarks.papers.__main__ import SETTINGS
 from benchmarks.papers.field import LAMBDAS
 from benchmarks.papers.runs import kept_runs, runs_file
+from benchmarks.papers.settings import SETTINGS
 from benchmarks.record import Claim, current_commit, write
-from pipeline.builtin_configs import find_config
-from pipeline.config import StudyConfig, load_config
+from pipeline.config import StudyConfig
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.task_models import build_assets
 from pipeline.tasks.registry import load_task
@@ -80,11 +79,11 @@ def main() -> None:
         config = task_config(label)
         # The models are built here, before the workers look for them.
         build_assets(config, Console(stderr=True))
-        middle = config.ppo.steps // 2
-        stages = [measure(label, steps, sizes, options.workers) for steps in ([0] if options.quick else [0, middle])]
+        batch, when = config.ppo.batch_size, [0] if options.quick else [0, config.ppo.steps // 2]
+        stages = [measure(label, steps, sizes, options.workers, batch) for steps in when]
         relation = predicted(stages[0], list(kept_runs(runs_file(label)).values()))
         claims += [*tables.claims(label, sizes.groups, stages), *tables.relation_claims(label, relation)]
-        texts.append(tables.text(label, config.ppo.batch_size, stages, relation))
+        texts.append(tables.text(label, batch, stages, relation))
         details[label] = config.model_dump(mode="json")
     if options.quick:
         print("\n\n".join(texts))
@@ -104,12 +103,11 @@ def _options() -> argparse.Namespace:
 
 def task_config(label: str) -> StudyConfig:
     """Return a task's config as the papers' comparison has it."""
-    setting = SETTINGS[label]
-    return load_config(find_config(setting.config), (*setting.changes, "ppo.device=cpu", "ppo.save_steps=0"))
+    return SETTINGS[label].loaded("ppo.device=cpu", "ppo.save_steps=0")
 
 
-def measure(label: str, steps: int, sizes: Sizes, workers: int) -> Stage:
-    """Return how good every estimator is once sparse PPO has trained for ``steps`` steps."""
+def measure(label: str, steps: int, sizes: Sizes, workers: int, batch: int) -> Stage:
+    """Return how good every estimator is, in batches of ``batch``, once sparse PPO has trained for ``steps`` steps."""
     started, gradients = time.perf_counter(), torch.empty(0)
     with processes(workers) as pool:
         places = range(sizes.groups)
@@ -119,7 +117,7 @@ def measure(label: str, steps: int, sizes: Sizes, workers: int) -> Stage:
                 gradients = torch.empty(len(keys), sizes.groups, found.shape[1])
             gradients[:, place] = torch.from_numpy(found)
             print(f"{label}, after {steps} steps: group {place + 1} of {sizes.groups}", file=sys.stderr, flush=True)
-    judged = judge(gram(gradients), keys, sizes, task_config(label).ppo.batch_size)
+    judged = judge(gram(gradients), keys, sizes, batch)
     return Stage(steps, judged, sizes.groups * sizes.group, time.perf_counter() - started)
 
 

@@ -11,7 +11,7 @@ from shaping.reward_models import RewardModel
 from shaping.shape import Shape
 
 
-@dataclass(frozen=True, eq=True)
+@dataclass(frozen=True)
 class Row:
     """A mixture of methods at one lambda.
 

@@ -9,13 +9,13 @@ from benchmarks.fidelity.learning import Relation
 from benchmarks.gradients.field import Row
 from benchmarks.gradients.moments import Measured, Quality
 from benchmarks.gradients.stage import Stage
-from benchmarks.record import Claim, markdown
+from benchmarks.record import Claim, markdown, plain
 
 
 def claims(label: str, groups: int, stages: Sequence[Stage]) -> list[Claim]:
     """Return cosine and alignment of everybody, at every lambda and stage."""
     return [
-        Claim(f"gradients.{label}.{name}_{stage.steps}.{_plain(row)}", found.value, found.low, found.high, groups)
+        Claim(f"gradients.{label}.{name}_{stage.steps}.{_place(row)}", found.value, found.low, found.high, groups)
         for stage in stages
         for row, quality in stage.qualities.items()
         for name, found in (("cosine", quality.cosine), ("alignment", quality.alignment))
@@ -128,6 +128,5 @@ def _interval(found: Measured) -> str:
     return f"{found.value:.3f}{wide}"
 
 
-def _plain(row: Row) -> str:
-    name = "_".join("".join(sign if sign.isalnum() else " " for sign in row.shown.lower()).split())
-    return f"{name}.lambda_{row.gae_lambda:g}"
+def _place(row: Row) -> str:
+    return f"{plain(row.shown)}.lambda_{row.gae_lambda:g}"

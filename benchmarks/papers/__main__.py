@@ -20,51 +20,14 @@ import sys
 import torch
 from rich.console import Console
 
-from benchmarks.papers.comparison import Comparison, Setting, Unfinished, compare, is_complete
-from benchmarks.papers.field import BUDGET, DOUBLED, LAMBDAS, SCAR, SPARSE, TUNED, UNIFORM, WINNER
+from benchmarks.papers.comparison import Comparison, Unfinished, compare, is_complete
 from benchmarks.papers.pictures import draw
 from benchmarks.papers.runs import runs_file
+from benchmarks.papers.settings import SETTINGS
 from benchmarks.papers.tables import claims, text
 from benchmarks.record import RESULTS, current_commit, write
 
-# What is held out is looked at along the way, always on the same prompts.
-ALONG = ("evaluation.every_steps=4", "evaluation.curve_prompts=128")
 TINY = ("sentiment", "instruction", "summarization")
-# The study may mix whatever takes part: credit of spans and of tokens, at the budget that the others have.
-MIXED = ("space.methods=[prefix, attention, shapley, owen]", f"shape.budget={BUDGET}")
-# The study builds on the better critic, which everybody else is tuned over.
-KNOWING = "ppo.critic=reward_model"
-SHORT = 0.3
-# A program has no attention, and a critic cannot start from it.
-MIXED_BLACK_BOX = ("space.methods=[prefix, shapley, owen, uniform]", MIXED[1])
-SETTINGS = {
-    # A critic that knows the reward model wants short lambdas: here 0.6 would be the end of what is tried.
-    "sentiment": Setting(
-        "quickstart",
-        (*ALONG, *MIXED),
-        seeds=8,
-        trials=24,
-        study=(KNOWING, f"space.gae_lambda=[{SHORT}, 1.0]"),
-        lambdas=(SHORT, *LAMBDAS),
-    ),
-    "instruction": Setting("instruction", (*ALONG, *MIXED_BLACK_BOX), seeds=8, trials=24),
-    "summarization": Setting(
-        "summarization",
-        ("evaluation.every_steps=8", "evaluation.curve_prompts=132", *MIXED),
-        seeds=8,
-        trials=24,
-        study=(KNOWING,),
-        tuning=("evaluation.every_steps=0",),
-    ),
-    # Half the config's steps: a run takes a quarter of an hour on one core.
-    "instruction-smollm2": Setting(
-        "instruction_smollm2",
-        ("ppo.steps=20", "evaluation.every_steps=5", "evaluation.curve_prompts=64"),
-        seeds=3,
-        like="instruction",
-        names=(SPARSE, TUNED, DOUBLED, UNIFORM, "R3HF", SCAR, WINNER),
-    ),
-}
 
 
 def main() -> None:

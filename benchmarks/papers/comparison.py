@@ -10,11 +10,11 @@ from statistics import fmean
 
 from rich.console import Console
 
-from benchmarks.papers.field import ALONE, ENTRANTS, LAMBDAS, SPARSE, TUNED, WINNER, Candidate, candidates, untuned
+from benchmarks.papers.field import ALONE, ENTRANTS, SPARSE, TUNED, WINNER, Candidate, candidates, untuned
 from benchmarks.papers.runs import COMPLETED, Planned, Run, kept_runs, made, runs_file
+from benchmarks.papers.settings import Setting
 from benchmarks.papers.study import study_winner, winner_file
-from pipeline.builtin_configs import find_config
-from pipeline.config import StudyConfig, load_config
+from pipeline.config import StudyConfig
 from pipeline.task_models import build_assets
 from pipeline.tasks.registry import load_task
 
@@ -24,34 +24,6 @@ FIRST_SEED = 200
 
 # Entrant, lambda, critic.
 Key = tuple[str, float, str]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A task as it is compared.
-
-    Attributes:
-        config: A built-in config's name.
-        changes: ``key=value`` overrides of it: what is measured along the way.
-        seeds: Fresh ones.
-        trials: Of the study whose winner takes part.
-        study: Further overrides of that study alone.
-        tuning: Further overrides of the tuning runs alone: of which only the end counts.
-        lambdas: That everybody but sparse PPO at its defaults is tuned over.
-        like: A task whose choices are taken over, the winner's too, in place of tuning and of a study: for models too
-            large for either.
-        names: Who takes part then.
-    """
-
-    config: str
-    changes: tuple[str, ...]
-    seeds: int
-    trials: int = 0
-    study: tuple[str, ...] = ()
-    tuning: tuple[str, ...] = ()
-    lambdas: tuple[float, ...] = LAMBDAS
-    like: str = ""
-    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,7 +83,7 @@ class Maker:
     def __init__(self, label: str, setting: Setting, workers: int, commit: str, console: Console) -> None:
         self._label, self._setting, self._workers = label, setting, workers
         self._commit, self._console = commit, console
-        self.config = load_config(find_config(setting.config), setting.changes)
+        self.config = setting.loaded()
         self._assets = build_assets(self.config, console)
 
     def tuned(self) -> Chosen:
@@ -124,9 +96,9 @@ class Maker:
         field = self._field()
         if not self._workers and not winner_file(label).exists():
             raise Unfinished
-        winner = study_winner(setting.config, setting.changes + setting.study, setting.trials, label, self._console)
+        winner = study_winner(setting, label, self._commit, self._console)
         every = [each for settings in field.values() for each in settings if len(settings) > 1]
-        config = load_config(find_config(setting.config), setting.changes + setting.tuning)
+        config = setting.loaded(*setting.tuning)
         tuning = self.made(every, config.search.seeds, "tuning", config)
         chosen = {name: _best(settings, tuning) for name, settings in field.items()}
         tried = {name: len(settings) for name, settings in field.items()}

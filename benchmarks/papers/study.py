@@ -11,10 +11,10 @@ from rich.console import Console
 
 from benchmarks.kept import ROOT
 from benchmarks.papers.field import WINNER, Candidate
-from benchmarks.record import RESULTS
+from benchmarks.papers.settings import Setting
+from benchmarks.record import RESULTS, provenance
 from pipeline.arm import Arm
-from pipeline.builtin_configs import find_config
-from pipeline.config import StudyConfig, load_config
+from pipeline.config import StudyConfig
 from pipeline.kept_files import read_json
 from pipeline.launch import launch_study
 from pipeline.trial import write_json
@@ -24,24 +24,24 @@ UNCONFIRMED = "confirm.seeds=[]"
 STUDIES = ROOT / "build" / "papers"
 
 
-def study_winner(name: str, changes: tuple[str, ...], trials: int, label: str, console: Console) -> Candidate:
+def study_winner(setting: Setting, label: str, commit: str, console: Console) -> Candidate:
     """Return what a study over the task finds, with its lambda; a study that was run before is not run again.
 
     Args:
-        name: A built-in config's name.
-        changes: ``key=value`` overrides of it.
-        trials: Of the study.
-        label: Of the comparison.
+        setting: How the task is compared.
+        label: The task's.
+        commit: Of the code.
         console: Where the study prints.
     """
-    asked = (*changes, UNCONFIRMED, f"search.trials={trials}", f"name=papers-{label}")
-    config, kept = load_config(find_config(name), asked), winner_file(label)
+    asked = (*setting.study, UNCONFIRMED, f"search.trials={setting.trials}", f"name=papers-{label}")
+    config, kept = setting.loaded(*asked), winner_file(label)
     identity = _identity(config)
     if not kept.exists() or read_json(kept)["identity"] != identity:
         # Of another config it is another study; one that was interrupted goes on.
         studies = STUDIES / identity
-        launch_study(name, asked, studies, console)
-        write_json(kept, {"identity": identity, "trials": trials, **_found(studies / config.name)})
+        launch_study(setting.config, (*setting.changes, *asked), studies, console)
+        found = {"identity": identity, "trials": setting.trials, **_found(studies / config.name)}
+        write_json(kept, {**provenance("papers", commit), **found})
     arm = Arm.from_dict(read_json(kept)["arm"])
     # On its own it would have the critic of the comparison's config.
     return Candidate(WINNER, Arm(WINNER, arm.shape, arm.critic or config.ppo.critic))

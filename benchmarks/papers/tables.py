@@ -27,7 +27,7 @@ from benchmarks.papers.measures import (
     steps_ratio,
 )
 from benchmarks.papers.runs import COMPLETED
-from benchmarks.record import Claim, markdown
+from benchmarks.record import Claim, markdown, plain
 from pipeline.confirmation import Difference
 
 SOURCE = ("commit", "machine")
@@ -57,16 +57,12 @@ def claims(comparison: Comparison) -> list[Claim]:
         ]
     for name in comparison.runs:
         if name != TUNED and len(completed(runs[name])) > 1:
-            found.append(_claim(f"{task}.gain_over_tuned_sparse.{_plain(name)}", gain(runs[name], runs[TUNED])))
+            found.append(_claim(f"{task}.gain_over_tuned_sparse.{plain(name)}", gain(runs[name], runs[TUNED])))
     return found
 
 
 def _claim(name: str, found: Difference) -> Claim:
     return Claim(name, found.mean, found.low, found.high, found.seeds)
-
-
-def _plain(name: str) -> str:
-    return "_".join("".join(sign if sign.isalnum() else " " for sign in name.lower()).split())
 
 
 def results_table(comparison: Comparison) -> str:
@@ -159,7 +155,7 @@ def _setting(comparison: Comparison, name: str) -> str:
 
 def _described(comparison: Comparison, name: str) -> str:
     arm = comparison.chosen[name].arm
-    critic = ", critic from the reward model" if arm.critic == "reward_model" else ""
+    critic = ", critic from the reward model" if arm.critic == REWARD_MODEL else ""
     return f"{arm.shape.describe()}{critic}"
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from shaping.reward_models import CausalRewardModel, RewardModel
-from shaping.rollouts import padded
+from shaping.rollouts import padded, unpadded
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Prompts:
 
     def to_ids(self) -> list[list[int]]:
         """Return the ids of each prompt, without padding."""
-        return [ids[mask].tolist() for ids, mask in zip(self.ids, self.mask, strict=True)]
+        return unpadded(self.ids, self.mask)
 
     def select(self, rows: Tensor) -> Prompts:
         """Return the given rows, no wider than the longest of them."""

@@ -30,7 +30,7 @@ from pipeline.tasks.settings import InstructionSettings, SentimentSettings
 from pipeline.tasks.smollm2 import SMOLLM2, load_smollm2
 from pipeline.tasks.verifiable import REWARD_VERSION, AskedConstraints, VerifiableRewardModel
 from shaping.alignment import DecodedRollouts, texts_of
-from shaping.rollouts import Rollouts
+from shaping.rollouts import Rollouts, unpadded
 
 # What the untrained policy is measured on: training prompts give the score's scale, held-out ones the facts.
 MEASURED_PROMPTS = 96
@@ -164,7 +164,7 @@ def _facts(settings: InstructionSettings, policy: Any, tokenizer: Any, prompts: 
     mean, deviation = score_scale(reward_model, _sampled(settings, policy, tokenizer, prompts["train"]))
     held_out = _sampled(settings, policy, tokenizer, prompts["test"])
     judge, texts = AnswerJudge(policy, tokenizer, asked, questions), DecodedRollouts.of(held_out, tokenizer)
-    sampled = [ids[mask].tolist() for ids, mask in zip(held_out.response_ids, held_out.response_mask, strict=True)]
+    sampled = unpadded(held_out.response_ids, held_out.response_mask)
     prefixes = reward_model.prefix_scores(held_out)
     return {
         "score_mean": mean,

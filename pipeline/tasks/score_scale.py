@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from pipeline.ppo.rollout import sample_responses
 from pipeline.tasks.base import Prompts
 from shaping.reward_models import RewardModel
-from shaping.rollouts import Rollouts
+from shaping.rollouts import Rollouts, unpadded
 from shaping.scoring import score_responses
 
 
@@ -40,8 +40,7 @@ def own_samples(
         given = Prompts.of_ids(prompts[start : start + size], policy.device)
         uniforms = torch.rand(tokens, len(given), generator=generator)
         sampled = sample_responses(policy, given.ids, given.mask, uniforms, eos_id, stop_at_eos, temperature).rollouts
-        rows = zip(sampled.response_ids, sampled.response_mask, strict=True)
-        found += [ids[mask].tolist() for ids, mask in rows]
+        found += unpadded(sampled.response_ids, sampled.response_mask)
     return Rollouts.of_ids(prompts, found)
 
 

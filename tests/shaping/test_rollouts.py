@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from shaping import Rollouts, ShapeError
-from shaping.rollouts import model_inputs, place_on_last_token
+from shaping.rollouts import model_inputs, padded, place_on_last_token, unpadded
 from tests.tiny_models import make_rollouts
 
 IDS = torch.zeros(2, 3, dtype=torch.long)
@@ -63,3 +63,9 @@ def test_model_inputs_count_positions_from_the_first_real_token():
 
 def test_model_inputs_without_padded_prompts_need_no_mask():
     assert set(model_inputs(make_rollouts([[1], [2]], [[7, 8], [9]]))) == {"input_ids"}
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_unpadded_returns_what_padded_was_given(left):
+    rows = [[3, 0, 5], [], [7]]
+    assert unpadded(*padded(rows, left)) == rows
