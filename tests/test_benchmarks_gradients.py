@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.fidelity.field import contenders
 from benchmarks.fidelity.learning import Relation
-from benchmarks.gradients import __main__ as whole
+from benchmarks.gradients import measure as measuring
 from benchmarks.gradients import tables
 from benchmarks.gradients.estimators import (
     TRUTH,
@@ -319,11 +319,11 @@ def test_the_whole_on_a_small_task(monkeypatch: pytest.MonkeyPatch) -> None:
             trainer.step(step)
         return trainer
 
-    monkeypatch.setattr(whole, "trained", trained)
-    monkeypatch.setattr(whole, "task_config", lambda label: config)
-    monkeypatch.setattr(whole, "processes", lambda workers: InProcess())
-    sizes = whole.Sizes(6, 64)
-    stages = [whole.measure("tiny", steps, sizes, 1, 4) for steps in (0, 1)]
+    monkeypatch.setattr(measuring, "trained", trained)
+    monkeypatch.setattr(measuring, "task_config", lambda label: config)
+    monkeypatch.setattr(measuring, "processes", lambda workers: InProcess())
+    sizes = measuring.Sizes(6, 64)
+    stages = [measuring.measure("tiny", steps, sizes, 1, 4) for steps in (0, 1)]
     names = {row.shown for row in stages[0].qualities}
     assert names == {TRUTH[0], "sparse"} | {
         each.name for each in ENTRANTS if each.reward_scale == 1 and each.name not in (TUNED, "sparse, value head")
@@ -337,7 +337,7 @@ def test_the_whole_on_a_small_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "+0.50 [+0.10, +0.80]" in told and told.count("| sparse |") == 4
     claimed = {claim.name for claim in tables.claims("tiny", 6, stages)}
     assert "gradients.tiny.alignment_0.true_gradient.lambda_1" in claimed
-    again = whole.measure("tiny", 0, sizes, 1, 4)
+    again = measuring.measure("tiny", 0, sizes, 1, 4)
     assert [quality.alignment for quality in again.qualities.values()] == [
         quality.alignment for quality in stages[0].qualities.values()
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -67,3 +68,9 @@ def test_a_benchmark_that_is_told_to_end_takes_its_workers_along(number: signal.
     assert not alive, alive
     kept = path.read_text().split()
     assert told in kept and len(kept) < 50
+
+
+@pytest.mark.parametrize("module", sorted(ROOT.glob("benchmarks/*/__main__.py")), ids=lambda path: path.parent.name)
+def test_what_workers_do_stands_where_they_can_import_it(module: Path) -> None:
+    # `python -m PACKAGE` calls this module `__main__`, and a fresh process has another one of that name.
+    assert not {"processes(", "each_done("} & set(re.findall(r"\w+\(", module.read_text()))
