@@ -17,6 +17,8 @@ import torch
 from scipy.stats import t as student
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+MARKED_END = "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,23 @@ def write(name: str, claims: Sequence[Claim], tables: str, details: dict[str, ob
     heading = f"`{record['command']}`, {record['date']}, {record['machine']}\n\n"
     (RESULTS / f"{name}.md").write_text(heading + tables + "\n")
     print(tables)
+
+
+def show(name: str, text: str, readme: Path = README) -> None:
+    """Put ``text`` between the README's marks ``measured: NAME`` and ``end``, below the command and the date.
+
+    Raises:
+        ValueError: The README has no such marks.
+    """
+    record = json.loads((RESULTS / f"{name}.json").read_text())
+    told, mark = readme.read_text(), f"<!-- measured: {name} -->\n"
+    before, found, rest = told.partition(mark)
+    _, end, after = rest.partition(MARKED_END)
+    if not found or not end:
+        raise ValueError(
+            f"{readme} has no {mark.strip()} with {MARKED_END} behind it: put both where the table belongs"
+        )
+    readme.write_text(f"{before}{mark}`{record['command']}`, {record['date']}.\n\n{text}\n\n{end}{after}")
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -16,7 +16,7 @@ from benchmarks.papers.field import DOUBLED, ENTRANTS, HEAD_ONLY, LAMBDAS, SPARS
 from benchmarks.papers.measures import at_kl, corrected, gain_at_matched_kl, median, steps_ratio
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
 from benchmarks.papers.settings import Setting
-from benchmarks.papers.tables import claims, text
+from benchmarks.papers.tables import claims, shown, text
 from pipeline.config import parse_config
 from tests.tiny_task import tiny_task
 
@@ -137,6 +137,9 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     assert repr(compare("smoke", setting, 0, "c", console)) == repr(found)
     assert "papers.smoke.steps_ratio_vs_tuned_sparse" in {claim.name for claim in claims(found)}
     assert found.best_alone() == "R3HF"
+    told = shown(found, "a.png").splitlines()
+    assert told[0].startswith("**Smoke.** ") and told[-1].endswith("](a.png)")
+    assert {line for line in told if line.startswith("|")} <= set(text(found).splitlines())
     assert "no: 2R" in text(found) and "the mix over its best part, R3HF" in text(found)
     pictures.draw(found, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"

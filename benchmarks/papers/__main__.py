@@ -16,22 +16,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from benchmarks.kept import ROOT
 from benchmarks.papers.comparison import Comparison, Unfinished, compare, is_complete
 from benchmarks.papers.pictures import draw
 from benchmarks.papers.runs import runs_file
 from benchmarks.papers.settings import SETTINGS
-from benchmarks.papers.tables import claims, text
-from benchmarks.record import RESULTS, current_commit, write
+from benchmarks.papers.tables import claims, shown, text
+from benchmarks.record import RESULTS, current_commit, show, write
 
 TINY = ("sentiment", "instruction", "summarization")
 
 
 def main() -> None:
-    """Make what is missing and write ``results/papers.json``, tables and pictures."""
+    """Make what is missing and write ``results/papers.json``, tables, pictures and the README's."""
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,7 +51,7 @@ def main() -> None:
             print(f"{label}: begun and not ended, left out", file=sys.stderr)
             continue
         if is_complete(comparison):
-            draw(comparison, RESULTS / f"papers-{label}.png")
+            draw(comparison, picture(label))
             found[label] = comparison
     _write(list(found.values()), commit)
 
@@ -59,6 +61,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="*", default=list(TINY), choices=list(SETTINGS))
     parser.add_argument("--workers", type=int, default=2, help="Runs side by side.")
     return parser.parse_args()
+
+
+def picture(label: str) -> Path:
+    """Return where a task's picture is kept."""
+    return RESULTS / f"papers-{label}.png"
 
 
 def _write(found: list[Comparison], commit: str) -> None:
@@ -72,6 +79,8 @@ def _write(found: list[Comparison], commit: str) -> None:
     }
     every = [claim for comparison in found for claim in claims(comparison)]
     write("papers", every, "\n\n".join(map(text, found)), details, commit)
+    pictures = (picture(comparison.label).relative_to(ROOT).as_posix() for comparison in found)
+    show("papers", "\n\n".join(map(shown, found, pictures)))
 
 
 if __name__ == "__main__":

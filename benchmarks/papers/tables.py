@@ -169,15 +169,14 @@ def _order(comparison: Comparison) -> Sequence[str]:
     return sorted(comparison.runs, key=height, reverse=True)
 
 
-def text(comparison: Comparison) -> str:
-    """Return one task's section."""
+def summary(comparison: Comparison) -> list[str]:
+    """Return what was run, what the winner came to, and the table of results."""
     config, runs = comparison.config, comparison.runs
     seeds = sorted(run.seed for run in runs[TUNED])
     commits, machines = (sorted({getattr(run, name) for each in runs.values() for run in each}) for name in SOURCE)
     ratio, matched = steps_ratio(runs[WINNER], runs[TUNED]), gain_at_matched_kl(runs[WINNER], runs[TUNED])
     reached = f"after {ratio.steps}" if ratio.steps else "not at all in"
-    lines = [
-        f"### {comparison.label}",
+    return [
         f"{config.ppo.steps} steps of {config.ppo.batch_size} responses of up to {config.sampling.response_tokens} "
         f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; {_tuned(comparison)}. "
         f"Commit {', '.join(commits)}; {' and '.join(machines)}.",
@@ -185,12 +184,27 @@ def text(comparison: Comparison) -> str:
         f"{config.ppo.steps} steps (ratio {ratio.value:.2f}, bootstrap over seeds [{ratio.low:.2f}, {ratio.high:.2f}]"
         f"); at matched KL its reward differs by {_interval(matched)}.",
         results_table(comparison),
+    ]
+
+
+def text(comparison: Comparison) -> str:
+    """Return one task's section."""
+    lines = [
+        f"### {comparison.label}",
+        *summary(comparison),
         contrasts_table(comparison),
         costs_table(comparison),
     ]
     if comparison.tuning:
         lines += ["Mean J on the tuning seeds, by lambda:", lambda_table(comparison)]
     return "\n\n".join(lines)
+
+
+def shown(comparison: Comparison, picture: str) -> str:
+    """Return what the README shows of a task: its results and its picture, whose path stands relative to the README."""
+    label, (about, *others) = comparison.label, summary(comparison)
+    image = f"![{label}: J over training steps, and reward over KL]({picture})"
+    return "\n\n".join((f"**{label.capitalize()}.** {about}", *others, image))
 
 
 def _tuned(comparison: Comparison) -> str:
