@@ -13,7 +13,7 @@ from rich.console import Console
 from benchmarks.papers import comparison, pictures, runs, study
 from benchmarks.papers.comparison import Unfinished, compare
 from benchmarks.papers.field import DOUBLED, ENTRANTS, HEAD_ONLY, LAMBDAS, SPARSE, TUNED, WINNER, candidates
-from benchmarks.papers.measures import at_kl, corrected, gain_at_matched_kl, median, steps_ratio
+from benchmarks.papers.measures import corrected, gain_at_matched_kl, median, steps_ratio, within_kl
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
 from benchmarks.papers.settings import Setting
 from benchmarks.papers.tables import claims, shown, text
@@ -31,12 +31,14 @@ def test_corrected_p_values_are_holms() -> None:
     assert corrected({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
 
 
-def test_a_frontier_is_read_where_its_kl_was_first_reached() -> None:
-    fell = run(held_out=((0.0, 0.0, 5.0), (4.0, 2.0, 6.0), (3.0, 9.0, 9.0), (8.0, 4.0, 8.0)))
-    assert at_kl(fell, 2.0) == pytest.approx(1.0)
-    assert at_kl(fell, 3.0) == pytest.approx(1.5)
-    assert at_kl(fell, 6.0) == pytest.approx(3.0)
-    assert at_kl(fell, 6.0, measure=2) == pytest.approx(7.0)
+def test_reward_within_a_kl_is_the_best_on_the_way_there_and_back() -> None:
+    fell = run(held_out=((0.0, 0.0, 0.0), (4.0, 2.0, 0.0), (3.0, 9.0, 0.0), (8.0, 4.0, 0.0)))
+    # On the way to 4 nats; on the way from 3 to 8, where it falls by one a nat; at its best; never on the way.
+    assert [within_kl(fell, kl) for kl in (0.0, 2.0, 2.9)] == pytest.approx([0.0, 1.0, 1.45])
+    assert [within_kl(fell, kl) for kl in (3.0, 6.0, 9.0)] == pytest.approx([9.0, 9.0, 9.0])
+    late = run(held_out=((0.0, 0.0, 0.0), (5.0, 1.0, 0.0), (3.0, 7.0, 0.0)))
+    assert within_kl(late, 4.0) == pytest.approx(7.0)
+    assert within_kl(late, 2.0) == pytest.approx(0.4)
 
 
 def test_reward_at_matched_kl_does_not_pay_for_drift() -> None:

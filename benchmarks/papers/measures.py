@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,24 +54,27 @@ def corrected(p_values: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
-def at_kl(run: Run, kl_nats: float, measure: int = 1) -> float:
-    """Return the held-out reward (``measure`` 1) or gold (2) that a run had when its KL first came to a level.
+def within_kl(run: Run, kl_nats: float) -> float:
+    """Return the best held-out reward that a run had at no more than so much KL.
 
-    Between evaluations a straight line is drawn; KL that fell again is passed over.
+    Between evaluations a straight line is drawn. Not the reward when KL *first* came to the level: KL falls again while
+    reward stays, and what a run is worth then would be passed over.
     """
-    points = np.array(run.held_out)
-    reached = np.maximum.accumulate(points[:, 0])
-    first = np.concatenate([[True], np.diff(reached) > 0])
-    return float(np.interp(kl_nats, reached[first], points[first, measure]))
+    points = [(kl, reward) for kl, reward, _ in run.held_out]
+    found = [reward for kl, reward in points if kl <= kl_nats]
+    for (kl, reward), (then_kl, then_reward) in pairwise(points):
+        if (kl - kl_nats) * (then_kl - kl_nats) < 0:
+            found.append(reward + (then_reward - reward) * (kl_nats - kl) / (then_kl - kl))
+    return max(found)
 
 
-def gain_at_matched_kl(ours: Runs, theirs: Runs, measure: int = 1) -> Difference:
-    """Return the paired difference of reward (or gold), each pair at the smaller of its two largest KLs."""
+def gain_at_matched_kl(ours: Runs, theirs: Runs) -> Difference:
+    """Return the paired difference of held-out reward, each pair within the smaller of its two largest KLs."""
     mine, others = [], []
     for a, b in pairs(ours, theirs):
-        level = min(max(point[0] for point in run.held_out) for run in (a, b))
-        mine.append(at_kl(a, level, measure))
-        others.append(at_kl(b, level, measure))
+        level = min(max(kl for kl, *_ in run.held_out) for run in (a, b))
+        mine.append(within_kl(a, level))
+        others.append(within_kl(b, level))
     return paired_difference("", mine, others)
 
 
