@@ -20,13 +20,13 @@ from benchmarks.fidelity.credits import find_credit, over_units, sample
 from benchmarks.fidelity.curves import find_areas, insertion_curves, orders
 from benchmarks.fidelity.field import Contender, contenders, served
 from benchmarks.fidelity.known_effects import KnownEffects, word_effects
-from benchmarks.fidelity.learning import OVERALL, compared, over_lambdas, relate, relations_of, values
+from benchmarks.fidelity.learning import OVERALL, compared, over_lambdas, relate, relations_of, uninformed, values
 from benchmarks.fidelity.measure import against_exact, against_truth, exact_shapley, measure_curves
 from benchmarks.fidelity.taught import explained, teach, thinned
 from benchmarks.fidelity.training import LAMBDAS, lessons, lessons_file
 from benchmarks.fidelity.worlds import SEED, WORLDS, in_world
 from benchmarks.papers import runs as kept
-from benchmarks.papers.field import BUDGET, ENTRANTS, SPARSE, candidates
+from benchmarks.papers.field import BUDGET, ENTRANTS, REWARD_MODEL, TUNED, candidates
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
 from pipeline.builtin_configs import find_config
 from pipeline.config import parse_config
@@ -300,9 +300,20 @@ def test_the_comparisons_fresh_runs_are_those_of_the_setting_that_was_run_most()
     field = contenders(Shape())
     tuning, fresh = run("R3HF", 0, 9.0), [run("R3HF", seed, 1.0) for seed in (200, 201)]
     former = run("R3HF", 200, 5.0, gae_lambda=0.6)
-    other = [run("ABC", 200, 3.0), run(SPARSE, 200, 0.0), run("attention alone", 203, 2.0)]
+    other = [run("ABC", 200, 3.0), run(TUNED, 200, 0.0), run("attention alone", 203, 2.0)]
     found = compared(field, [tuning, former, *fresh, *other])
     assert found == {"prefix": fresh, "attention": [other[2]], "sparse": [other[1]]}
+
+
+def test_what_is_learned_without_an_informed_critic_is_the_mean_over_lambdas_on_the_tuning_seeds() -> None:
+    kept = [
+        run("R3HF", seed, 2.0 * gae_lambda + seed, gae_lambda=gae_lambda) for seed in (0, 1) for gae_lambda in (0, 1)
+    ]
+    others = [run("R3HF", 200, 9.0), replace(run("R3HF", 0, 9.0, gae_lambda=0), critic=REWARD_MODEL)]
+    found = uninformed(contenders(Shape()), kept + others)
+    # The curve is half a point below J.
+    assert found.pop("prefix") == pytest.approx([0.5, 1.5])
+    assert not any(found.values()) and uninformed(contenders(Shape()), []) == {}
 
 
 def test_contenders_have_the_shapes_of_the_papers_comparison() -> None:
@@ -315,7 +326,7 @@ def test_contenders_have_the_shapes_of_the_papers_comparison() -> None:
         expected = settings.arm.shape.with_changes(balance=1.0, gae_lambda=field[method].shape.gae_lambda)
         assert field[method].shape == expected, entrant.name
     named = "|".join(sorted(each.entrant for each in field.values()))
-    assert named == f"|LIME|R3HF|SCAR, token|SHAP|Shapley alone, span|attention alone|random|{SPARSE}|uniform"
+    assert named == f"|LIME|R3HF|SCAR, token|SHAP|Shapley alone, span|attention alone|random|{TUNED}|uniform"
     assert field["gradient"].entrant == "" and field["owen"].balance == 0.5
     assert [each.method for each in served(list(field.values()), KnownEffects(EFFECTS, FLIPS))] == [
         name for name in METHOD_NAMES if name != "attention"
@@ -382,12 +393,12 @@ def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(kept, "each_done", again)
     header = (tmp_path / "fidelity-known_effects.csv").read_text().splitlines()[0]
-    fresh = [
-        replace(run(each, 200 + seed, float(place)), job=f"{each}{seed}")
-        for place, each in enumerate((SPARSE, "Shapley alone, span", "R3HF"))
-        for seed in range(2)
+    runs = [
+        replace(run(each, seed, float(place)), job=f"{each}{seed}")
+        for place, each in enumerate((TUNED, "Shapley alone, span", "R3HF"))
+        for seed in (0, 1, 200, 201)
     ]
-    (tmp_path / "papers-sentiment.csv").write_text("\n".join([header, *(each.line() for each in fresh)]) + "\n")
+    (tmp_path / "papers-sentiment.csv").write_text("\n".join([header, *(each.line() for each in runs)]) + "\n")
     more, texts, _ = whole.measure(sizes, 1, "c")
     assert texts[: len(parts)] == parts and len(texts) == len(parts) + 1
     assert "R3HF" in texts[-1] and len(more) > len(claims)

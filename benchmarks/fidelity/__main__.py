@@ -27,7 +27,16 @@ from rich.console import Console
 from benchmarks.fidelity import tables
 from benchmarks.fidelity.credits import sample
 from benchmarks.fidelity.field import Contender, contenders, served
-from benchmarks.fidelity.learning import LEARNING, compared, relate, relations_of, truths, values
+from benchmarks.fidelity.learning import (
+    LEARNING,
+    UNINFORMED,
+    compared,
+    relate,
+    relations_of,
+    truths,
+    uninformed,
+    values,
+)
 from benchmarks.fidelity.measure import Curves, Judged, against_exact, against_truth, exact_shapley, measure_curves
 from benchmarks.fidelity.training import FIRST_SEED, learn, lessons, lessons_file
 from benchmarks.fidelity.worlds import WORLDS, load_world
@@ -193,9 +202,10 @@ def _say(text: str) -> None:
 
 def _beside_comparison(field: Sequence[Contender], curves: Curves, judged: dict[str, Judged]) -> Part:
     """Return fidelity on sentiment against what the papers' comparison learned; nothing where that has no results."""
-    runs = compared(field, list(kept_runs(runs_file("sentiment")).values()))
-    learning = {measured: values(runs, measured) for measured in LEARNING}
-    told = [name for name in runs if all(found[name] for found in learning.values())]
+    kept = list(kept_runs(runs_file("sentiment")).values())
+    runs = compared(field, kept)
+    learning = {measured: values(runs, measured) for measured in LEARNING} | {UNINFORMED: uninformed(field, kept)}
+    told = [name for name in runs if all(found.get(name) for found in learning.values())]
     if not told:
         return [], []
     said, paid = truths(judged).values()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.papers.field import ENTRANTS, SPARSE
+from benchmarks.papers.field import ENTRANTS
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
 from shaping.method_names import METHOD_NAMES
@@ -41,8 +41,7 @@ def _contender(method: str, base: Shape) -> Contender:
         return Contender(method, base.with_changes(weights={method: 1.0}, balance=1.0))
     purest = max(same, key=lambda each: each.balance)
     shape = base.with_changes(weights={method: 1.0}, balance=1.0, **purest.options)
-    # Tuned sparse PPO may have another critic than all others, which is no matter of credit.
-    return Contender(method, shape, SPARSE if method == "sparse" else purest.name, purest.balance)
+    return Contender(method, shape, purest.name, purest.balance)
 
 
 def served(field: Sequence[Contender], reward_model: RewardModel) -> list[Contender]:

@@ -13,6 +13,7 @@ from benchmarks.fidelity.field import Contender
 from benchmarks.fidelity.measure import Judged
 from benchmarks.fidelity.training import LAMBDAS, Learned
 from benchmarks.papers.comparison import FIRST_SEED
+from benchmarks.papers.field import REWARD_MODEL
 from benchmarks.papers.measures import completed
 from benchmarks.papers.runs import Run
 
@@ -56,6 +57,7 @@ def along(run: Run) -> float:
 
 LEARNING = {"final J": final, "mean J along the curve": along}
 OVERALL = "mean J along the curve, both lambdas"
+UNINFORMED = "mean J along the curve, critics from nothing"
 
 
 def truths(judged: Mapping[str, Judged]) -> dict[str, dict[str, float]]:
@@ -116,6 +118,22 @@ def over_lambdas(by_lambda: Sequence[Mapping[str, Sequence[Run]]], learning: str
         common = sorted(set.intersection(*(set(runs) for runs in each)))
         found[name] = [fmean(LEARNING[learning](runs[seed]) for runs in each) for seed in common]
     return found
+
+
+def uninformed(field: Sequence[Contender], kept: Sequence[Run]) -> dict[str, list[float]]:
+    """Return the mean J along the curve of the papers' comparison's tuning runs without an informed critic.
+
+    By method, a value for each seed: the mean over all lambdas. There credit is all that tells tokens apart.
+    """
+    runs = [run for run in kept if run.seed < FIRST_SEED and run.critic != REWARD_MODEL]
+    by_lambda = [
+        {
+            each.method: [run for run in runs if (run.entrant, run.gae_lambda) == (each.entrant, gae_lambda)]
+            for each in field
+        }
+        for gae_lambda in sorted({run.gae_lambda for run in runs})
+    ]
+    return over_lambdas(by_lambda, "mean J along the curve") if by_lambda else {}
 
 
 def compared(field: Sequence[Contender], kept: Sequence[Run]) -> dict[str, list[Run]]:

@@ -175,8 +175,9 @@ def sentiment_text(
         rows.append((name, shown, *known, *(_spread(found[name]) for found in learned.values())))
     return _section(
         "Learning from the sentiment reward model",
-        "Fresh seeds of the papers' comparison, each entrant at the lambda that it was tuned to, sparse PPO at its "
-        f"defaults; means ± one standard error. {_caution(len(rows))}",
+        "First the fresh seeds of the papers' comparison, each entrant at the lambda and the critic that it was tuned "
+        "to: most critics know the reward model by themselves. Then its tuning seeds with critics that start from "
+        f"nothing, means over all lambdas. Means ± one standard error. {_caution(len(rows))}",
         markdown(("method", "entrant", *measures, *learned), rows),
         _relations(relations),
     )
