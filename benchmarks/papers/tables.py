@@ -134,7 +134,7 @@ def contrasts_table(comparison: Comparison) -> str:
         ("spans' Shapley values at equal scale", SCAR, TUNED),
         ("and as in the public code, at 2R", SCAR_DOUBLED, SCAR),
         ("a critic that knows the reward model", TUNED, HEAD_ONLY),
-        ("spread, without information", UNIFORM, HEAD_ONLY),
+        ("spread, without information", UNIFORM, TUNED),
         ("spread at random", RANDOM, UNIFORM),
         ("information beyond spreading", WINNER, UNIFORM),
         (f"the mix over its best part, {best}", WINNER, best),
