@@ -35,9 +35,14 @@ class Certificate:
     causal: dict[str, bool]
 
     @property
+    def sums_kept(self) -> bool:
+        """Whether every response's rewards summed to its score."""
+        return self.largest_error <= TOLERANCE
+
+    @property
     def return_preserving(self) -> bool:
         """Whether every response's rewards summed to its score, and nothing was discounted."""
-        return self.largest_error <= TOLERANCE and self.gamma == 1.0
+        return self.sums_kept and self.gamma == 1.0
 
     @property
     def is_causal(self) -> bool:

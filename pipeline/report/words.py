@@ -99,7 +99,8 @@ def certificate(value: Certificate) -> str:
     """Return a certificate's two conclusions; one that saw no response has none of the first."""
     if value.responses == 0:
         return f"nothing checked, {'causal' if value.is_causal else 'not causal'}"
-    kept = "sums kept" if value.return_preserving else "SUMS BROKEN"
+    discounted = "" if value.gamma == 1 else f", but discounted by gamma {value.gamma:g}"
+    kept = f"sums kept{discounted}" if value.sums_kept else "SUMS BROKEN"
     return f"{kept}, {'causal' if value.is_causal else 'not causal'}"
 
 

@@ -3,9 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.report import load_report_data
+from pipeline.report import load_report_data, words
 from pipeline.report.preservation import causes, preservation, sums
-from pipeline.report.words import error_size
 from shaping.certificate import Certificate
 from tests.report.test_report_page import page_of
 
@@ -78,6 +77,18 @@ def test_a_certificate_in_words(certificate, said):
     assert causes(certificate) == (said[1] or "not causal: lime, shapley")
 
 
+@pytest.mark.parametrize(
+    ("error", "gamma", "said"),
+    [
+        (2e-7, 1.0, "sums kept, causal"),
+        (2e-7, 0.9, "sums kept, but discounted by gamma 0.9, causal"),
+        (0.5, 0.9, "SUMS BROKEN, causal"),
+    ],
+)
+def test_a_discount_is_not_called_a_broken_sum(error, gamma, said):
+    assert words.certificate(Certificate(error, 10, gamma, {"prefix": True})) == said
+
+
 def test_arms_whose_responses_nobody_checked_are_not_said_to_keep_their_sums(whole_study):
     for path in whole_study.folder.confirm.glob("*/result.json"):
         change_certificate(whole_study, path, responses=0, largest_error=0.0)
@@ -113,4 +124,4 @@ def test_what_the_winner_had_to_keep_to_is_said(make_study):
 
 
 def test_errors_are_written_without_needless_zeros():
-    assert [error_size(value) for value in (0.0, 2.4e-7, 1e-4, 12.0)] == ["0", "2.4e−7", "1.0e−4", "1.2e1"]
+    assert [words.error_size(value) for value in (0.0, 2.4e-7, 1e-4, 12.0)] == ["0", "2.4e−7", "1.0e−4", "1.2e1"]
