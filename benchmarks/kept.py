@@ -7,10 +7,11 @@ import logging
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 from typing import Protocol, TypeVar
 
 import torch
@@ -44,6 +45,8 @@ def each_done(
 ) -> Iterator[Done]:
     """Run jobs in processes of their own; yield what each found once it stands in the file.
 
+    Told to end, what has begun ends and is kept as well; nothing else begins.
+
     Args:
         run: Of a job and its fingerprint.
         missing: What is to be run.
@@ -53,12 +56,24 @@ def each_done(
         workers: Processes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with processes(workers) as pool, path.open("a") as file:
+    lock, written = Lock(), set[Future[Done]]()
+
+    def keep(future: Future[Done]) -> None:
+        # Called as each ends, when nobody asks any more too; who asks at that moment may come first.
+        if not future.cancelled() and future.exception() is None:
+            with lock:
+                if future not in written:
+                    written.add(future)
+                    file.write(future.result().line() + "\n")
+                    file.flush()
+
+    with path.open("a") as file, processes(workers) as pool:
         futures = [pool.submit(run, job, mark(job)) for job in missing]
+        for future in futures:
+            future.add_done_callback(keep)
         for future in as_completed(futures):
             done = future.result()
-            file.write(done.line() + "\n")
-            file.flush()
+            keep(future)
             yield done
 
 

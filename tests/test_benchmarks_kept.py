@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -36,6 +37,9 @@ class Done:
 
 
 def slow(number: int, mark: str) -> Done:
+    folder = os.environ.get("BEGUN")
+    if folder:
+        Path(folder, str(number)).touch()
     time.sleep(0.5)
     return Done(number)
 
@@ -49,10 +53,12 @@ def test_every_job_stands_in_the_file_once_it_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_benchmark_that_is_told_to_end_takes_its_workers_along(number: signal.Signals, tmp_path: Path) -> None:
-    path = tmp_path / "kept"
+    path, begun = tmp_path / "kept", tmp_path / "begun"
+    begun.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(path)],
         cwd=ROOT,
+        env={**os.environ, "BEGUN": str(begun)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -68,6 +74,8 @@ def test_a_benchmark_that_is_told_to_end_takes_its_workers_along(number: signal.
     assert not alive, alive
     kept = path.read_text().split()
     assert told in kept and len(kept) < 50
+    # What had begun was ended and kept.
+    assert sorted(kept) == sorted(each.name for each in begun.iterdir())
 
 
 @pytest.mark.parametrize("module", sorted(ROOT.glob("benchmarks/*/__main__.py")), ids=lambda path: path.parent.name)
