@@ -2,7 +2,7 @@
 
     python -m pip install 'shapetune[bench,instruction]'
     python -m benchmarks.papers
-    python -m benchmarks.papers --tasks sentiment-smollm2
+    python -m benchmarks.papers --tasks instruction-smollm2
 
 For each task a study is launched first, whose winner takes part. Then everybody is tuned over the same values of lambda
 and, where the reward model can be one, over critics, on the seeds that the study searched with, and what was best is
