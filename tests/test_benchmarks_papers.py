@@ -15,7 +15,7 @@ from benchmarks.papers.comparison import Unfinished, compare
 from benchmarks.papers.field import DOUBLED, ENTRANTS, HEAD_ONLY, LAMBDAS, SPARSE, TUNED, WINNER, candidates
 from benchmarks.papers.measures import corrected, gain_at_matched_kl, median, steps_ratio, within_kl
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
-from benchmarks.papers.settings import Setting
+from benchmarks.papers.settings import SETTINGS, Setting
 from benchmarks.papers.tables import claims, shown, text
 from pipeline.config import parse_config
 from tests.tiny_task import tiny_task
@@ -106,6 +106,17 @@ def test_who_cannot_be_served_does_not_take_part() -> None:
     field = tiny(reward_model=Program())
     assert field["ABC"] == [] and field["attention alone"] == []
     assert field[HEAD_ONLY] == [] and len(field[TUNED]) == len(LAMBDAS) and len(field["SHAP"]) == len(LAMBDAS)
+
+
+@pytest.mark.parametrize("label", SETTINGS)
+def test_a_task_can_be_set_up_and_takes_over_what_is_chosen_elsewhere(label: str) -> None:
+    setting = SETTINGS[label]
+    assert setting.loaded(*setting.study).name and setting.loaded(*setting.tuning).evaluation.curve_prompts
+    if setting.like:
+        assert SETTINGS[setting.like].trials and not setting.trials
+        assert set(setting.names) <= {SPARSE, WINNER, *(each.name for each in ENTRANTS)}
+        # Whose choices are taken over is compared first.
+        assert list(SETTINGS).index(setting.like) < list(SETTINGS).index(label)
 
 
 @pytest.mark.slow

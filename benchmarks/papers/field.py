@@ -20,7 +20,7 @@ REWARD_MODEL: Critic = "reward_model"
 SPARSE, TUNED, WINNER, UNIFORM = "sparse, defaults", "sparse, tuned", "winner", "uniform"
 HEAD_ONLY = "sparse, value head"
 DOUBLED, RANDOM = "2R at the end", "random"
-SCAR, SCAR_DOUBLED = "SCAR, span", "SCAR, span, 2R"
+SCAR, SCAR_TOKEN, SCAR_DOUBLED = "SCAR, span", "SCAR, token", "SCAR, span, 2R"
 # One budget for all that sample over tokens.
 BUDGET = 128
 TOKENS: Mapping[str, Any] = {"unit": "token", "max_units": 512, "budget": BUDGET}
@@ -60,7 +60,7 @@ ENTRANTS = (
     Entrant("R3HF", {"prefix": 1.0}),
     # The public code adds credit and score, one to one: half and half at equal scale, and as it is a total of 2R.
     Entrant(SCAR, {"shapley": 1.0}, balance=0.5),
-    Entrant("SCAR, token", {"owen": 1.0}, balance=0.5),
+    Entrant(SCAR_TOKEN, {"owen": 1.0}, balance=0.5),
     Entrant(SCAR_DOUBLED, {"shapley": 1.0}, balance=0.5, reward_scale=2.0),
     Entrant("Shapley alone, span", {"shapley": 1.0}),
     Entrant("SHAP", {"kernel_shap": 1.0}, options=TOKENS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.papers.field import BUDGET, DOUBLED, LAMBDAS, SCAR, SPARSE, TUNED, UNIFORM, WINNER
+from benchmarks.papers.field import BUDGET, DOUBLED, LAMBDAS, SCAR, SCAR_TOKEN, SPARSE, TUNED, UNIFORM, WINNER
 from pipeline.builtin_configs import find_config
 from pipeline.config import StudyConfig, load_config
 
@@ -15,6 +15,8 @@ MIXED = ("space.methods=[prefix, attention, shapley, owen]", f"shape.budget={BUD
 # The study builds on the better critic, which everybody else is tuned over.
 KNOWING = "ppo.critic=reward_model"
 SHORT = 0.3
+# Who runs with the larger policy.
+LARGE = (SPARSE, TUNED, DOUBLED, UNIFORM, "R3HF", SCAR, SCAR_TOKEN, WINNER)
 # A program has no attention, and a critic cannot start from it.
 MIXED_BLACK_BOX = ("space.methods=[prefix, shapley, owen, uniform]", MIXED[1])
 
@@ -70,12 +72,27 @@ SETTINGS = {
         study=(KNOWING,),
         tuning=("evaluation.every_steps=0",),
     ),
+    # No critic starts from a reward model of other tokens: what was chosen without one is taken over.
+    "sentiment-smollm2": Setting(
+        "sentiment_smollm2",
+        ("ppo.steps=20", "evaluation.every_steps=5", "evaluation.curve_prompts=64"),
+        seeds=3,
+        like="instruction",
+        names=LARGE,
+    ),
+    "summarization-smollm2": Setting(
+        "summarization_smollm2",
+        ("evaluation.every_steps=5", "evaluation.curve_prompts=32"),
+        seeds=3,
+        like="summarization",
+        names=LARGE,
+    ),
     # Half the config's steps: a run takes a quarter of an hour on one core.
     "instruction-smollm2": Setting(
         "instruction_smollm2",
         ("ppo.steps=20", "evaluation.every_steps=5", "evaluation.curve_prompts=64"),
         seeds=3,
         like="instruction",
-        names=(SPARSE, TUNED, DOUBLED, UNIFORM, "R3HF", SCAR, WINNER),
+        names=LARGE,
     ),
 }
