@@ -34,7 +34,7 @@ NORMALIZATION_TOKENS = 24
 # What is built, one on top of the other, and the minutes that it takes on two cores.
 BUILDING = {
     "quickstart": ("building tokenizer, policy and two reward models", 3),
-    "encoder": ("training an encoder of reviews", 6),
+    "encoder": ("training an encoder of reviews", 8),
     "smollm2": ("fetching SmolLM2-135M-Instruct and measuring its reviews", 3),
 }
 # Nothing in the folder is run: neither pickled weights nor a model's own code.
