@@ -63,8 +63,8 @@ def read_ifbench(cache: Path) -> list[BenchPrompt]:
     return [prompt for prompt in prompts if not LEFT_OUT & set(prompt.kinds)]
 
 
-def pass_rates(prompts: Sequence[BenchPrompt], responses: Sequence[str]) -> dict[str, float]:
-    """Return shares of prompts all of whose constraints are fulfilled: ``strict``, ``loose`` and ``substantial``.
+def passed(prompts: Sequence[BenchPrompt], responses: Sequence[str]) -> dict[str, list[bool]]:
+    """Return of each prompt whether all its constraints are fulfilled: ``strict``, ``loose`` and ``substantial``.
 
     Loose forgives a first or last line and asterisks around the answer. Substantial is strict, and the answer has
     substance as ``pipeline.tasks.verifiable`` defines it. It is the one to compare by: many of the checkers find no
@@ -74,12 +74,13 @@ def pass_rates(prompts: Sequence[BenchPrompt], responses: Sequence[str]) -> dict
         ConfigError: The package of the checkers is not installed.
     """
     registry, evaluate = _checkers()
-    found = {"strict": 0.0, "loose": 0.0, "substantial": 0.0}
+    found: dict[str, list[bool]] = {"strict": [], "loose": [], "substantial": []}
     for prompt, response in zip(prompts, responses, strict=True):
         scores = evaluate(response, list(prompt.kinds), list(prompt.arguments), prompt.text, registry)[1]
-        found["strict"] += scores.binary_strict / len(prompts)
-        found["loose"] += scores.binary_loose / len(prompts)
-        found["substantial"] += scores.binary_strict * (substance(response) == 1) / len(prompts)
+        strict = bool(scores.binary_strict)
+        found["strict"].append(strict)
+        found["loose"].append(bool(scores.binary_loose))
+        found["substantial"].append(strict and substance(response) == 1)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -281,18 +282,22 @@ def test_its_configs_load(name: str) -> None:
     assert name.endswith("cluster") or "attention" not in config.space.methods
 
 
+def rates_of(prompts: list[ifbench.BenchPrompt], texts: list[str]) -> dict[str, float]:
+    return {measure: fmean(found) for measure, found in ifbench.passed(prompts, texts).items()}
+
+
 def test_ifbench_is_read_and_what_needs_more_data_is_left_out() -> None:
     prompts = ifbench.read_ifbench(cache_folder())
     assert len(prompts) == 265
     # None of the checkers asks for data that is not there, or breaks.
     text = "Well then. The house by 12 rivers is quiet; a story, told well.\n\n* One\n* Two"
-    rates = ifbench.pass_rates(prompts, [text] * len(prompts))
+    rates = rates_of(prompts, [text] * len(prompts))
     assert 0 < rates["substantial"] == rates["strict"] <= rates["loose"] < 0.5
     # Saying nothing passes a third of the checks: that is why substance is asked for.
-    rates = ifbench.pass_rates(prompts, ["word"] * len(prompts))
+    rates = rates_of(prompts, ["word"] * len(prompts))
     assert rates["strict"] > 0.3 and rates["substantial"] == 0
     keywords = next(prompt for prompt in prompts if prompt.kinds == ("count:keywords_multiple",))
     words = [(keywords.arguments[0][f"keyword{number}"], times) for number, times in enumerate((1, 2, 3, 5, 7), 1)]
     answer = " ".join(" ".join([word] * times) for word, times in words)
-    found = ifbench.pass_rates([keywords, keywords], [f"{answer} and so we all say", "none"])
-    assert found["strict"] == found["loose"] == 0.5
+    found = ifbench.passed([keywords, keywords], [f"{answer} and so we all say", "none"])
+    assert found["strict"] == found["loose"] == [True, False]
