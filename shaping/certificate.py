@@ -105,6 +105,7 @@ def relative_error(token_rewards: Tensor, scores: Tensor, policy_mask: Tensor) -
 def _is_causal(name: str, closure: str) -> bool:
     """Return whether a method's closed credit depends on the past alone.
 
-    A residual that is spread reaches early tokens, and its share depends on where the response ends.
+    A residual that is spread reaches early tokens, and its share depends on where the response ends. On the first token
+    a causal method's residual is the score of what stood there before it.
     """
-    return name in CAUSAL and (closure == "last" or name in SUMS_TO_SCORE)
+    return name in CAUSAL and (closure in ("last", "first") or name in SUMS_TO_SCORE)

@@ -180,6 +180,15 @@ class Rollouts:
         return Rollouts(*(each[rows] for each in (*prompt, *response, self.policy_mask)))
 
 
+def place_on_first_token(values: Tensor, rollouts: Rollouts) -> Tensor:
+    """Return a ``B x T`` tensor with ``values`` (``B``) on the first token that the policy wrote and zero elsewhere.
+
+    Where it wrote none the row stays zero.
+    """
+    mask = rollouts.policy_mask
+    return torch.where(mask & (mask.long().cumsum(dim=1) == 1), values[:, None], 0)
+
+
 def place_on_last_token(values: Tensor, rollouts: Rollouts) -> Tensor:
     """Return a ``B x T`` tensor with ``values`` (``B``) on the last token that the policy wrote and zero elsewhere.
 

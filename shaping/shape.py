@@ -18,7 +18,7 @@ from typing import Any
 from shaping.errors import ConfigError
 from shaping.method_names import METHOD_NAMES
 
-CLOSURES = ("last", "spread")
+CLOSURES = ("last", "first", "spread")
 UNITS_WITHIN_TURNS = ("token", "span", "sentence")
 UNITS = (*UNITS_WITHIN_TURNS, "turn")
 ABSENT = ("delete", "mask", "attention")
@@ -53,7 +53,9 @@ class Shape:
         attention_layer: The layer that ``attention`` reads, from 0, or below 0 from the last one backwards.
         attention_heads: How ``attention`` reduces the heads of that layer: ``mean`` or ``max``.
         gradient_steps: Points of the quadrature along which ``gradient`` integrates.
-        closure: Where the residual ``R - sum_t phi_t`` goes: ``last`` token or ``spread`` evenly.
+        closure: Where the residual ``R - sum_t phi_t`` goes: ``last`` token, ``first`` token (but for what was added to
+            the reward model's score, which stays on the last), or ``spread`` evenly. Responses that may end early want
+            ``first``: on the last token it is a price for ending.
         gamma: Discount. Below 1 the shape no longer preserves the optimal policy.
         gae_lambda: The ``lambda`` of generalised advantage estimation that the shape was tuned with.
         policy_preserving: Refuse what could change the optimal policy.

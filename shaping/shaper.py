@@ -106,7 +106,10 @@ class Shaper:
         credits = find_credits(batch, self._methods.values())
         rewards = torch.zeros(rollouts.response_ids.shape, device=batch.scores.device)
         for name, share in self.shape.active_methods().items():
-            rewards = rewards + share * close(credits[name].values, batch.scores, rollouts, self.shape.closure)
+            # What sums to the score already has what was added to it.
+            own = batch.scores if self._methods[name].sums_to_score else batch.own_scores
+            closed = close(credits[name].values, batch.scores, rollouts, self.shape.closure, own)
+            rewards = rewards + share * closed
         if self.shape.unit == "turn":
             rewards = on_turn_ends(rewards, rollouts)
         tokens = sum(credit.forwarded_tokens for credit in credits.values())

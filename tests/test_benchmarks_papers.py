@@ -11,13 +11,15 @@ import pytest
 from rich.console import Console
 
 from benchmarks.papers import comparison, pictures, runs, study
-from benchmarks.papers.comparison import Unfinished, compare
-from benchmarks.papers.field import DOUBLED, ENTRANTS, HEAD_ONLY, LAMBDAS, SPARSE, TUNED, WINNER, candidates
+from benchmarks.papers.comparison import Comparison, Unfinished, compare, taken_over
+from benchmarks.papers.field import DOUBLED, ENTRANTS, HEAD_ONLY, LAMBDAS, SPARSE, TUNED, WINNER, Candidate, candidates
 from benchmarks.papers.measures import corrected, gain_at_matched_kl, median, steps_ratio, within_kl
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
 from benchmarks.papers.settings import SETTINGS, Setting
 from benchmarks.papers.tables import claims, shown, text
+from pipeline.arm import Arm
 from pipeline.config import parse_config
+from shaping import Shape
 from tests.tiny_task import tiny_task
 
 
@@ -117,6 +119,14 @@ def test_a_task_can_be_set_up_and_takes_over_what_is_chosen_elsewhere(label: str
         assert set(setting.names) <= {SPARSE, WINNER, *(each.name for each in ENTRANTS)}
         # Whose choices are taken over is compared first.
         assert list(SETTINGS).index(setting.like) < list(SETTINGS).index(label)
+
+
+def test_what_was_chosen_elsewhere_is_closed_as_the_task_asks_for() -> None:
+    arm = Arm("R3HF", Shape(weights={"prefix": 1.0}, gae_lambda=0.8))
+    like = Comparison("a", parse_config({"name": "a"}, "a"), {"R3HF": Candidate("R3HF", arm, 2.0)}, {}, {}, {})
+    config = parse_config({"name": "b", "shape": {"closure": "first"}}, "b")
+    (found,) = taken_over(like, ["R3HF"], config).settings.values()
+    assert found == Candidate("R3HF", Arm("R3HF", arm.shape.with_changes(closure="first")), 2.0)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from benchmarks.papers.runs import kept_runs, runs_file
 from benchmarks.record import Claim, current_commit, write
 from pipeline.task_models import build_assets
 
-TASKS = ("sentiment", "instruction")
+TASKS = ("sentiment", "instruction", "summarization")
 # What a claim's name leaves open.
 MEANING = {
     "cosine": "of the estimator's expectation and the true gradient; 1 is without bias",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from rich.console import Console
@@ -143,16 +143,22 @@ def compare(
         Unfinished: There are no workers to make what is missing.
     """
     maker = Maker(label, setting, workers, commit, console)
-    chosen = maker.tuned() if like is None else taken_over(like, setting.names)
+    chosen = maker.tuned() if like is None else taken_over(like, setting.names, maker.config)
     fresh = range(FIRST_SEED, FIRST_SEED + setting.seeds)
     tested = maker.made(chosen.settings.values(), fresh, "fresh seeds")
     runs = {name: sorted(tested[key(each)], key=lambda run: run.seed) for name, each in chosen.settings.items()}
     return Comparison(label, maker.config, chosen.settings, chosen.tried, runs, chosen.tuning)
 
 
-def taken_over(like: Comparison, names: Sequence[str]) -> Chosen:
-    """Return what was chosen on another task."""
-    return Chosen({name: like.chosen[name] for name in names}, {name: 0 for name in names}, {})
+def taken_over(like: Comparison, names: Sequence[str], config: StudyConfig) -> Chosen:
+    """Return what was chosen on another task, closed as this one asks for: its responses may end early."""
+    closure = config.shape.closure
+    chosen = {name: like.chosen[name] for name in names}
+    settings = {
+        name: replace(each, arm=replace(each.arm, shape=each.arm.shape.with_changes(closure=closure)))
+        for name, each in chosen.items()
+    }
+    return Chosen(settings, {name: 0 for name in names}, {})
 
 
 def key(candidate: Candidate) -> Key:

@@ -23,7 +23,7 @@ reference policy: set actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu. v
 
 The rewards of a response sum to the score that verl gave it, whoever gave it: a reward model, a rule, a penalty. Where
 a reward falls is found in the units of the reward model below. Let verl's scores be that model's, mean and deviation
-included; what lies between them and the credit goes to the last token, or to all tokens, as the shape's closure says.
+included; what lies between them and the credit goes to the last token, or where else the shape's closure says.
 Tool output and other people's turns get nothing, even where verl had put the score there. If an agent loop returns
 several outputs for a trajectory, each is shaped by itself and sums to the score that verl gave it.
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from shaping import METHODS, Certificate, Shape, Shaper, find_credits
+from shaping.shape import CLOSURES
 from shaping.units import unit_counts
 from tests.tiny_models import (
     BOS,
@@ -129,7 +130,7 @@ def test_other_seed_and_next_batch_draw_anew(name):
 
 
 @every_method
-@pytest.mark.parametrize("closure", ["last", "spread"])
+@pytest.mark.parametrize("closure", CLOSURES)
 @pytest.mark.parametrize("adjusted", [False, True])
 def test_token_rewards_sum_to_the_scores(name, closure, adjusted):
     rollouts = mixed_rollouts()
@@ -156,7 +157,7 @@ def test_credit_before_a_change_stays_only_for_causal_methods(name):
         assert change > 1e-2
 
 
-@pytest.mark.parametrize("closure", ["last", "spread"])
+@pytest.mark.parametrize("closure", CLOSURES)
 @every_method
 def test_shape_certified_as_causal_rewards_early_tokens_alike_however_the_response_goes_on(name, closure):
     shaper = shaper_of(name, closure=closure)

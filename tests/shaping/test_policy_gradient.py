@@ -100,7 +100,7 @@ def test_every_causal_method_is_causal_and_only_a_residual_that_is_spread_is_not
     assert CAUSAL_METHODS == ["prefix", "sparse"]
     spread = [weights for weights, closure in SHAPES if closure == "spread"]
     assert spread == [{"sparse": 1.0}]
-    assert len(SHAPES) == len(MIXES) + len(spread)
+    assert len(SHAPES) == 2 * len(MIXES) + len(spread)
 
 
 @every_reading
@@ -116,7 +116,7 @@ def test_gradient_under_a_causal_shape_is_the_sparse_ones(weights, closure, bala
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("closure", ["last", "spread"])
+@pytest.mark.parametrize("closure", CLOSURES)
 def test_whole_return_gives_the_sparse_gradient_whatever_the_shape(method, closure):
     rewards, _ = shaped({method: 1.0}, closure=closure)
     torch.testing.assert_close(gradient(rewards, discard_past=False), true_gradient(), atol=1e-5, rtol=0)

@@ -65,7 +65,7 @@ def shapes(draw):
         ("unit", "word", "unit = 'word'"),
         ("absent", "blank", "absent = 'blank' is unknown\nchoose one of delete, mask, attention"),
         ("absent", None, "absent = None is unknown"),
-        ("closure", "first", "closure = 'first'"),
+        ("closure", "middle", "closure = 'middle'"),
         ("policy_preserving", "no", "policy_preserving"),
     ],
 )
@@ -175,3 +175,6 @@ def test_closure_places_the_residual():
     scores = torch.tensor([3.0, 4.0])
     assert close(credit, scores, rollouts, "last").tolist() == [[1, 2, 0, 0], [0, 2, 0, 2]]
     assert close(credit, scores, rollouts, "spread").tolist() == [[2, 1, 0, 0], [0.5, 2.5, 0.5, 0.5]]
+    assert close(credit, scores, rollouts, "first").tolist() == [[3, 0, 0, 0], [2, 2, 0, 0]]
+    # What was added to the reward model's score is about the end.
+    assert close(credit, scores, rollouts, "first", scores - 0.5).tolist() == [[2.5, 0.5, 0, 0], [1.5, 2, 0, 0.5]]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -88,6 +89,52 @@ def test_adjustment_falls_where_the_method_puts_it():
         moved = shaper.shaped(rollouts, adjustment=adjustment).token_rewards - shaper(rollouts)
         assert moved[3, :-1].tolist() == pytest.approx([share] * 17, abs=1e-5)
         assert float(moved[3].sum()) == pytest.approx(2.0, abs=1e-5)
+
+
+def test_under_first_an_adjustment_stays_on_the_last_token_and_the_prompts_score_goes_before_all_choices():
+    rollouts, adjustment = mixed_rollouts(), torch.full((7,), 2.0)
+    reward_model = tiny_reward_model()
+    shaper = Shaper(Shape(weights={"prefix": 1.0}, closure="first"), reward_model, tiny_tokenizer())
+    own = shaper(rollouts)
+    moved = shaper.shaped(rollouts, adjustment=adjustment).token_rewards - own
+    assert moved[3].tolist() == pytest.approx([0.0] * 17 + [2.0], abs=1e-5)
+    # As if it were a trainer's own score.
+    given = shaper(rollouts, shaper.scores(rollouts) + adjustment) - own
+    torch.testing.assert_close(given, moved)
+    prefixes = reward_model.prefix_scores(rollouts)
+    torch.testing.assert_close(own[3, 0], prefixes[3, 1])
+    torch.testing.assert_close(own[3, 1:], prefixes[3, 2:] - prefixes[3, 1:-1], atol=1e-5, rtol=0)
+
+
+class Raised(OnlyScores):
+    """Gives every text more than another reward model does."""
+
+    def __init__(self, model, by):
+        super().__init__(model)
+        self._by = by
+
+    def score(self, variants):
+        scored = self._model.score(variants)
+        return replace(scored, values=scored.values + self._by)
+
+
+@pytest.mark.parametrize("name", ["prefix", "shapley", "owen", "kernel_shap"])
+@pytest.mark.parametrize("unit", ["token", "span"])
+def test_what_every_text_has_is_no_price_for_ending_under_first(name, unit):
+    rollouts, model = mixed_rollouts(), tiny_reward_model()
+    found = {}
+    for closure in ("first", "last"):
+        shape = Shape(weights={name: 1.0}, closure=closure, unit=unit, max_units=6, budget=4096)
+        one, other = (Shaper(shape, Raised(model, by), tiny_tokenizer())(rollouts) for by in (0.0, 3.0))
+        found[closure] = other - one
+    places = rollouts.response_mask.nonzero()
+    first = {row: column for row, column in reversed(places.tolist())}
+    last = dict(places.tolist())
+    for closure, place in (("first", first), ("last", last)):
+        expected = torch.zeros_like(found[closure])
+        for row, column in place.items():
+            expected[row, column] = 3.0
+        torch.testing.assert_close(found[closure], expected, atol=1e-4, rtol=0)
 
 
 def certificate_of(error: float, gamma: float = 1.0) -> Certificate:
