@@ -54,8 +54,8 @@ def _about(batch: int, stage: Stage) -> str:
         "without bias), the noise of one response (trace of the covariance over the squared length of the "
         f"expectation), the cosine that a batch of {batch} has with the true gradient on average, that cosine over "
         "sparse reward's, and the batch beyond which sparse reward would be the better one. Brackets: 95 %, jackknife "
-        f"over groups. Below: that cosine of a batch of {batch} at every lambda, and behind it the expectation's. Without "
-        "a critic a lambda below 1 is a discount: where responses may end early it also sets a price on length."
+        f"over groups. Below: that cosine of a batch of {batch} at every lambda, and behind it the expectation's. "
+        "Without a critic a lambda below 1 is a discount: where responses may end early it also sets a price on length."
     )
 
 
