@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from benchmarks.record import Claim, current_commit, markdown, plain, write
+from benchmarks.record import Claim, current_commit, interval, markdown, plain, write
 from pipeline.assets import cache_folder
 from pipeline.tasks.base import quiet_transformers
 from pipeline.tasks.ifbench import BenchPrompt, passed, read_ifbench
@@ -80,10 +80,8 @@ def table(found: Mapping[str, Passed]) -> str:
     """Return the pass rates, a policy a row."""
     rows = []
     for name, of in found.items():
-        rates = (Claim.of("", every) for every in of.values())
-        cells = [f"{rate.value:.3f} [{rate.low:.3f}, {rate.high:.3f}]" for rate in rates]
-        gain = None if name == UNTRAINED else _over_untrained("", found, name, "substantial")
-        over = "" if gain is None else f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        cells = [interval(Claim.of("", every), ".3f") for every in of.values()]
+        over = "" if name == UNTRAINED else interval(_over_untrained("", found, name, "substantial"))
         rows.append((name, *cells, over))
     return markdown(("policy", *found[UNTRAINED], "over untrained"), rows)
 

@@ -98,6 +98,11 @@ def provenance(name: str, commit: str) -> dict[str, str]:
     return {"command": command, "commit": commit, "date": today(), "machine": machine()}
 
 
+def interval(found: Claim, form: str = "+.3f") -> str:
+    """Return a claim's value and its interval in words, each number in the given format."""
+    return f"{found.value:{form}} [{found.low:{form}}, {found.high:{form}}]"
+
+
 def plain(name: str) -> str:
     """Return a name as it stands in a claim's: lower case, with one underscore for all that is no letter or digit."""
     return "_".join("".join(sign if sign.isalnum() else " " for sign in name.lower()).split())

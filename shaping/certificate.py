@@ -108,4 +108,4 @@ def _is_causal(name: str, closure: str) -> bool:
     A residual that is spread reaches early tokens, and its share depends on where the response ends. On the first token
     a causal method's residual is the score of what stood there before it.
     """
-    return name in CAUSAL and (closure in ("last", "first") or name in SUMS_TO_SCORE)
+    return name in CAUSAL and (closure != "spread" or name in SUMS_TO_SCORE)

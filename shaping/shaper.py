@@ -53,6 +53,10 @@ class Shaper:
         self._methods = {name: METHODS[name] for name in shape.active_methods()}
         check_served(self._methods.values(), reward_model, shape)
         self.shape = shape
+        # Whether what was added to a score and what credit leaves of it go to different places.
+        self._parts_with_additions = shape.closure == "first" and not all(
+            method.sums_to_score for method in self._methods.values()
+        )
         self._reward_model = reward_model
         self._units = UnitSplitter(tokenizer)
         self._generator = torch.Generator().manual_seed(seed)
@@ -103,11 +107,13 @@ class Shaper:
             TrialFailed: The reward model gave a score that is not finite (``nan``).
         """
         batch = score_batch(rollouts, self._reward_model, self._units, self.shape, self._generator, adjustment, scores)
-        credits = find_credits(batch, self._methods.values())
+        credits, own_scores = find_credits(batch, self._methods.values()), batch.own_scores
+        if own_scores is None and self._parts_with_additions:
+            own_scores = self.scores(rollouts)
         rewards = torch.zeros(rollouts.response_ids.shape, device=batch.scores.device)
         for name, share in self.shape.active_methods().items():
             # What sums to the score already has what was added to it.
-            own = batch.scores if self._methods[name].sums_to_score else batch.own_scores
+            own = batch.scores if self._methods[name].sums_to_score else own_scores
             closed = close(credits[name].values, batch.scores, rollouts, self.shape.closure, own)
             rewards = rewards + share * closed
         if self.shape.unit == "turn":

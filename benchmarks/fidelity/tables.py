@@ -13,7 +13,7 @@ from benchmarks.fidelity.learning import Relation, values
 from benchmarks.fidelity.measure import Curves, Exact, Judged
 from benchmarks.fidelity.training import LAMBDAS, Learned
 from benchmarks.papers.runs import COMPLETED
-from benchmarks.record import Claim, markdown, plain
+from benchmarks.record import Claim, interval, markdown, plain
 
 CURVES = (
     "method",
@@ -54,10 +54,10 @@ def curves_text(curves: Curves, tokens: int) -> str:
         rows.append(
             (
                 name,
-                _interval(between),
+                interval(between),
                 f"{between.value / gap:+.2f}",
-                _interval(insertion),
-                _interval(deletion),
+                interval(insertion),
+                interval(deletion),
                 *_costs(ranked.found.coalitions, ranked.found.forwarded_tokens),
             )
         )
@@ -222,13 +222,8 @@ def _section(title: str, about: str, *tables: str) -> str:
     return "\n\n".join((f"### {title}", about, *tables))
 
 
-def _interval(claim: Claim) -> str:
-    return f"{claim.value:+.3f} [{claim.low:+.3f}, {claim.high:+.3f}]"
-
-
 def _mean(found: np.ndarray) -> str:
-    claim = Claim.of("", found.tolist())
-    return f"{claim.value:.2f} [{claim.low:.2f}, {claim.high:.2f}]"
+    return interval(Claim.of("", found.tolist()), ".2f")
 
 
 def _spread(found: Sequence[float]) -> str:

@@ -15,8 +15,6 @@ MIXED = ("space.methods=[prefix, attention, shapley, owen]", f"shape.budget={BUD
 # The study builds on the better critic, which everybody else is tuned over.
 KNOWING = "ppo.critic=reward_model"
 SHORT = 0.3
-# Who runs with the larger policy.
-LARGE = (SPARSE, TUNED, DOUBLED, UNIFORM, "R3HF", SCAR, SCAR_TOKEN, WINNER)
 # A program has no attention, and a critic cannot start from it.
 MIXED_BLACK_BOX = ("space.methods=[prefix, shapley, owen, uniform]", MIXED[1])
 
@@ -53,6 +51,13 @@ class Setting:
         return load_config(find_config(self.config), (*self.changes, *more))
 
 
+def larger(config: str, like: str, *along: str) -> Setting:
+    """Return a task with the larger policy: twenty steps of who matters most, as they were chosen on another task."""
+    names = (SPARSE, TUNED, DOUBLED, UNIFORM, "R3HF", SCAR, SCAR_TOKEN, WINNER)
+    changes = ("ppo.steps=20", "evaluation.every_steps=5", *along)
+    return Setting(config, changes, seeds=3, like=like, names=names)
+
+
 SETTINGS = {
     # A critic that knows the reward model wants short lambdas: here 0.6 would be the end of what is tried.
     "sentiment": Setting(
@@ -73,26 +78,8 @@ SETTINGS = {
         tuning=("evaluation.every_steps=0",),
     ),
     # No critic starts from a reward model of other tokens: what was chosen without one is taken over.
-    "sentiment-smollm2": Setting(
-        "sentiment_smollm2",
-        ("ppo.steps=20", "evaluation.every_steps=5", "evaluation.curve_prompts=64"),
-        seeds=3,
-        like="instruction",
-        names=LARGE,
-    ),
-    "summarization-smollm2": Setting(
-        "summarization_smollm2",
-        ("evaluation.every_steps=5", "evaluation.curve_prompts=32"),
-        seeds=3,
-        like="summarization",
-        names=LARGE,
-    ),
+    "sentiment-smollm2": larger("sentiment_smollm2", "instruction", "evaluation.curve_prompts=64"),
+    "summarization-smollm2": larger("summarization_smollm2", "summarization", "evaluation.curve_prompts=32"),
     # Half the config's steps: a run takes a quarter of an hour on one core.
-    "instruction-smollm2": Setting(
-        "instruction_smollm2",
-        ("ppo.steps=20", "evaluation.every_steps=5", "evaluation.curve_prompts=64"),
-        seeds=3,
-        like="instruction",
-        names=LARGE,
-    ),
+    "instruction-smollm2": larger("instruction_smollm2", "instruction", "evaluation.curve_prompts=64"),
 }

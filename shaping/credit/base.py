@@ -28,7 +28,7 @@ class ScoredBatch:
         rollouts: The batch.
         scores: Reward-model score of each whole response, with any adjustment: a ``B`` tensor.
         own_scores: ``B``: the same without what was added or put in their place: the reward model's. ``None`` where
-            nobody needs them.
+            they were not found on the way.
         prefix_scores: ``B x (T + 1)`` scores along the response, where the reward model gives them in one pass.
         unit_index: ``B x T`` unit of each token, -1 where there is none.
         shape: Unit, budget and the other options of the methods.
@@ -147,15 +147,12 @@ def score_batch(
     if "prefix" in reward_model.abilities:
         prefixes = reward_model.prefix_scores(rollouts).to(rollouts.response_ids.device)
         check_finite(prefixes.flatten(), torch.arange(prefixes.numel()) // prefixes.shape[1], reward_model.name)
-    own = None
-    if prefixes is not None or scores is None or shape.closure == "first":
-        # The clone is an ordinary tensor, which may take part in anybody's backward pass.
-        own = (score_responses(reward_model, rollouts) if prefixes is None else prefixes[:, -1]).clone()
+    # The clones are ordinary tensors, which may take part in anybody's backward pass.
+    own = None if prefixes is None else prefixes[:, -1].clone()
     if scores is not None:
         scores = _checked(scores, rollouts)
     else:
-        assert own is not None
-        scores = own
+        scores = own = score_responses(reward_model, rollouts).clone() if own is None else own
     if adjustment is not None:
         if adjustment.shape != scores.shape:
             raise ShapeError(f"adjustment must have one value a response, but got {tuple(adjustment.shape)}")

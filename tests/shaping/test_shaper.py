@@ -106,6 +106,17 @@ def test_under_first_an_adjustment_stays_on_the_last_token_and_the_prompts_score
     torch.testing.assert_close(own[3, 1:], prefixes[3, 2:] - prefixes[3, 1:-1], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize(("name", "passes"), [("uniform", 0), ("sparse", 0), ("lime", 1)])
+def test_own_scores_are_asked_for_where_a_residual_has_to_be_told_from_what_was_added(name, passes, monkeypatch):
+    rollouts, asked = mixed_rollouts(), []
+    shaper = Shaper(Shape(weights={name: 1.0}, closure="first"), OnlyScores(tiny_reward_model()), tiny_tokenizer())
+    monkeypatch.setattr(shaper, "scores", lambda given: asked.append(given) or torch.zeros(len(given)))
+    rewards = shaper(rollouts, torch.ones(len(rollouts)))
+    assert len(asked) == passes
+    written = rollouts.response_tokens > 0
+    torch.testing.assert_close(rewards.sum(dim=1)[written], torch.ones(int(written.sum())), atol=1e-5, rtol=0)
+
+
 class Raised(OnlyScores):
     """Gives every text more than another reward model does."""
 
