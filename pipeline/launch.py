@@ -18,6 +18,7 @@ from pipeline.interruption import interruption
 from pipeline.kept_files import read_kept
 from pipeline.kept_texts import winner_texts
 from pipeline.launch_record import note_launch
+from pipeline.own_files import check_own_files, own_files
 from pipeline.own_trainer import find_trainer
 from pipeline.progress_file import ProgressFile
 from pipeline.report import load_report_data, write_report
@@ -52,6 +53,9 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
     folder = StudyFolder(studies / config.name)
     folder.check(config)
     check_warm_start(config)
+    files = own_files(config)
+    for field in check_own_files(folder, files):
+        console.print(f"{field}: its code has changed since the last launch; runs that have ended keep what they found")
     started = time.perf_counter()
 
     def standing(signal: str) -> str:
@@ -61,11 +65,11 @@ def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Co
     with interruption(standing, "the same command goes on, with those that had begun from their last checkpoints"):
         # First what may be refused at once: a database that cannot be reached, or whose study runs elsewhere.
         with locked(study_database(config.storage, folder.root), config.name):
-            verdict = _launched(config, folder, console)
+            verdict = _launched(config, folder, files, console)
     show_summary(config, folder, verdict, console, time.perf_counter() - started)
 
 
-def _launched(config: StudyConfig, folder: StudyFolder, console: Console) -> Verdict | None:
+def _launched(config: StudyConfig, folder: StudyFolder, files: dict[str, str], console: Console) -> Verdict | None:
     assets, reward_critic, quality = _prepared(config, console)
     # From here on the cores belong to the trials; the Gaussian process is small.
     torch.set_num_threads(1)
@@ -73,7 +77,10 @@ def _launched(config: StudyConfig, folder: StudyFolder, console: Console) -> Ver
     with folder.locked():
         if quality:
             write_json(folder.models_file, quality)
-        verdict = _run(config, folder, assets, reward_critic, console)
+        with StudyDisplay(config, console, reward_critic, ProgressFile(folder.progress_file)) as display:
+            display.already("search", _ended_search_runs(config, folder) * config.ppo.steps)
+            display.already("confirm", _finished_runs(folder.confirm) * config.ppo.steps)
+            verdict = _run(config, Study(config, folder, assets, display, reward_critic), files)
         _write_results(config, folder, assets)
         return verdict
 
@@ -92,19 +99,13 @@ def _prepared(config: StudyConfig, console: Console) -> tuple[Path | None, bool,
     return assets, task.critic_source is not None, task.quality
 
 
-def _run(
-    config: StudyConfig, folder: StudyFolder, assets: Path | None, reward_critic: bool, console: Console
-) -> Verdict | None:
-    with StudyDisplay(config, console, reward_critic, ProgressFile(folder.progress_file)) as display:
-        display.already("search", _ended_search_runs(config, folder) * config.ppo.steps)
-        display.already("confirm", _finished_runs(folder.confirm) * config.ppo.steps)
-        study = Study(config, folder, assets, display, reward_critic)
-        if not study.finished():
-            note_launch(folder)
-            make_executor(config).run(study)
-        if not study.finished():
-            raise ShapetuneError("the study ended early", "run the same command again to go on")
-        return study.verdict()
+def _run(config: StudyConfig, study: Study, files: dict[str, str]) -> Verdict | None:
+    if not study.finished():
+        note_launch(study.folder, files)
+        make_executor(config).run(study)
+    if not study.finished():
+        raise ShapetuneError("the study ended early", "run the same command again to go on")
+    return study.verdict()
 
 
 def _finished_runs(folder: Path) -> int:

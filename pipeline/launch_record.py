@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.own_files import NOTED
 from pipeline.study_folder import StudyFolder
 
 PACKAGES = ("shapetune", "torch", "transformers", "trl", "ax-platform", "botorch", "gpytorch", "ray", "plotly")
@@ -21,9 +23,15 @@ GIT_SECONDS = 10
 HERE = Path(__file__).resolve()
 
 
-def note_launch(folder: StudyFolder) -> None:
-    """Add a line to the study's ``provenance.jsonl``."""
-    line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **found_here()})
+def note_launch(folder: StudyFolder, files: Mapping[str, str]) -> None:
+    """Add a line to the study's ``provenance.jsonl``.
+
+    Args:
+        folder: The study's.
+        files: What ``pipeline.own_files.own_files`` returns.
+    """
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    line = json.dumps({"at": when, **found_here(), NOTED: dict(files)})
     with folder.provenance_file.open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
 

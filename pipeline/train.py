@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tensorboardX import SummaryWriter
 
 from pipeline.config import StudyConfig
 from pipeline.inner_run import InnerRun
+from pipeline.own_files import differing, own_files
 from pipeline.ppo.evaluation import Evaluation
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.tasks.base import Task
@@ -25,6 +27,8 @@ from shaping.shape import Shape
 
 CHECKPOINT = "checkpoint.safetensors"
 RESULT = "result.json"
+# In a run's identity: the contents of the user's own files.
+FILES = "files"
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,18 @@ class TrainingRun:
     seed: int
     folder: Path
 
-    def identity(self) -> dict[str, object]:
+    def identity(self) -> dict[str, Any]:
         """Return what decides the run, as plain values."""
         chosen = self.config.model_dump(mode="json")
         parts = {name: chosen[name] for name in ("task", "ppo", "sampling", "evaluation")}
-        return {**parts, "shape": self.shape.to_dict(), "seed": self.seed}
+        files = {FILES: self.files} if self.files else {}
+        return {**parts, **files, "shape": self.shape.to_dict(), "seed": self.seed}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Field to the contents of the user's own prompts, models and reward function."""
+        found = own_files(self.config.model_copy(update={"trainer": None}))
+        return {field: digest for field, digest in found.items() if field.startswith("task.")}
 
 
 def chosen_shape(
@@ -134,10 +145,17 @@ def show_result(run: TrainingRun, evaluation: Evaluation, console: Console) -> N
 def _claim(run: TrainingRun) -> None:
     """Write down what runs in the folder, or refuse a folder in which something else does."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    file = run.folder / "run.json"
-    if file.exists() and json.loads(file.read_text()) != json.loads(json.dumps(run.identity())):
-        raise ConfigError(f"the folder {run.folder} holds a run of another shape, seed or config", "choose another -o")
-    write_json(file, run.identity())
+    file, mine = run.folder / "run.json", json.loads(json.dumps(run.identity()))
+    theirs = json.loads(file.read_text()) if file.exists() else mine
+    changed = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+    if FILES in changed:
+        # A version that did not look at them left none.
+        fields = differing(theirs.get(FILES, {}), mine.get(FILES, {})) or sorted(mine.get(FILES, {}))
+        changed[changed.index(FILES)] = f"contents of {', '.join(fields)}"
+    if changed:
+        what = ", ".join(changed)
+        raise ConfigError(f"the folder {run.folder} holds another run; what differs: {what}", "choose another -o")
+    write_json(file, mine)
 
 
 def _progress(console: Console) -> Progress:

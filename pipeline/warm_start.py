@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.config import StudyConfig
 from pipeline.kept_files import read_json
 from pipeline.outer import EarlierTrial, tracked_values
+from pipeline.own_files import differing, noted, own_files
 from pipeline.stored_trial import EARLIER
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import searched_value, seed_file, summarize, write_json
@@ -73,7 +74,8 @@ def read_warm_start(config: StudyConfig, folder: StudyFolder) -> WarmStart:
 
 def _found(config: StudyConfig, earlier: StudyFolder) -> dict[str, Any]:
     theirs, space = earlier.config(), config.make_space()
-    if _question(theirs) == _question(config) and set(config.search.seeds) <= set(theirs.search.seeds):
+    same_question = _question(theirs) == _question(config) and not differing(noted(earlier), own_files(config))
+    if same_question and set(config.search.seeds) <= set(theirs.search.seeds):
         return {"trials": _data(config, earlier, space), "arms": []}
     arms = _best_arms(earlier, space, config.search.first_arms)
     return {"trials": [], "arms": [{"name": arm.name, "point": dict(arm.point)} for arm in arms]}

@@ -146,7 +146,11 @@ def _labels(names: Sequence[str], places: Sequence[Path]) -> list[str]:
 
 
 def _differing(studies: Sequence[ComparedStudy]) -> dict[str, tuple[Any, ...]]:
-    flat = [study.decides for study in studies]
+    flat, held = [study.decides for study in studies], [study.data.provenance.files for study in studies]
+    # Where all of them looked into a file, what was in it counts.
+    for field in set.intersection(*(set(files) for files in held)):
+        for values, files in zip(flat, held, strict=True):
+            values[field] = f"{Path(values[field]).name} ({files[field][:12]})"
     fields = sorted({field for values in flat for field in values})
     rows = {field: tuple(values.get(field, MISSING) for values in flat) for field in fields}
     return {field: row for field, row in rows.items() if any(value != row[0] for value in row[1:])}

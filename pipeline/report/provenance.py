@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pipeline.kept_files import read_kept, read_lines, understood
 from pipeline.launch_record import installed_version
+from pipeline.own_files import NOTED, differing
 from pipeline.report.run_record import RunRecord
 
 
@@ -23,12 +25,14 @@ class Launch:
         commit: Of the code; ``None`` where it ran from no checkout.
         versions: Package to version; Python is one of them.
         machine: The launching one, in words.
+        files: Config field to a hash of what the user's own file held; ``None`` where nobody looked.
     """
 
     at: str
     commit: str | None
     versions: dict[str, str]
     machine: str
+    files: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,18 @@ class Provenance:
         }
         return {name: ", then ".join(versions) for name, versions in found.items()}
 
+    @property
+    def files(self) -> dict[str, str]:
+        """Field to a hash of what the user's own file held at the last launch that looked."""
+        looked = [launch.files for launch in self.launches if launch.files is not None]
+        return looked[-1] if looked else {}
+
+    @property
+    def changed_code(self) -> tuple[str, ...]:
+        """Fields whose code changed from one launch to a later one."""
+        looked = [launch.files for launch in self.launches if launch.files is not None]
+        return tuple(sorted({field for then, now in pairwise(looked) for field in differing(then, now)}))
+
 
 def read_provenance(
     file: Path, models: Path, search: Sequence[RunRecord], confirmation: Sequence[RunRecord]
@@ -110,7 +126,8 @@ def _measured(facts: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
 def _launch(line: Mapping[str, Any]) -> Launch:
     versions = {"Python": str(line["python"])} | {str(name): str(found) for name, found in line["versions"].items()}
     commit = None if line["commit"] is None else str(line["commit"])
-    return Launch(str(line["at"]), commit, versions, _machine(line))
+    files = {str(field): str(digest) for field, digest in line[NOTED].items()} if NOTED in line else None
+    return Launch(str(line["at"]), commit, versions, _machine(line), files)
 
 
 def _machine(line: Mapping[str, Any]) -> str:

@@ -67,10 +67,10 @@ def test_without_git_there_is_no_commit(monkeypatch):
 
 def test_lines_are_added_and_hold_no_names(tmp_path):
     folder = StudyFolder(tmp_path)
-    note_launch(folder)
-    note_launch(folder)
+    note_launch(folder, {"task.prompts": "0" * 64})
+    note_launch(folder, {"task.prompts": "0" * 64})
     lines = [json.loads(line) for line in folder.provenance_file.read_text().splitlines()]
     assert len(lines) == 2
     machine = {"platform", "processor", "processors", "memory_gib", "gpus"}
-    assert set(lines[0]) == {"at", "python", "versions", "commit"} | machine
+    assert set(lines[0]) == {"at", "python", "versions", "commit", "files"} | machine
     assert str(tmp_path) not in folder.provenance_file.read_text()

@@ -87,7 +87,7 @@ def test_folder_of_another_run_is_left_alone(other: dict[str, Any], tmp_path: Pa
     task, folder = load_sentiment(tiny_assets), tmp_path / "run"
     train(run_in(folder), task, quiet())
     before = result_of(folder)
-    with pytest.raises(ConfigError, match="holds a run of another"):
+    with pytest.raises(ConfigError, match="holds another run"):
         train(run_in(folder, **other), task, quiet())
     assert result_of(folder) == before
 

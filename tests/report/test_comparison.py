@@ -4,6 +4,7 @@ from statistics import fmean
 
 import pytest
 
+from pipeline.launch_record import note_launch
 from pipeline.report import load_comparison
 from pipeline.report.comparability import doubts
 from pipeline.report.comparison_figures import best_metrics, best_so_far, winner_curves
@@ -200,6 +201,20 @@ def test_studies_trained_by_other_code_or_on_other_machines_are_said_to_be(make)
         "They were trained by different versions of the code, which may train differently.",
         "They were trained on different machines or versions of torch: their times cannot be compared.",
     )
+
+
+@pytest.mark.parametrize(("held", "differing"), [("a", set()), ("b", {"task.prompts"}), (None, {"task.prompts"})])
+def test_files_are_compared_by_what_was_in_them_where_all_studies_looked(held, differing, make):
+    studies = []
+    for name, digest in (("one", "a"), ("other", held)):
+        task = {"name": "prompts", "policy": {"model": "org/policy"}, "reward_model": {"model": "org/reward"}}
+        study = make(name, task={**task, "prompts": f"/{name}/prompts.jsonl"})
+        note_launch(study.folder, {} if digest is None else {"task.prompts": digest * 64})
+        studies.append(study)
+    found = compared(*studies)
+    assert set(found.differing) == differing and found.same_scale == (not differing)
+    if held == "b":
+        assert found.differing["task.prompts"] == ("prompts.jsonl (aaaaaaaaaaaa)", "prompts.jsonl (bbbbbbbbbbbb)")
 
 
 def test_config_values_are_words_without_folders():

@@ -15,8 +15,8 @@ from tests.report.test_report_page import page_of
 
 
 def test_every_launch_is_a_line_and_the_page_says_what_they_ran_with(whole_study):
-    note_launch(whole_study.folder)
-    note_launch(whole_study.folder)
+    note_launch(whole_study.folder, {})
+    note_launch(whole_study.folder, {})
     launches = load_report_data(whole_study.folder).provenance.launches
     assert len(launches) == 2
     here, text = found_here(), page_of(whole_study).text
@@ -137,7 +137,7 @@ def test_nothing_on_the_page_names_a_host_a_user_or_a_folder(whole_study):
     address = "postgresql+psycopg://jane@db.example.org:5432/team"
     text = file.read_text().replace("address: local", "address: head-node:6379").replace("url: null", f"url: {address}")
     file.write_text(text.replace("warm_start: null", "warm_start: /home/jane doe/studies/first"))
-    note_launch(whole_study.folder)
+    note_launch(whole_study.folder, {})
     page = render(load_report_data(whole_study.folder))
     for name in ("jane", "example.org", "head-node", "secret-host", str(whole_study.folder.root)):
         assert name not in page, name
