@@ -12,6 +12,7 @@ import anyio
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -57,6 +58,8 @@ def make_app(source: Source, hosts: Sequence[str]) -> Starlette:
     ]
     middleware = [
         Middleware(SafeHeaders),
+        # A report is five megabytes of text, sent anew whenever the study has moved on.
+        Middleware(GZipMiddleware, compresslevel=4),
         Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
     ]
     return Starlette(routes=routes, middleware=middleware)

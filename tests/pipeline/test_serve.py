@@ -109,6 +109,15 @@ def _plotly(page: str) -> str:
     return found[0] if found else ""
 
 
+def test_a_report_is_sent_packed_to_those_who_can_unpack_it(studies: Path) -> None:
+    client = client_of(FolderSource(studies))
+    packed = client.get("/studies/whole/")
+    plain = client.get("/studies/whole/", headers={"accept-encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip" and "content-encoding" not in plain.headers
+    assert packed.text == plain.text
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+
+
 def test_one_study_alone_has_no_list(studies: Path) -> None:
     client = client_of(FolderSource(studies / "whole"))
     page = client.get("/")

@@ -61,6 +61,34 @@ def test_a_page_shows_a_new_trial_by_itself_and_keeps_its_place(
     opened.close()
 
 
+def test_a_page_that_renews_itself_keeps_what_was_sorted_filtered_and_chosen(
+    browser: Browser, address: str, study: SyntheticStudy
+) -> None:
+    opened = Visit(browser, f"{address}studies/running/")
+    page = opened.page
+    page.wait_for_selector("#curves-figure svg.main-svg", timeout=WAIT_MS)
+    heading = page.locator("#trials .sortable th").filter(has_text="J").first
+    for _ in range(2):
+        heading.get_by_role("button").click()
+    page.locator("#trials-filter input").fill("prefix")
+    chip = page.locator("#trials-filter .chips button").first
+    chip.click()
+    metric = page.locator("#curves .switch button").nth(2)
+    metric.click()
+    chosen = [heading.get_attribute("aria-sort"), chip.inner_text(), metric.inner_text()]
+    assert chosen[0] == "ascending" and metric.get_attribute("aria-pressed") == "true"
+    study.trial(20, "20_0", "model", Shape(weights={"prefix": 0.75, "attention": 0.25}, gae_lambda=0.7), 1.4)
+    page.wait_for_selector("text=0.25 attention + 0.75 prefix, lambda 0.70", state="attached", timeout=WAIT_MS)
+    page.wait_for_function("document.querySelectorAll('#curves .switch button')[2].ariaPressed === 'true'")
+    assert [heading.get_attribute("aria-sort"), chip.inner_text(), metric.inner_text()] == chosen
+    assert page.locator("#trials-filter input").input_value() == "prefix"
+    assert chip.get_attribute("aria-pressed") == "true"
+    shown = page.locator("#trials .sortable").first.locator("tbody tr:visible")
+    assert all("prefix" in row for row in shown.all_inner_texts()) and shown.count() > 0
+    assert opened.complaints == []
+    opened.close()
+
+
 def test_a_server_that_has_gone_leaves_the_page_and_says_so(browser: Browser, study: SyntheticStudy) -> None:
     with served(str(study.folder.root.parent), "--port", "0") as (process, found):
         opened = Visit(browser, f"{found}studies/running/")
