@@ -7,52 +7,25 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
 
-from pipeline.cli import _run
-from pipeline.database import Database
 from pipeline.report import load_report_data
 from pipeline.report.page import Live, render
-from pipeline.serve.app import KEPT_PAGES, make_app
-from pipeline.serve.database import DatabaseSource
+from pipeline.serve.app import KEPT_PAGES
 from pipeline.serve.folders import FolderSource
-from pipeline.serve.server import LOOPBACK, allowed_hosts, find_source, listening
+from pipeline.serve.server import LOOPBACK, allowed_hosts, find_source
 from pipeline.serve.source import Entry, Version, key_of
 from shaping.errors import ConfigError
-from tests.pipeline.postgres import PASSWORD, PostgresServer
-from tests.pipeline.test_storage_connection import database_of
-from tests.pipeline.test_stored_status import fill, url_of
+from tests.pipeline.serving import SECONDS, client_of, finish, write_studies
 from tests.report.conftest import SyntheticStudy
 from tests.security.hostile import ALL, PAYLOADS, RUN, hostile_study
-
-REPOSITORY = Path(__file__).parents[2]
-SECONDS = 120
-
-
-def client_of(source: Any, **options: Any) -> TestClient:
-    return TestClient(make_app(source, LOOPBACK), base_url="http://localhost:8410", **options)
-
-
-def finish(study: SyntheticStudy) -> None:
-    """Give results what a study's own have: status reads metrics, which reports work out themselves."""
-    for path in study.folder.trials.glob("*/result.json"):
-        kept = json.loads(path.read_text())
-        mean = kept["runs"][0]["evaluation"]["objective"]
-        path.write_text(json.dumps({**kept, "metrics": {"objective": [mean, 0.1], "kl_nats": [9.0, None]}}))
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -61,19 +34,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:
-    """A folder with a whole study, one that was only begun, and things that are no studies."""
-    root = tmp_path / "studies"
-    whole = SyntheticStudy(root / "whole")
-    whole.search()
-    whole.confirm()
-    whole.tokens()
-    finish(whole)
-    SyntheticStudy(root / "begun")
-    (root / "empty").mkdir()
-    (root / "file.txt").write_text("no study")
-    (tmp_path / "secret").mkdir()
-    SyntheticStudy(tmp_path / "secret" / "study")
-    return root
+    return write_studies(tmp_path)
 
 
 def version(client: TestClient, key: str) -> str:
@@ -407,128 +368,3 @@ def test_keys_are_names_where_these_are_plain() -> None:
     assert key_of("quickstart") == "quickstart"
     assert re.fullmatch(r"[0-9a-f]{24}", key_of("../x")) and key_of("../x") != key_of("..\\x")
     assert len({key_of(name) for name in ("a b", "a-b", "a/b", "a_b")}) == 4
-
-
-@pytest.fixture
-def database(postgres: PostgresServer, tmp_path: Path) -> Database:
-    return database_of(postgres, tmp_path)
-
-
-def test_a_database_is_served_from_what_it_holds(database: Database) -> None:
-    seconds = [0.0]
-    source = DatabaseSource(url_of(database), lambda: seconds[0])
-    client = client_of(source)
-    assert "No study is kept there yet" in client.get("/").text
-    fill(database)
-    # Many viewers ask once.
-    assert "No study is kept there yet" in client.get("/").text
-    seconds[0] += 60
-    listed, page = client.get("/").text, client.get("/studies/study/")
-    assert 'href="studies/study/"' in listed and "2 completed, 1 stopped, 1 failed, 1 running" in listed
-    assert page.status_code == 200 and "+1.500" in page.text and "unfinished" in page.text
-    assert "loss [/red] is nan" in page.text and PASSWORD not in listed + page.text
-    assert client.get("/studies/nothing/").status_code == 404
-    assert client.get("/studies/study/version").json()["now"].startswith("not running; ")
-
-
-def test_a_database_that_is_lost_is_told_and_found_again(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(database)
-    seconds = [0.0]
-    source = DatabaseSource(url_of(database), lambda: seconds[0])
-    client = client_of(source)
-    whole = client.get("/studies/study/version").json()["version"]
-    found, source._url = source._url, "postgresql://tester@127.0.0.1:9/x"
-    seconds[0] += 60
-    lost = client.get("/studies/study/")
-    assert lost.status_code == 503 and "127.0.0.1:9/x" in lost.text and client.get("/").status_code == 503
-    mark = re.search(r'data-version="(\w+)"', lost.text)
-    assert mark is not None and client.get("/studies/study/version").json()["version"] == mark[1]
-    source._url = found
-    assert client.get("/studies/study/version").json()["version"] == whole
-
-
-@contextmanager
-def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start the command and yield it with the address that it printed."""
-    command = [sys.executable, "-m", "pipeline.cli", "serve", *arguments]
-    with subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    ) as process:
-        assert process.stdout is not None
-        said = process.stdout.readline()
-        address = re.search(r"http://\S+", said)
-        assert address is not None, said
-        try:
-            yield process, address[0]
-        finally:
-            process.kill()
-
-
-def get(address: str) -> str:
-    with urllib.request.urlopen(address, timeout=SECONDS) as answer:
-        text: str = answer.read().decode()
-        return text
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_on_loopback_until_it_is_ended(number: signal.Signals, studies: Path) -> None:
-    with served(str(studies), "--port", "0") as (process, address):
-        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
-        assert "studies/whole/" in get(address)
-        assert json.loads(get(f"{address}studies/begun/version"))["version"]
-        port = address.rpartition(":")[2].strip("/")
-        taken = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", "serve", str(studies), "--port", port],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        assert taken.returncode == 2 and f"--port {port}" in taken.stderr and "--port" in taken.stderr
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 128 + number and errors == f"error: stopped by {number.name}\n"
-
-
-def test_another_host_is_warned_of(studies: Path) -> None:
-    with served(str(studies), "--port", "0", "--host", "0.0.0.0") as (process, address):
-        assert get(address.replace("0.0.0.0", "127.0.0.1"))
-        process.send_signal(signal.SIGINT)
-        assert process.stdout is not None
-        said = process.stdout.read()
-    assert "whoever reaches 0.0.0.0 can read it" in said
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["nowhere"], ["no study and no folder"]),
-        (["postgresql://u:hidden@h/d"], ["serve", "u:***@h/d", "PGPASSWORD"]),
-        (["postgresql://u@127.0.0.1:9/d"], ["127.0.0.1:9/d"]),
-        (["mysql://u@127.0.0.1:9/d"], ["mysql"]),
-        ([".", "--host", "no.such.host.invalid"], ["--host no.such.host.invalid"]),
-        ([".", "--port", "70000"], ["port"]),
-    ],
-)
-def test_what_cannot_be_served_is_refused(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = arguments if "--port" in arguments else [*arguments, "--port", "0"]
-    assert _run(["serve", *given]) == 2
-    said = capsys.readouterr().err
-    assert all(word in said for word in words) and "hidden" not in said and "Traceback" not in said
-
-
-def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("pipeline.serve.server.find_spec", lambda name: None)
-    assert _run(["serve", "."]) == 2
-    assert "pip install 'shapetune[serve]'" in capsys.readouterr().err
-
-
-def test_a_port_is_free_again_at_once() -> None:
-    with listening("127.0.0.1", 0) as opened:
-        port = opened.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"--port {port} of 127.0.0.1"):
-            listening("127.0.0.1", port)
-    listening("127.0.0.1", port).close()

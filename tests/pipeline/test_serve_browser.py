@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 
 from shaping.shape import Shape
 from tests.browser import PHONE, Visit
-from tests.pipeline.test_serve import served
+from tests.pipeline.serving import served
 from tests.report.conftest import SyntheticStudy
 from tests.security.hostile import OWNED, hostile_study
 
