@@ -23,6 +23,7 @@ from pipeline.tasks.answer_judge import AnswerJudge
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.constraints import REVIEW_RULES, Constraint
 from pipeline.tasks.prefix_calibration import correlation
+from pipeline.tasks.pretrained import SAFE
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.questions import Question, draw_questions
 from pipeline.tasks.score_scale import own_samples, score_scale
@@ -74,7 +75,7 @@ def load(settings: InstructionSettings, folder: Path | None) -> Task:
     """Return the task from the folder that ``prepare`` returned."""
     assert folder is not None
     quiet_transformers()
-    policy = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32, **sentiment.SAFE).eval()
+    policy = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32, **SAFE).eval()
     tokenizer, prompts, facts = _tokenizer(folder), _read_prompts(folder), read_manifest(folder)["facts"]
     asked, questions = _asked(tokenizer, prompts), _questions(tokenizer, prompts)
     return Task(
@@ -122,7 +123,7 @@ def _build(settings: InstructionSettings, cache: Path, folder: Path) -> dict[str
         source = sentiment.prepare(_reviews(settings), cache)
         shutil.copytree(source / "policy", folder / "policy")
         policy, tokenizer = (
-            AutoModelForCausalLM.from_pretrained(folder / "policy", **sentiment.SAFE),
+            AutoModelForCausalLM.from_pretrained(folder / "policy", **SAFE),
             _tokenizer(folder),
         )
         found = json.loads((source / "prompts.json").read_text())

@@ -22,6 +22,8 @@ from transformers import (
 from pipeline.tasks.settings import PolicySettings, RewardSettings
 from shaping.errors import ConfigError
 
+# Of models that a task has built: neither pickled weights nor a model's own code is run.
+SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 # What transformers raises where a folder or a repository does not hold what it is asked for.
 REFUSALS = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError)
 

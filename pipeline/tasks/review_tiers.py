@@ -19,6 +19,7 @@ from pipeline.tasks import encoder_training
 from pipeline.tasks.base import quiet_transformers
 from pipeline.tasks.encoder_training import train_encoder
 from pipeline.tasks.language_model import encode
+from pipeline.tasks.pretrained import SAFE
 from pipeline.tasks.review_judges import CALIBRATED_REVIEWS, review_quality, seen_by_policy
 from pipeline.tasks.review_tokens import PROMPT_WORDS, ReviewTokens
 from pipeline.tasks.reviews import Review
@@ -32,7 +33,6 @@ MEASURED_PROMPTS = {"tiny": 512, "smollm2": 128}
 MEASURED_TOKENS = 24
 # Raised by hand when what is built changes.
 TIER_VERSION = 1
-SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
 def tier_made_of(settings: SentimentSettings, quickstart: dict[str, Any]) -> dict[str, Any]:

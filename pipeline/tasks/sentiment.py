@@ -17,6 +17,7 @@ from pipeline.allocator import keep_freed_memory
 from pipeline.assets import asset_key, build_once, cache_folder, is_complete, read_manifest
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
+from pipeline.tasks.pretrained import SAFE
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.review_judges import load_reviewer
@@ -37,8 +38,6 @@ BUILDING = {
     "encoder": ("training an encoder of reviews", 8),
     "smollm2": ("fetching SmolLM2-135M-Instruct and measuring its reviews", 3),
 }
-# Nothing in the folder is run: neither pickled weights nor a model's own code.
-SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
 def unbuilt(settings: SentimentSettings, cache: Path) -> str:

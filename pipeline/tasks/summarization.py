@@ -15,6 +15,7 @@ from pipeline.assets import asset_key, build_once, is_complete, read_manifest
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.papers import CORPUS, SHARES, Paper, fetch_papers, read_papers
 from pipeline.tasks.prefix_calibration import prefix_calibration
+from pipeline.tasks.pretrained import SAFE
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.recipe import SummaryRecipe
 from pipeline.tasks.score_scale import own_samples, score_scale
@@ -33,7 +34,6 @@ REWARD_WINDOWS = 2
 # Comparisons of the papers' own sentences that come first, of another seed than the policy's.
 COPIED_SEED = 1
 MINUTES = {"tiny": "about six minutes", "smollm2": "about half an hour"}
-SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
 def unbuilt(settings: SummarizationSettings, cache: Path) -> str:
