@@ -73,6 +73,15 @@ class StudyConfig(Section):
     def _named(cls, value: Any) -> Any:
         return {"name": "sentiment", **value} if isinstance(value, dict) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_price_for_ending(cls, values: Any) -> Any:
+        # On the last token, what credit leaves of a score would reward or punish that a response ends there.
+        sampling, shape = (values.get(name, {}) if isinstance(values, dict) else None for name in ("sampling", "shape"))
+        if isinstance(sampling, dict) and sampling.get("stop_at_eos") is True and isinstance(shape, dict):
+            return {**values, "shape": {"closure": "first", **shape}}
+        return values
+
     @model_validator(mode="after")
     def _consistent(self) -> StudyConfig:
         space = self.make_space()

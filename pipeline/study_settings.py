@@ -52,7 +52,9 @@ class ShapeSettings(Section):
     attention_layer: int = Field(-1, description="Layer that attention reads; -1 is the last.")
     attention_heads: Literal["mean", "max"] = "mean"
     gradient_steps: int = Field(32, ge=1)
-    closure: Literal["last", "first", "spread"] = Field("last", description="Where what credit leaves of a score goes.")
+    closure: Literal["last", "first", "spread"] = Field(
+        "last", description="Where what credit leaves of a score goes; first where a study's responses may end early."
+    )
     gamma: float = Field(1.0, gt=0, le=1)
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of the baselines that the study does not tune.")
     policy_preserving: bool = True

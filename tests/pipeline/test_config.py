@@ -44,3 +44,23 @@ def test_defaults_make_a_complete_study_of_a_name() -> None:
 def test_discounting_is_possible_when_asked_for() -> None:
     config = tiny_config(shape={"gamma": 0.9, "policy_preserving": False})
     assert config.base_shape().gamma == 0.9
+
+
+@pytest.mark.parametrize(
+    ("stop_at_eos", "shape", "closure"),
+    [
+        (True, {}, "first"),
+        (True, {"unit": "token"}, "first"),
+        (True, {"closure": "last"}, "last"),
+        (True, {"closure": "spread"}, "spread"),
+        (False, {}, "last"),
+    ],
+)
+def test_where_responses_may_end_no_constant_falls_on_their_ends_unless_asked_for(
+    stop_at_eos: bool, shape: dict[str, str], closure: str
+) -> None:
+    config = tiny_config(shape=shape, sampling={"response_tokens": 6, "stop_at_eos": stop_at_eos})
+    assert config.shape.closure == config.base_shape().closure == closure
+    # What is kept of a study says it, so that a copy of it does not depend on today's default.
+    assert f"closure: {closure}" in config.to_yaml()
+    assert StudyConfig.model_validate(config.model_dump()) == config
