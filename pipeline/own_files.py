@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.config import StudyConfig
@@ -23,6 +24,7 @@ NOTED = "files"
 def own_files(config: StudyConfig) -> dict[str, str]:
     """Return config field to SHA-256 of the contents of the files and folders on this machine that decide results.
 
+    A file's is what ``sha256sum`` prints; a folder's is that of the list that ``sha256sum`` prints of its files.
     Packages and names on a hub are not among them, nor is what cannot be read: whoever loads it says so.
     """
     values = what_decides(config)
@@ -32,13 +34,11 @@ def own_files(config: StudyConfig) -> dict[str, str]:
         if not isinstance(value, str) or (config.trainer is not None and field.startswith("task.")):
             continue
         path = Path(value.rpartition(":")[0] if field in CODE else value)
-        gguf = values.get("task.policy.gguf_file") if field == "task.policy.model" else None
-        try:
-            files = list(_loaded(path, gguf))
-            if files:
-                found[field] = _digest(files)
-        except OSError:
-            continue
+        if field == "task.policy.model" and values.get("task.policy.gguf_file") is not None:
+            path = path / str(values["task.policy.gguf_file"])
+        with suppress(OSError):
+            if path.is_absolute() and path.exists():
+                found[field] = _folder_sum(path) if path.is_dir() else _sum(path)
     return found
 
 
@@ -79,21 +79,12 @@ def differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return sorted(field for field in then.keys() & now.keys() if then[field] != now[field])
 
 
-def _loaded(path: Path, gguf: object) -> Iterator[Path]:
-    if not path.is_absolute():
-        return
-    if isinstance(gguf, str):
-        path = path / gguf
-    if path.is_file():
-        yield path
-    elif path.is_dir():
-        # A folder of checkpoints holds others below it.
-        yield from sorted(file for file in path.iterdir() if file.suffix in LOADED and file.is_file())
+def _folder_sum(folder: Path) -> str:
+    # A folder of checkpoints holds others below it.
+    files = sorted(file for file in folder.iterdir() if file.suffix in LOADED and file.is_file())
+    return hashlib.sha256("".join(f"{_sum(file)}  {file.name}\n" for file in files).encode()).hexdigest()
 
 
-def _digest(files: list[Path]) -> str:
-    parts = []
-    for file in files:
-        with file.open("rb") as stream:
-            parts.append((file.name, hashlib.file_digest(stream, "sha256").hexdigest()))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+def _sum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

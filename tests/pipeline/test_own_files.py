@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,10 @@ def test_what_a_config_names_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     found = own_files(config)
     assert set(found) == {"task.prompts", "task.policy.model", "task.reward_model.model", "space.name"}
     assert all(len(digest) == 64 for digest in found.values())
+    prompts, model = ((tmp_path / name).read_bytes() for name in ("prompts.jsonl", "policy/model.safetensors"))
+    assert found["task.prompts"] == sha256(prompts).hexdigest()
+    listed = f"{sha256(b'{}').hexdigest()}  config.json\n{sha256(model).hexdigest()}  model.safetensors\n"
+    assert found["task.policy.model"] == sha256(listed.encode()).hexdigest()
     # The same models.
     assert found["task.policy.model"] == found["task.reward_model.model"]
     save_file({"weight": torch.ones(3)}, tmp_path / "policy" / "model.safetensors")
