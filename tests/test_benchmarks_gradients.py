@@ -31,6 +31,7 @@ from benchmarks.papers.field import ENTRANTS, REWARD_MODEL, TUNED
 from benchmarks.papers.runs import COMPLETED, Run
 from pipeline.config import StudyConfig, parse_config
 from pipeline.ppo.trainer import PPOTrainer
+from pipeline.study_folder import what_decides
 from pipeline.tasks.base import Prompts
 from shaping import Shape
 from shaping.method_names import METHOD_NAMES
@@ -353,3 +354,10 @@ def test_groups_are_fresh_and_everybody_sees_the_same_responses() -> None:
     beside = group_gradients(trainer, more, [1.0], 8, 0)
     for key, gradient in first.items():
         torch.testing.assert_close(beside[key], gradient)
+
+
+@pytest.mark.parametrize("label", sorted(measuring.VARIANTS))
+def test_a_variant_is_its_task_but_for_what_it_says(label: str) -> None:
+    task, changes = measuring.VARIANTS[label]
+    mine, its = (what_decides(measuring.task_config(name)) for name in (label, task))
+    assert {key for key in its if mine[key] != its[key]} == {change.partition("=")[0] for change in changes}

@@ -21,12 +21,12 @@ from rich.console import Console
 
 from benchmarks.gradients import tables
 from benchmarks.gradients.learning import predicted
-from benchmarks.gradients.measure import Sizes, measure, task_config
+from benchmarks.gradients.measure import VARIANTS, Sizes, measure, task_config
 from benchmarks.papers.runs import kept_runs, runs_file
 from benchmarks.record import Claim, current_commit, write
 from pipeline.task_models import build_assets
 
-TASKS = ("sentiment", "instruction", "summarization")
+TASKS = ("sentiment", "instruction", "summarization", *VARIANTS)
 # What a claim's name leaves open.
 MEANING = {
     "cosine": "of the estimator's expectation and the true gradient; 1 is without bias",

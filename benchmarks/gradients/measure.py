@@ -26,6 +26,9 @@ from pipeline.task_models import build_assets
 from pipeline.tasks.registry import load_task
 
 SEED = 400
+# Tasks asked again with something changed: hiding units from attention leaves all other tokens where they are, where
+# deleting them makes of a response the shuffled and cut texts that the summaries' reward model was taught to reject.
+VARIANTS = {"summarization-hidden": ("summarization", ("shape.absent=attention",))}
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,9 @@ class Sizes:
 
 
 def task_config(label: str) -> StudyConfig:
-    """Return a task's config as the papers' comparison has it."""
-    return SETTINGS[label].loaded("ppo.device=cpu", "ppo.save_steps=0")
+    """Return a task's config as the papers' comparison has it, or that of one of its variants."""
+    task, changes = VARIANTS.get(label, (label, ()))
+    return SETTINGS[task].loaded("ppo.device=cpu", "ppo.save_steps=0", *changes)
 
 
 def measure(label: str, steps: int, sizes: Sizes, workers: int, batch: int) -> Stage:
