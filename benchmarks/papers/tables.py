@@ -175,14 +175,14 @@ def summary(comparison: Comparison) -> list[str]:
     seeds = sorted(run.seed for run in runs[TUNED])
     commits, machines = (sorted({getattr(run, name) for each in runs.values() for run in each}) for name in SOURCE)
     ratio, matched = steps_ratio(runs[WINNER], runs[TUNED]), gain_at_matched_kl(runs[WINNER], runs[TUNED])
-    reached = f"after {ratio.steps}" if ratio.steps else "not at all in"
+    level, steps = "the final J of tuned sparse PPO", config.ppo.steps
+    reached = f"reaches {level} after {ratio.steps} of" if ratio.steps else f"does not reach {level} within"
     return [
         f"{config.ppo.steps} steps of {config.ppo.batch_size} responses of up to {config.sampling.response_tokens} "
         f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; {_tuned(comparison)}. "
         f"Commit {', '.join(commits)}; {' and '.join(machines)}.",
-        f"The winner, {_described(comparison, WINNER)}, reaches the final J of tuned sparse PPO {reached} of "
-        f"{config.ppo.steps} steps (ratio {ratio.value:.2f}, bootstrap over seeds [{ratio.low:.2f}, {ratio.high:.2f}]"
-        f"); at matched KL its reward differs by {_interval(matched)}.",
+        f"The winner, {_described(comparison, WINNER)}, {reached} {steps} steps (ratio {ratio.value:.2f}, bootstrap "
+        f"over seeds [{ratio.low:.2f}, {ratio.high:.2f}]); at matched KL its reward differs by {_interval(matched)}.",
         results_table(comparison),
     ]
 
