@@ -213,7 +213,10 @@ def _words(
         for d in differences
     ]
     ours, theirs = steps.get(WINNER), steps.get(tuned)
-    if tuned and ours:
+    if tuned and ours == SMOOTHING_STEPS < total:
+        # The first mean that there is, over steps that are hardly trained.
+        lines.append(f"The final level of '{tuned}' is no higher than where runs begin: steps to it say nothing.")
+    elif tuned and ours:
         lines.append(f"It reaches the final level of '{tuned}' after {ours} steps; that run took {theirs} of {total}.")
     elif tuned:
         lines.append(f"It does not reach the final level of '{tuned}' within {total} steps.")

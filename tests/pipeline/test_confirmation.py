@@ -178,6 +178,20 @@ def test_no_winner_is_a_verdict_too() -> None:
     assert "does not reach" in verdict.text[-1]
 
 
+def test_a_level_that_runs_begin_at_says_nothing_of_speed() -> None:
+    flat, falling = [0.1] * 12, [0.2] * 6 + [0.0] * 6
+    runs = {
+        "winner": arm_runs([0.0, 0.1, 0.2], falling),
+        **{name: arm_runs([0.2, 0.3, 0.1], flat) for name in TUNED},
+        "sparse": arm_runs([0.1, 0.2, 0.0], flat),
+        "uniform": arm_runs([0.1, 0.0, 0.2], flat),
+    }
+    verdict = judge("2_0", runs)
+    assert verdict.steps_to_level["winner"] == 5
+    assert f"The final level of '{verdict.tuned_rival}' is no higher than where runs begin" in verdict.text[-1]
+    assert not any("It reaches" in line for line in verdict.text)
+
+
 def test_one_fresh_seed_decides_nothing() -> None:
     runs = {"winner": arm_runs([9.0], [9.0] * 6), "sparse": arm_runs([0.0], [0.0] * 6)}
     assert judge("prefix", runs).text == ("prefix was run on one fresh seed only: one pair decides nothing.",)
