@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import StudyConfig
 from pipeline.kept_files import read_lines, understood
 from pipeline.study_folder import StudyFolder, what_decides
+from pipeline.tasks.paths import FILES, SECTIONS
 from shaping.errors import ConfigError
 
+FUNCTIONS = tuple(f"task.{section}.function" for section in SECTIONS)
+TASK = (*(f"task.{name}" for name in FILES), *(f"task.{section}.model" for section in SECTIONS), *FUNCTIONS)
+STUDY = ("space.name", "trainer.function")
 # Code may be mended under way, as after a study that stopped at its first exception; data and models may not change.
-CODE = ("task.reward_model.function", "task.gold_model.function", "space.name", "trainer.function")
-MODELS = ("task.policy.model", "task.reward_model.model", "task.gold_model.model")
-FIELDS = ("task.prompts", "task.held_out_prompts", *MODELS, *CODE)
+CODE = (*FUNCTIONS, *STUDY)
 # What a model is loaded from; notes beside it decide nothing.
 LOADED = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}
 NOTED = "files"
 
 
 def own_files(config: StudyConfig) -> dict[str, str]:
-    """Return config field to SHA-256 of the contents of the files and folders on this machine that decide results.
+    """Return config field to SHA-256 of the contents of the files and folders on this machine that decide a study.
 
     A file's is what ``sha256sum`` prints; a folder's is that of the list that ``sha256sum`` prints of its files.
     Packages and names on a hub are not among them, nor is what cannot be read: whoever loads it says so.
     """
-    values = what_decides(config)
-    found = {}
-    for field in FIELDS:
+    return _sums(config, STUDY if config.trainer is not None else (*TASK, *STUDY))
+
+
+def task_files(config: StudyConfig) -> dict[str, str]:
+    """Return the same of the task alone: what a run outside any study is decided by."""
+    return _sums(config, TASK)
+
+
+def _sums(config: StudyConfig, fields: Sequence[str]) -> dict[str, str]:
+    values, found = what_decides(config), {}
+    for field in fields:
         value = values.get(field)
-        if not isinstance(value, str) or (config.trainer is not None and field.startswith("task.")):
+        if not isinstance(value, str):
             continue
         path = Path(value.rpartition(":")[0] if field in CODE else value)
         if field == "task.policy.model" and values.get("task.policy.gguf_file") is not None:
@@ -70,8 +81,18 @@ def noted(folder: StudyFolder) -> dict[str, str]:
         DamagedFileError: What launches noted cannot be read.
     """
     with understood(folder.provenance_file):
-        lines = [line[NOTED] for line in read_lines(folder.provenance_file) if NOTED in line]
-        return {str(field): str(digest) for field, digest in lines[-1].items()} if lines else {}
+        return last_noted(map(noted_in, read_lines(folder.provenance_file)))
+
+
+def noted_in(line: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return what a launch found, from its line; ``None`` where it did not look."""
+    return {str(field): str(digest) for field, digest in line[NOTED].items()} if NOTED in line else None
+
+
+def last_noted(launches: Iterable[dict[str, str] | None]) -> dict[str, str]:
+    """Return what the last launch that looked has found; empty where none did."""
+    looked = [found for found in launches if found is not None]
+    return looked[-1] if looked else {}
 
 
 def differing(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ class StudyFolder:
                 f"{self.root} was launched with {RAISABLE} = {self.config().search.trials}, which can only be raised",
                 f"set {RAISABLE} to at least that, or change name in the config to start a new study",
             )
-        changed = sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+        changed = unlike(mine, theirs)
         if changed:
             field = changed[0]
             raise ConfigError(
@@ -156,6 +157,11 @@ def _file_name(arm: str) -> str:
     kept = UNSAFE.sub("_", plain)[:LONGEST_NAME]
     # Names that differ in what was replaced stay different.
     return kept if kept == plain else f"{kept}-{hashlib.sha256(arm.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ, or that only one of them has."""
+    return sorted(key for key in one.keys() | other.keys() if one.get(key) != other.get(key))
 
 
 def what_decides(config: StudyConfig) -> dict[str, Any]:

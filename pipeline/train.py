@@ -17,9 +17,10 @@ from tensorboardX import SummaryWriter
 
 from pipeline.config import StudyConfig
 from pipeline.inner_run import InnerRun
-from pipeline.own_files import differing, own_files
+from pipeline.own_files import task_files
 from pipeline.ppo.evaluation import Evaluation
 from pipeline.ppo.trainer import PPOTrainer
+from pipeline.study_folder import unlike
 from pipeline.tasks.base import Task
 from pipeline.trial import write_json
 from shaping.errors import ConfigError
@@ -57,8 +58,7 @@ class TrainingRun:
     @cached_property
     def files(self) -> dict[str, str]:
         """Field to the contents of the user's own prompts, models and reward function."""
-        found = own_files(self.config.model_copy(update={"trainer": None}))
-        return {field: digest for field, digest in found.items() if field.startswith("task.")}
+        return task_files(self.config)
 
 
 def chosen_shape(
@@ -147,10 +147,9 @@ def _claim(run: TrainingRun) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     file, mine = run.folder / "run.json", json.loads(json.dumps(run.identity()))
     theirs = json.loads(file.read_text()) if file.exists() else mine
-    changed = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+    changed = unlike(mine, theirs)
     if FILES in changed:
-        # A version that did not look at them left none.
-        fields = differing(theirs.get(FILES, {}), mine.get(FILES, {})) or sorted(mine.get(FILES, {}))
+        fields = unlike(mine.get(FILES, {}), theirs.get(FILES, {}))
         changed[changed.index(FILES)] = f"contents of {', '.join(fields)}"
     if changed:
         what = ", ".join(changed)

@@ -74,8 +74,9 @@ def read_warm_start(config: StudyConfig, folder: StudyFolder) -> WarmStart:
 
 def _found(config: StudyConfig, earlier: StudyFolder) -> dict[str, Any]:
     theirs, space = earlier.config(), config.make_space()
-    same_question = _question(theirs) == _question(config) and not differing(noted(earlier), own_files(config))
-    if same_question and set(config.search.seeds) <= set(theirs.search.seeds):
+    same_question = _question(theirs) == _question(config) and set(config.search.seeds) <= set(theirs.search.seeds)
+    # Files may be large: they are only summed where nothing else tells the studies apart.
+    if same_question and not differing(noted(earlier), own_files(config)):
         return {"trials": _data(config, earlier, space), "arms": []}
     arms = _best_arms(earlier, space, config.search.first_arms)
     return {"trials": [], "arms": [{"name": arm.name, "point": dict(arm.point)} for arm in arms]}

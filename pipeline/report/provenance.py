@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.kept_files import read_kept, read_lines, understood
 from pipeline.launch_record import installed_version
-from pipeline.own_files import NOTED, differing
+from pipeline.own_files import differing, last_noted, noted_in
 from pipeline.report.run_record import RunRecord
 
 
@@ -80,8 +80,7 @@ class Provenance:
     @property
     def files(self) -> dict[str, str]:
         """Field to a hash of what the user's own file held at the last launch that looked."""
-        looked = [launch.files for launch in self.launches if launch.files is not None]
-        return looked[-1] if looked else {}
+        return last_noted(launch.files for launch in self.launches)
 
     @property
     def changed_code(self) -> tuple[str, ...]:
@@ -126,8 +125,7 @@ def _measured(facts: Mapping[str, Any]) -> tuple[tuple[str, float], ...]:
 def _launch(line: Mapping[str, Any]) -> Launch:
     versions = {"Python": str(line["python"])} | {str(name): str(found) for name, found in line["versions"].items()}
     commit = None if line["commit"] is None else str(line["commit"])
-    files = {str(field): str(digest) for field, digest in line[NOTED].items()} if NOTED in line else None
-    return Launch(str(line["at"]), commit, versions, _machine(line), files)
+    return Launch(str(line["at"]), commit, versions, _machine(line), noted_in(line))
 
 
 def _machine(line: Mapping[str, Any]) -> str:
