@@ -6,6 +6,7 @@ import hashlib
 import logging
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -87,6 +88,9 @@ def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield pool
+    except KeyboardInterrupt:
+        print("told to end: the runs that have begun are waited for and kept", file=sys.stderr, flush=True)
+        raise
     finally:
         # What has begun ends; nothing else begins.
         pool.shutdown(cancel_futures=True)

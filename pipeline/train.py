@@ -30,6 +30,8 @@ CHECKPOINT = "checkpoint.safetensors"
 RESULT = "result.json"
 # In a run's identity: the contents of the user's own files.
 FILES = "files"
+# That a run says of its progress where there is no terminal.
+LINES = 10
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,10 @@ def train(run: TrainingRun, task: Task, console: Console) -> Evaluation:
             _note(writer, "train", point.step, point.to_dict())
             shown = f"J {point.objective:6.3f}   reward {point.reward:6.3f}   KL {point.kl_nats:5.1f} nats"
             progress.update(bar, advance=1, shown=shown)
+            done += 1
+            # A log file has no bar that moves: a tenth of the run is a line.
+            if progress.disable and done * LINES // total > (done - 1) * LINES // total:
+                console.print(f"step {done} of {total}   {shown}", soft_wrap=True)
         evaluation = inner.result()
         for found in inner.held_out:
             _note(writer, "held_out", found["done_steps"], found)
@@ -159,7 +165,8 @@ def _claim(run: TrainingRun) -> None:
 
 def _progress(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[shown]}"), console=console)
+    shown = TextColumn("{task.fields[shown]}")
+    return Progress(*columns, shown, console=console, disable=not console.is_terminal)
 
 
 def _note(writer: SummaryWriter, group: str, step: int, values: dict[str, Any]) -> None:

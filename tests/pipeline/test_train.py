@@ -57,6 +57,18 @@ def test_training_leaves_the_policy_its_logs_and_its_result(tmp_path: Path, tiny
     assert "1.00 prefix, lambda 0.80, seed 3" in shown and f"{evaluation.objective:.3f}" in shown
 
 
+@pytest.mark.parametrize(("steps", "said"), [(2, "1 2"), (12, "2 3 4 5 6 8 9 10 11 12")])
+def test_run_says_how_far_it_is_where_no_bar_can_move(steps: int, said: str, tmp_path: Path, tiny_assets: Path) -> None:
+    config = tiny_config(
+        ppo={"steps": steps, "batch_size": 2}, sampling={"response_tokens": 2}, evaluation={"prompts": 2}
+    )
+    console = quiet()
+    train(TrainingRun(config, PREFIX, 0, tmp_path), load_sentiment(tiny_assets), console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.split(" of ")[0] for line in lines] == [f"step {number}" for number in said.split()]
+    assert all("J " in line and "KL " in line for line in lines)
+
+
 def test_run_that_stopped_goes_on_and_ends_alike(
     tmp_path: Path, tiny_assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
