@@ -58,6 +58,8 @@ def larger(config: str, like: str, *along: str) -> Setting:
     return Setting(config, changes, seeds=3, like=like, names=names)
 
 
+LARGER_HELD_OUT = ("evaluation.prompts=128", "evaluation.curve_prompts=64")
+
 SETTINGS = {
     # A critic that knows the reward model wants short lambdas: here 0.6 would be the end of what is tried.
     "sentiment": Setting(
@@ -78,8 +80,8 @@ SETTINGS = {
         tuning=("evaluation.every_steps=0",),
     ),
     # No critic starts from a reward model of other tokens: what was chosen without one is taken over.
-    "sentiment-smollm2": larger("sentiment_smollm2", "instruction", "evaluation.curve_prompts=64"),
+    "sentiment-smollm2": larger("sentiment_smollm2", "instruction", *LARGER_HELD_OUT),
     "summarization-smollm2": larger("summarization_smollm2", "summarization", "evaluation.curve_prompts=32"),
     # Half the config's steps: a run takes a quarter of an hour on one core.
-    "instruction-smollm2": larger("instruction_smollm2", "instruction", "evaluation.curve_prompts=64"),
+    "instruction-smollm2": larger("instruction_smollm2", "instruction", *LARGER_HELD_OUT),
 }
