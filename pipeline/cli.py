@@ -25,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Finds where a response's reward should fall, and proves that its total never changes.",
 )
-# Of several processes that train one policy, the first one speaks.
-console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+# Of several processes that train one policy, the first one speaks. In a file or a pipe nothing is broken into lines, a
+# path least of all.
+console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0", soft_wrap=not sys.stdout.isatty())
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
 
 

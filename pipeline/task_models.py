@@ -32,6 +32,8 @@ def build_assets(config: StudyConfig, console: Console) -> Path | None:
             "run the same command once without torchrun, with --set ppo.steps=1",
         )
     started = time.perf_counter()
+    if not console.is_terminal:
+        console.print(f"{unbuilt} ...")
     with console.status(unbuilt):
         folder = kind.prepare(config.task, cache)
     console.print(f"models built in {time.perf_counter() - started:.0f} s, kept in {escape(str(folder))}")

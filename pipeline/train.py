@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from tensorboardX import SummaryWriter
@@ -24,6 +25,7 @@ from pipeline.study_folder import unlike
 from pipeline.tasks.base import Task
 from pipeline.trial import write_json
 from shaping.errors import ConfigError
+from shaping.printable import printable
 from shaping.shape import Shape
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -121,7 +123,7 @@ def train(run: TrainingRun, task: Task, console: Console) -> Evaluation:
             done += 1
             # A log file has no bar that moves: a tenth of the run is a line.
             if progress.disable and done * LINES // total > (done - 1) * LINES // total:
-                console.print(f"step {done} of {total}   {shown}", soft_wrap=True)
+                console.print(f"step {done} of {total}   {shown}")
         evaluation = inner.result()
         for found in inner.held_out:
             _note(writer, "held_out", found["done_steps"], found)
@@ -145,7 +147,8 @@ def show_result(run: TrainingRun, evaluation: Evaluation, console: Console) -> N
         table.add_column(column, justify="right")
     table.add_row(*("-" if value is None else f"{value:.3f}" for value in values.values()))
     console.print(table)
-    console.print(f"policy       {run.folder / 'policy'}\ntensorboard  {run.folder / 'tensorboard'}")
+    for part in ("policy", "tensorboard"):
+        console.print(f"{part:<12} {escape(printable(str(run.folder / part)))}")
 
 
 def _claim(run: TrainingRun) -> None:
