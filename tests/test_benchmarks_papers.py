@@ -164,5 +164,6 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     assert told[0].startswith("**Smoke.** ") and told[-1].endswith("](a.png)")
     assert {line for line in told if line.startswith("|")} <= set(text(found).splitlines())
     assert "no: 2R" in text(found) and "the mix over its best part, R3HF" in text(found)
+    assert "chosen on instruction" in shown(replace(found, label="sentiment-smollm2", tuning={}), "a.png")
     pictures.draw(found, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"

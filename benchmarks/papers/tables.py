@@ -27,6 +27,7 @@ from benchmarks.papers.measures import (
     steps_ratio,
 )
 from benchmarks.papers.runs import COMPLETED
+from benchmarks.papers.settings import SETTINGS
 from benchmarks.record import Claim, markdown, plain
 from pipeline.confirmation import Difference
 
@@ -209,7 +210,8 @@ def shown(comparison: Comparison, picture: str) -> str:
 
 def _tuned(comparison: Comparison) -> str:
     if not comparison.tuning:
-        return "shapes and lambda as they were chosen on the small model, the winner too"
+        like = SETTINGS[comparison.label].like
+        return f"nothing tuned: shapes and lambda as they were chosen on {like} for the small policy, the winner too"
     tried = sorted({value for _, value, _ in comparison.tuning})
     return f"lambda of {_listed(tried)} tuned on seeds {_listed(comparison.config.search.seeds)}"
 
