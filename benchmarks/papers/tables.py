@@ -211,7 +211,8 @@ def shown(comparison: Comparison, picture: str) -> str:
 def _tuned(comparison: Comparison) -> str:
     if not comparison.tuning:
         like = SETTINGS[comparison.label].like
-        return f"nothing tuned: shapes and lambda as they were chosen on {like} for the small policy, the winner too"
+        chosen = f"shapes and lambda as they were chosen on {like} for the small policy, the winner too"
+        return f"nothing tuned (`--tasks {comparison.label}`): {chosen}"
     tried = sorted({value for _, value, _ in comparison.tuning})
     return f"lambda of {_listed(tried)} tuned on seeds {_listed(comparison.config.search.seeds)}"
 
