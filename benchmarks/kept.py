@@ -89,7 +89,7 @@ def processes(workers: int) -> Iterator[ProcessPoolExecutor]:
     try:
         yield pool
     except KeyboardInterrupt:
-        print("told to end: the runs that have begun are waited for and kept", file=sys.stderr, flush=True)
+        print("told to end: what has begun is waited for", file=sys.stderr, flush=True)
         raise
     finally:
         # What has begun ends; nothing else begins.

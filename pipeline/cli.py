@@ -12,9 +12,9 @@ from typing import Annotated, Any, NoReturn
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
+from pipeline.console import open_console
 from pipeline.interruption import Interrupted, interruptible
 from shaping.errors import ShapetuneError
 from shaping.printable import printable
@@ -25,9 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Finds where a response's reward should fall, and proves that its total never changes.",
 )
-# Of several processes that train one policy, the first one speaks. In a file or a pipe nothing is broken into lines, a
-# path least of all.
-console = Console(highlight=False, quiet=os.environ.get("RANK", "0") != "0", soft_wrap=not sys.stdout.isatty())
+# Of several processes that train one policy, the first one speaks.
+console = open_console(quiet=os.environ.get("RANK", "0") != "0")
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
 
 
@@ -185,7 +184,7 @@ def explain(
 
         asked = (prompt, response, file, tuple(methods), tuple(shapes), config, tuple(changes), unfinished)
         # What is said while models are built or loaded is no part of the answer.
-        found = find_credits(Question(subject, *asked), Console(stderr=True, highlight=False))
+        found = find_credits(Question(subject, *asked), open_console(stderr=True))
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     elif html is not None:

@@ -102,8 +102,7 @@ class StudyDisplay:
             self._print(f"  trial {job.index:>2}  J {mean:+z.3f}{spread}  {shape}")
 
     def _print(self, line: str) -> None:
-        # Whoever reads it from a file wants one line a trial, however long it is.
-        self._progress.console.print(line, highlight=False, soft_wrap=not self._console.is_terminal)
+        self._progress.console.print(line, highlight=False)
 
     def _show(self, stage: str, at_once: bool = False) -> None:
         count = self._count

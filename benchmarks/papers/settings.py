@@ -10,6 +10,8 @@ from pipeline.config import StudyConfig, load_config
 
 # What is held out is looked at along the way, always on the same prompts.
 ALONG = ("evaluation.every_steps=4", "evaluation.curve_prompts=128")
+# Of the larger policy: in few runs, so each is looked at more closely at its end.
+LARGER_HELD_OUT = ("evaluation.prompts=128", "evaluation.curve_prompts=64")
 # The study may mix whatever takes part: credit of spans and of tokens, at the budget that the others have.
 MIXED = ("space.methods=[prefix, attention, shapley, owen]", f"shape.budget={BUDGET}")
 # The study builds on the better critic, which everybody else is tuned over.
@@ -57,8 +59,6 @@ def larger(config: str, like: str, *along: str) -> Setting:
     changes = ("ppo.steps=20", "evaluation.every_steps=5", *along)
     return Setting(config, changes, seeds=3, like=like, names=names)
 
-
-LARGER_HELD_OUT = ("evaluation.prompts=128", "evaluation.curve_prompts=64")
 
 SETTINGS = {
     # A critic that knows the reward model wants short lambdas: here 0.6 would be the end of what is tried.

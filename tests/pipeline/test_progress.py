@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from pipeline.arm import Arm
+from pipeline.console import open_console
 from pipeline.display import StudyDisplay
 from pipeline.ending import Ending
 from pipeline.launch import _ended_search_runs, _finished_runs
@@ -196,7 +196,7 @@ def test_a_trainer_of_ones_own_tells_again_what_it_had_done(tmp_path: Path) -> N
 
 def display_on(**options: Any) -> tuple[StudyDisplay, io.StringIO]:
     written = io.StringIO()
-    return StudyDisplay(CONFIG, Console(file=written, highlight=False, width=80, **options)), written
+    return StudyDisplay(CONFIG, open_console(file=written, width=80, **options)), written
 
 
 def test_without_a_terminal_there_is_one_whole_line_a_trial_and_nothing_else() -> None:

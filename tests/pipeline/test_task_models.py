@@ -7,9 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
 from pipeline import task_models
+from pipeline.console import open_console
 from tests.pipeline.studies import tiny_config
 
 
@@ -17,7 +17,7 @@ from tests.pipeline.studies import tiny_config
 def test_a_log_says_what_is_built_before_it_is_built(
     unbuilt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    console = Console(file=io.StringIO(), width=40, soft_wrap=True)
+    console = open_console(file=io.StringIO(), width=40)
     said_before = []
 
     def prepare(*_: object) -> Path:

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
 
+from pipeline.console import open_console
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.tasks.sentiment import load_sentiment
 from pipeline.train import CHECKPOINT, TrainingRun, chosen_shape, show_result, train
@@ -29,7 +30,7 @@ def run_in(folder: Path, shape: Shape = PREFIX, seed: int = 3) -> TrainingRun:
 
 
 def quiet() -> Console:
-    return Console(file=io.StringIO(), width=120)
+    return open_console(file=io.StringIO(), width=120)
 
 
 def result_of(folder: Path) -> dict[str, Any]:
