@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
+from pipeline.confirmation import SPARSE
 from pipeline.ending import Ending
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import Job, Outcome, write_json
@@ -40,6 +41,7 @@ class ConfirmStage:
             seeds=(seed,),
             config=self._plain,
             assets=self._assets,
+            judges_untrained=arm.name == SPARSE,
         )
 
     @staticmethod

@@ -22,6 +22,8 @@ RESAMPLES, RESAMPLING_SEED = 10_000, 0
 LEAST_RESAMPLED = 3
 SMOOTHING_STEPS = 5
 WINNER, SPARSE, UNIFORM = "winner", "sparse", "uniform"
+# The policy that every run starts from: a rival that costs nothing.
+UNTRAINED = "before training"
 # Sparse PPO wants lambda 1, or a critic that starts as the reward model and then a small lambda as dense credit does:
 # the best of them is the fair rival.
 TUNED = ("sparse, lambda 1", "sparse, reward-model critic", "sparse, reward-model critic, same lambda")
@@ -165,13 +167,20 @@ def judge(winner: str, runs: dict[str, list[dict[str, Any]]]) -> Verdict:
     """
     curves = {name: smoothed_mean_curve(_objectives(results)) for name, results in runs.items() if results}
     tuned = max((name for name in TUNED if runs.get(name)), key=lambda name: _final(runs[name]), default="")
-    rivals = [name for name in (SPARSE, tuned, UNIFORM) if runs.get(name)]
-    differences = tuple(_against(rival, runs) for rival in rivals)
+    rivals = [name for name in (SPARSE, tuned, UNIFORM) if _shared_seeds(runs, WINNER, name)]
+    differences = tuple(_against(rival, runs, WINNER) for rival in rivals)
     level = curves[tuned][-1] if tuned else math.inf
     steps = {name: first_step_reaching(curve, level) for name, curve in curves.items()}
     total = len(next(iter(curves.values())))
     text = _words(winner, differences, tuned, steps, total)
+    text += _words_of_learning(rivals, {**runs, UNTRAINED: untrained_runs(runs)})
     return Verdict(winner, differences, tuned, steps, total, tuple(text))
+
+
+def untrained_runs(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the policy before training as if it were an arm's runs, seed by seed; empty where nothing measured it."""
+    measured = (run for run in runs.get(SPARSE, []) if run.get("untrained"))
+    return [{"seed": run["seed"], "evaluation": run["untrained"]} for run in measured]
 
 
 def _objectives(results: list[dict[str, Any]]) -> list[list[float]]:
@@ -182,28 +191,34 @@ def _final(results: list[dict[str, Any]]) -> float:
     return fmean(result["evaluation"]["objective"] for result in results)
 
 
-def _against(rival: str, runs: dict[str, list[dict[str, Any]]]) -> Difference:
-    ours = {run["seed"]: run["evaluation"]["objective"] for run in runs[WINNER]}
+def _against(rival: str, runs: dict[str, list[dict[str, Any]]], arm: str) -> Difference:
+    ours = {run["seed"]: run["evaluation"]["objective"] for run in runs[arm]}
     theirs = {run["seed"]: run["evaluation"]["objective"] for run in runs[rival]}
-    shared = sorted(set(ours) & set(theirs))
+    shared = _shared_seeds(runs, arm, rival)
     return paired_difference(rival, [ours[seed] for seed in shared], [theirs[seed] for seed in shared])
 
 
-def _named(differences: Sequence[Difference]) -> str:
+def _shared_seeds(runs: dict[str, list[dict[str, Any]]], arm: str, rival: str) -> list[int]:
+    return sorted({run["seed"] for run in runs.get(arm, [])} & {run["seed"] for run in runs.get(rival, [])})
+
+
+def _named(arms: Sequence[str]) -> str:
     # Names have commas of their own.
-    return " and ".join(f"'{difference.rival}'" for difference in differences)
+    return " and ".join(f"'{arm}'" for arm in arms)
 
 
 def _words(
     winner: str, differences: Sequence[Difference], tuned: str, steps: dict[str, int | None], total: int
 ) -> list[str]:
+    if not differences:
+        return [f"{winner} shares no fresh seed with a baseline: there is nothing to compare."]
     if all(difference.seeds < 2 for difference in differences):
         return [f"{winner} was run on one fresh seed only: one pair decides nothing."]
     gains = [difference for difference in differences if difference.is_gain]
-    if differences and len(gains) == len(differences):
+    if len(gains) == len(differences):
         lines = [f"{winner} beats every baseline in J on fresh seeds."]
     elif gains:
-        beaten, others = _named(gains), _named([d for d in differences if not d.is_gain])
+        beaten, others = (_named([d.rival for d in differences if d.is_gain is said]) for said in (True, False))
         lines = [f"{winner} beats {beaten} in J on fresh seeds, but not {others}."]
     else:
         lines = ["No shape beat a baseline in J on fresh seeds."]
@@ -221,3 +236,19 @@ def _words(
     elif tuned:
         lines.append(f"It does not reach the final level of '{tuned}' within {total} steps.")
     return lines
+
+
+def _words_of_learning(rivals: Sequence[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return what training itself was worth, of arms that share two seeds or more with what was before it."""
+    judged = [arm for arm in (WINNER, *rivals) if len(_shared_seeds(runs, arm, UNTRAINED)) > 1]
+    if not judged:
+        return []
+    level = f"Before training J is {_final(runs[UNTRAINED]):z.3f}"
+    learned = {arm for arm in judged if _against(UNTRAINED, runs, arm).is_gain}
+    if not learned:
+        remedy = "raise ppo.learning_rate or ppo.steps where KL is near 0, lower the rate where it is large"
+        return [f"{level}, and no arm can be told to end above it: nothing was learned that shows; {remedy}."]
+    idle = [arm for arm in judged if arm in rivals and arm not in learned]
+    if not idle:
+        return [f"{level}; every baseline ends above it."]
+    return [f"{level}: {_named(idle)} cannot be told to end above it, and to beat that says little."]

@@ -23,15 +23,26 @@ class InnerRun:
         evaluation: How the policy is judged, during the run and at its end.
         saved: The checkpoint's file.
         identity: What decides the run; a checkpoint of another one is not gone on with.
+        judges_untrained: Whether the policy is judged before its training as it is at the end.
 
     Attributes:
         curve: Every training step's point, as plain values.
         held_out: Evaluations during the run, each with the number of training steps before it.
+        untrained: The evaluation before training; ``None`` where none was asked for.
         training_cpu_seconds: Processor seconds of training, earlier attempts included; evaluations are not.
     """
 
-    def __init__(self, trainer: PPOTrainer, evaluation: EvaluationSettings, saved: Path, identity: str) -> None:
+    def __init__(
+        self,
+        trainer: PPOTrainer,
+        evaluation: EvaluationSettings,
+        saved: Path,
+        identity: str,
+        judges_untrained: bool = False,
+    ) -> None:
         self.trainer, self._evaluation, self._saved, self._identity = trainer, evaluation, saved, identity
+        self._judges_untrained = judges_untrained
+        self.untrained: dict[str, Any] | None = None
         self.curve: list[dict[str, float]] = []
         self.held_out: list[dict[str, Any]] = []
         self.training_cpu_seconds = 0.0
@@ -40,6 +51,8 @@ class InnerRun:
             trainer.restore(checkpoint)
             self.curve = list(checkpoint.values["curve"])
             self.held_out = list(checkpoint.values["held_out"])
+            # Checkpoints of earlier versions do not know it.
+            self.untrained = checkpoint.values.get("untrained")
             self.training_cpu_seconds = float(checkpoint.values["training_cpu_seconds"])
 
     def steps(self) -> Iterator[CurvePoint]:
@@ -49,6 +62,8 @@ class InnerRun:
             TrialFailed: The run came to nothing; the reason is named.
         """
         if not self.curve:
+            if self._judges_untrained:
+                self.untrained = _measured(evaluate(self.trainer, self._evaluation.prompts))
             self._judge()
         started = time.process_time()
         for point in self.trainer.steps(start=len(self.curve)):
@@ -74,12 +89,15 @@ class InnerRun:
     def _judge(self) -> None:
         done, every = len(self.curve), self._evaluation.every_steps
         if every and done % every == 0:
-            found = evaluate(self.trainer, self._evaluation.curve_prompts).to_dict()
-            del found["texts"]
+            found = _measured(evaluate(self.trainer, self._evaluation.curve_prompts))
             self.held_out.append({"done_steps": done, **found})
 
     def _save(self) -> None:
         if self.trainer.processes.rank == 0:
-            values = {"run": self._identity, "curve": self.curve, "held_out": self.held_out}
+            measured = {"curve": self.curve, "held_out": self.held_out, "untrained": self.untrained}
             seconds = {"training_cpu_seconds": self.training_cpu_seconds}
-            write_checkpoint(self._saved, self.trainer.checkpoint(**values, **seconds))
+            write_checkpoint(self._saved, self.trainer.checkpoint(run=self._identity, **measured, **seconds))
+
+
+def _measured(found: Evaluation) -> dict[str, Any]:
+    return {name: value for name, value in found.to_dict().items() if name != "texts"}

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from pipeline.config import StudyConfig
-from pipeline.confirmation import WINNER, Verdict
+from pipeline.confirmation import UNTRAINED, WINNER, Verdict, untrained_runs
 from pipeline.kept_files import read_json
 from pipeline.spread import mean_and_error
 from pipeline.status import read_status
@@ -89,6 +89,8 @@ def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict, sign: str = 
         steps = verdict.steps_to_level.get(name)
         cells = [_shown(runs[name], metric, sign) for metric in metrics.values()]
         table.add_row(_plain(name), *cells, "-" if steps is None else str(steps))
+    if untrained := untrained_runs(runs):
+        table.add_row(UNTRAINED, *(_shown(untrained, metric, sign) for metric in metrics.values()), "")
     return table
 
 

@@ -65,6 +65,19 @@ class TrainingRun:
         return task_files(self.config)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """How a policy is judged.
+
+    Attributes:
+        evaluation: After training.
+        untrained: Before it, without texts; ``None`` where an earlier version began the run.
+    """
+
+    evaluation: Evaluation
+    untrained: dict[str, Any] | None
+
+
 def chosen_shape(
     config: StudyConfig, file: Path | None, weights: tuple[str, ...], reward_model: object, accepted: str | None = None
 ) -> Shape:
@@ -94,10 +107,10 @@ def chosen_shape(
     return config.base_shape().with_changes(weights=mixed)
 
 
-def train(run: TrainingRun, task: Task, console: Console) -> Evaluation:
-    """Train to the end, go on where an earlier attempt stopped, and return the evaluation.
+def train(run: TrainingRun, task: Task, console: Console) -> Trained:
+    """Train to the end, go on where an earlier attempt stopped, and return how the policy is judged.
 
-    Under several processes the first one writes; all return the same evaluation.
+    Under several processes the first one writes; all return the same.
 
     Raises:
         ConfigError: The folder holds another run.
@@ -106,11 +119,12 @@ def train(run: TrainingRun, task: Task, console: Console) -> Evaluation:
     started = time.perf_counter()
     _claim(run)
     trainer = PPOTrainer(task, run.shape, run.config.ppo, run.config.sampling, run.seed)
-    inner = InnerRun(trainer, run.config.evaluation, run.folder / CHECKPOINT, json.dumps(run.identity()))
+    identity = json.dumps(run.identity())
+    inner = InnerRun(trainer, run.config.evaluation, run.folder / CHECKPOINT, identity, judges_untrained=True)
     if trainer.processes.rank > 0:
         for _ in inner.steps():
             pass
-        return inner.result()
+        return Trained(inner.result(), inner.untrained)
     done, total = len(inner.curve), run.config.ppo.steps
     if done:
         console.print(f"going on after step {done} of {total}")
@@ -128,24 +142,28 @@ def train(run: TrainingRun, task: Task, console: Console) -> Evaluation:
         for found in inner.held_out:
             _note(writer, "held_out", found["done_steps"], found)
     _write(run, inner, evaluation, time.perf_counter() - started)
-    return evaluation
+    return Trained(evaluation, inner.untrained)
 
 
-def show_result(run: TrainingRun, evaluation: Evaluation, console: Console) -> None:
-    """Print the evaluation on held-out prompts, and where the policy is."""
+def show_result(run: TrainingRun, found: Trained, console: Console) -> None:
+    """Print how the policy is judged on held-out prompts, before its training and after, and where it is."""
     table = Table(title=f"{run.shape.describe()}, seed {run.seed}, on held-out prompts", title_justify="left")
-    values = {
-        "J": evaluation.objective,
-        "reward": evaluation.reward,
-        "KL, nats": evaluation.kl_nats,
-        "gold": evaluation.gold_reward,
-        "tokens": evaluation.response_tokens,
-        "entropy, nats": evaluation.entropy_nats,
-        "distinct pairs": evaluation.distinct_bigrams,
+    shown = {
+        "J": "objective",
+        "reward": "reward",
+        "KL, nats": "kl_nats",
+        "gold": "gold_reward",
+        "tokens": "response_tokens",
+        "entropy, nats": "entropy_nats",
+        "distinct pairs": "distinct_bigrams",
     }
-    for column in values:
+    table.add_column("training")
+    for column in shown:
         table.add_column(column, justify="right")
-    table.add_row(*("-" if value is None else f"{value:.3f}" for value in values.values()))
+    for when, judged in (("before", found.untrained), ("after", found.evaluation.to_dict())):
+        if judged is not None:
+            values = (judged[name] for name in shown.values())
+            table.add_row(when, *("-" if value is None else f"{value:z.3f}" for value in values))
     console.print(table)
     for part in ("policy", "tensorboard"):
         console.print(f"{part:<12} {escape(printable(str(run.folder / part)))}")
@@ -183,7 +201,7 @@ def _write(run: TrainingRun, inner: InnerRun, evaluation: Evaluation, seconds: f
     trainer.policy.save(policy)
     trainer.task.tokenizer.save_pretrained(policy)
     found = {"evaluation": evaluation.to_dict(), "certificate": trainer.certificate.to_dict()}
-    curves = {"curve": inner.curve, "held_out": inner.held_out}
+    curves = {"curve": inner.curve, "held_out": inner.held_out, "untrained": inner.untrained}
     facts = {"wall_seconds": seconds, "torch": torch.__version__, "processes": trainer.processes.count}
     write_json(run.folder / RESULT, {**run.identity(), **found, **curves, **facts})
     (run.folder / CHECKPOINT).unlink(missing_ok=True)

@@ -36,6 +36,7 @@ class Job:
         seeds: One inner run each, in this order. The seeds of a trial may be jobs of their own, side by side.
         config: ``StudyConfig.model_dump(mode="json")``.
         assets: The folder of what the task built once; empty where it built nothing.
+        judges_untrained: Whether the policy is judged before its training, too: it is the same for every arm of a seed.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Job:
     seeds: tuple[int, ...]
     config: dict[str, Any]
     assets: str
+    judges_untrained: bool = False
 
     @property
     def total_steps(self) -> int:
@@ -167,7 +169,8 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | di
     settings = config.ppo if arm.critic is None else config.ppo.model_copy(update={"critic": arm.critic})
     started = time.perf_counter()
     trainer = PPOTrainer(task, arm.shape, settings, config.sampling, seed)
-    run = InnerRun(trainer, config.evaluation, Path(job.folder) / f"seed-{seed}.safetensors", _run_identity(job, seed))
+    saved = Path(job.folder) / f"seed-{seed}.safetensors"
+    run = InnerRun(trainer, config.evaluation, saved, _run_identity(job, seed), job.judges_untrained)
     for step, before in enumerate(list(run.curve)):
         yield Progress(step + 1, seed, step, before, again=True)
     for point in run.steps():
@@ -177,6 +180,7 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | di
         "seed": seed,
         "curve": run.curve,
         "held_out": run.held_out,
+        "untrained": run.untrained,
         "evaluation": run.result().to_dict(),
         "certificate": trainer.certificate.to_dict(),
         "credit_tokens": trainer.credit_tokens,

@@ -13,12 +13,21 @@ from rich.console import Console
 from benchmarks.papers import comparison, pictures, runs, study
 from benchmarks.papers.comparison import Comparison, Unfinished, compare, taken_over
 from benchmarks.papers.field import DOUBLED, ENTRANTS, HEAD_ONLY, LAMBDAS, SPARSE, TUNED, WINNER, Candidate, candidates
-from benchmarks.papers.measures import corrected, gain_at_matched_kl, median, steps_ratio, within_kl
+from benchmarks.papers.measures import (
+    before_training,
+    corrected,
+    gain_at_matched_kl,
+    gain_by_training,
+    median,
+    steps_ratio,
+    within_kl,
+)
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
 from benchmarks.papers.settings import SETTINGS, Setting
-from benchmarks.papers.tables import claims, shown, text
+from benchmarks.papers.tables import claims, learning_words, shown, text
 from pipeline.arm import Arm
 from pipeline.config import parse_config
+from pipeline.confirmation import Difference
 from shaping import Shape
 from tests.tiny_task import tiny_task
 
@@ -51,6 +60,29 @@ def test_reward_at_matched_kl_does_not_pay_for_drift() -> None:
     assert found.mean == pytest.approx(0.0) and found.seeds == 4
     better = [run(seed, held_out=((0.0, 0.0, 0.0), (5.0, 10.0, 0.0))) for seed in range(4)]
     assert gain_at_matched_kl(better, near).mean == pytest.approx(6.0 - 3.5)
+
+
+def test_gain_by_training_is_of_the_same_prompts_before_and_after() -> None:
+    runs = [run(seed, held_out=((0.0, 0.5, 0.0), (9.0, 9.0, 0.0), (4.0, 1.0 + seed, 0.0))) for seed in range(3)]
+    # 1 + seed, less 0.1 for each of 4 nats, less the 0.5 of the policy that it started as.
+    assert gain_by_training(runs, 0.1).mean == pytest.approx(1.1)
+    assert before_training(runs, 0.1) == 0.5
+    still = gain_by_training([run(seed, held_out=((0.0, 0.5, 0.0),)) for seed in range(3)], 0.1)
+    assert (still.mean, still.is_gain, still.is_loss) == (0.0, False, False)
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ({"a": 1.0, "b": 2.0}, "everybody ends above it."),
+        ({"a": 1.0, "b": 2.0, "c": -1.0}, "'c' cannot be told to end above it; below it end 'c'."),
+        ({"a": 1.0, "b, c": 0.0, "d": 0.0}, "'a' alone can be told to end above it."),
+        ({"a": -1.0, "b": -1.0}, "nobody can be told to end above it; below it end 'a' and 'b'."),
+    ],
+)
+def test_words_say_who_ends_above_the_policy_before_training(ends: dict[str, float], said: str) -> None:
+    found = {name: Difference("", end, end - 0.5, end + 0.5, 3, end - 0.5, end + 0.5) for name, end in ends.items()}
+    assert learning_words(found) == said
 
 
 def test_steps_to_a_level_are_those_of_the_smoothed_mean_curve() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,21 @@ def gain(ours: Runs, theirs: Runs) -> Difference:
     """Return the paired difference of J."""
     both = pairs(ours, theirs)
     return paired_difference("", [a.objective for a, _ in both], [b.objective for _, b in both])
+
+
+def before_training(runs: Runs, kl_coef: float) -> float:
+    """Return the mean J of the policy that runs start from, on the prompts that are looked at along the way."""
+    return fmean(_objectives_held_out(run, kl_coef)[0] for run in completed(runs).values())
+
+
+def gain_by_training(runs: Runs, kl_coef: float) -> Difference:
+    """Return the paired difference of J, at the last look minus before training, on the same held-out prompts."""
+    looks = [_objectives_held_out(run, kl_coef) for run in completed(runs).values()]
+    return paired_difference("", [each[-1] for each in looks], [each[0] for each in looks])
+
+
+def _objectives_held_out(run: Run, kl_coef: float) -> list[float]:
+    return [reward - kl_coef * kl for kl, reward, _ in run.held_out]
 
 
 def p_value(ours: Runs, theirs: Runs) -> float:

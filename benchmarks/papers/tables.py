@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.papers.comparison import Comparison, mean_objective
 from benchmarks.papers.field import (
@@ -18,10 +18,12 @@ from benchmarks.papers.field import (
     WINNER,
 )
 from benchmarks.papers.measures import (
+    before_training,
     completed,
     corrected,
     gain,
     gain_at_matched_kl,
+    gain_by_training,
     median,
     p_value,
     steps_ratio,
@@ -59,6 +61,7 @@ def claims(comparison: Comparison) -> list[Claim]:
     for name in comparison.runs:
         if name != TUNED and len(completed(runs[name])) > 1:
             found.append(_claim(f"{task}.gain_over_tuned_sparse.{plain(name)}", gain(runs[name], runs[TUNED])))
+    found += [_claim(f"{task}.gain_by_training.{plain(name)}", each) for name, each in _learned(comparison).items()]
     return found
 
 
@@ -183,9 +186,40 @@ def summary(comparison: Comparison) -> list[str]:
         f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; {_tuned(comparison)}. "
         f"Commit {', '.join(commits)}; {' and '.join(machines)}.",
         f"The winner, {_described(comparison, WINNER)}, {reached} {steps} steps (ratio {ratio.value:.2f}, bootstrap "
-        f"over seeds [{ratio.low:.2f}, {ratio.high:.2f}]); at matched KL its reward differs by {_interval(matched)}.",
+        f"over seeds [{ratio.low:.2f}, {ratio.high:.2f}]); at matched KL its reward differs by {_interval(matched)}. "
+        f"{_before(comparison)}",
         results_table(comparison),
     ]
+
+
+def _learned(comparison: Comparison) -> dict[str, Difference]:
+    """Return everybody's J over that of the policy that all start from."""
+    price, runs = comparison.config.ppo.kl_coef, comparison.runs
+    return {name: gain_by_training(runs[name], price) for name in runs if len(completed(runs[name])) > 1}
+
+
+def _before(comparison: Comparison) -> str:
+    level = before_training(comparison.runs[TUNED], comparison.config.ppo.kl_coef)
+    return f"Before training J is {level:z.3f}: {learning_words(_learned(comparison))}"
+
+
+def learning_words(found: Mapping[str, Difference]) -> str:
+    """Return who ends above the policy before training, and who below it."""
+    above = [name for name, each in found.items() if each.is_gain]
+    below = [name for name, each in found.items() if each.is_loss]
+    idle = [name for name in found if name not in above]
+    if not idle:
+        ended = "everybody ends above it"
+    elif len(above) < len(idle):
+        ended = f"{_named(above)} alone can be told to end above it" if above else "nobody can be told to end above it"
+    else:
+        ended = f"{_named(idle)} cannot be told to end above it"
+    return f"{ended}{f'; below it end {_named(below)}' if below else ''}."
+
+
+def _named(names: Sequence[str]) -> str:
+    # Names have commas of their own.
+    return " and ".join(f"'{name}'" for name in names)
 
 
 def text(comparison: Comparison) -> str:

@@ -247,6 +247,7 @@ class ReportData:
         winner: The search's winner; ``None`` before the search ended.
         verdict: ``None`` where nothing was confirmed.
         confirmed: Arms with at least one finished run on fresh seeds, winner first, then by J.
+        untrained: Metrics of the policy before training, on the same seeds; empty where nothing measured it.
         confirmation_failures: Runs on fresh seeds that were given up.
         confirmation_attempts: Failed attempts of runs on fresh seeds, each with its arm.
         sensitivity: Of the space's parameters, what matters most first; empty where no model was fitted.
@@ -263,6 +264,7 @@ class ReportData:
     winner: Arm | None
     verdict: Verdict | None
     confirmed: tuple[ConfirmedArm, ...]
+    untrained: dict[str, Estimate]
     confirmation_failures: tuple[Failure, ...]
     confirmation_attempts: tuple[tuple[str, Attempt], ...]
     sensitivity: tuple[Sensitivity, ...]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.arm import Arm
 from pipeline.config import StudyConfig
-from pipeline.confirmation import WINNER, Difference, Verdict
+from pipeline.confirmation import WINNER, Difference, Verdict, untrained_runs
 from pipeline.kept_files import read_kept
 from pipeline.report.attempts import Attempt, read_attempts
 from pipeline.report.data import (
@@ -51,7 +51,8 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
     baselines = {arm.name for arm in space.baselines()}
     beliefs = read_kept(folder.ranking_file, _beliefs) or {}
     trials = [_trial(path, config, baselines, beliefs) for path in folder.trials.glob("*") if path.name.isdigit()]
-    confirmed = _confirmed(folder)
+    arms, runs = _fresh_runs(folder)
+    confirmed = _confirmed(arms, runs)
     return ReportData(
         config=config,
         config_yaml=folder.config_file.read_text(encoding="utf-8"),
@@ -59,6 +60,7 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
         winner=read_kept(folder.winner_file, Arm.from_dict),
         verdict=read_kept(folder.verdict_file, _verdict),
         confirmed=confirmed,
+        untrained=_metrics(untrained_runs(runs)),
         confirmation_failures=_confirmation_failures(folder),
         confirmation_attempts=_confirmation_attempts(folder),
         sensitivity=read_kept(folder.sensitivity_file, lambda content: read_sensitivity(content, space)) or (),
@@ -147,8 +149,7 @@ def _failure(content: dict[str, Any]) -> Failure:
 
 def _result(runs: list[dict[str, Any]]) -> ArmResult:
     runs = sorted(runs, key=lambda run: int(run["seed"]))
-    found = [name for name in EVALUATED if all(run["evaluation"].get(name) is not None for run in runs)]
-    metrics = {name: Estimate.of([float(run["evaluation"][name]) for run in runs]) for name in found}
+    metrics = _metrics(runs)
     drawn = [name for name in CURVES if all(name in point for run in runs for point in run["curve"])]
     curves = {name: tuple(tuple(float(point[name]) for point in run["curve"]) for run in runs) for name in drawn}
     if all(curves["objective"]):
@@ -157,6 +158,11 @@ def _result(runs: list[dict[str, Any]]) -> ArmResult:
     certificate = merged_certificate(records)
     assert certificate is not None
     return ArmResult(tuple(record.seed for record in records), metrics, certificate, curves, _held_out(runs), records)
+
+
+def _metrics(runs: list[dict[str, Any]]) -> dict[str, Estimate]:
+    found = [name for name in EVALUATED if runs and all(run["evaluation"].get(name) is not None for run in runs)]
+    return {name: Estimate.of([float(run["evaluation"][name]) for run in runs]) for name in found}
 
 
 def _held_out(runs: list[dict[str, Any]]) -> HeldOut:
@@ -193,7 +199,8 @@ def _difference(values: dict[str, Any]) -> Difference:
     return Difference(rival=str(values["rival"]), seeds=int(values["seeds"]), **numbers)
 
 
-def _confirmed(folder: StudyFolder) -> tuple[ConfirmedArm, ...]:
+def _fresh_runs(folder: StudyFolder) -> tuple[dict[str, Arm], dict[str, list[dict[str, Any]]]]:
+    """Return each confirmed arm and its runs, by its name."""
     arms: dict[str, Arm] = {}
     runs: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.confirm.glob("*/result.json")):
@@ -202,6 +209,10 @@ def _confirmed(folder: StudyFolder) -> tuple[ConfirmedArm, ...]:
         if arm is not None and not (path.parent / "failure.json").exists():
             arms[arm.name] = arm
             runs.setdefault(arm.name, []).extend(read_kept(path, lambda content: content["runs"]) or [])
+    return arms, runs
+
+
+def _confirmed(arms: dict[str, Arm], runs: dict[str, list[dict[str, Any]]]) -> tuple[ConfirmedArm, ...]:
     confirmed = [ConfirmedArm(arms[name], _result(results)) for name, results in runs.items() if results]
     return tuple(sorted(confirmed, key=lambda c: (c.arm.name != WINNER, -c.result.metrics["objective"].mean)))
 

@@ -49,7 +49,13 @@ def check_that_the_shape_trains(study: Path, cwd: Path) -> None:
 @pytest.mark.slow
 def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
     said = shapetune("launch", "smoke", cwd=tmp_path)
-    expected = ("winner of the search", "over 2 paired seeds", "kept in every run", "studies/smoke/report.html")
+    expected = (
+        "winner of the search",
+        "over 2 paired seeds",
+        "Before training J",
+        "kept in every run",
+        "smoke/report.html",
+    )
     for words in (*expected, "shape.json"):
         assert words in said
     assert "Traceback" not in said and "[INFO" not in said

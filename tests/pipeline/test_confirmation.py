@@ -21,12 +21,18 @@ from pipeline.confirmation import (
     judge,
     paired_difference,
     smoothed_mean_curve,
+    untrained_runs,
 )
 from shaping.shape import Shape
 
 
 def run(seed: int, objective: float, curve: list[float]) -> dict[str, Any]:
     return {"seed": seed, "evaluation": {"objective": objective}, "curve": [{"objective": value} for value in curve]}
+
+
+def with_untrained(runs: dict[str, list[dict[str, Any]]], objectives: list[float]) -> dict[str, list[dict[str, Any]]]:
+    measured = zip(runs["sparse"], objectives, strict=True)
+    return {**runs, "sparse": [{**run, "untrained": {"objective": value}} for run, value in measured]}
 
 
 def arm_runs(objectives: list[float], curve: list[float]) -> list[dict[str, Any]]:
@@ -215,3 +221,50 @@ def test_the_baselines_are_sparse_tuned_three_times_and_uniform_at_the_winners_l
     assert arms[TUNED[2]].critic == "reward_model" and arms[TUNED[2]].shape == base.with_changes(gae_lambda=0.7)
     assert arms["uniform"].shape.active_methods() == {"uniform": 1.0}
     assert arms["uniform"].shape.gae_lambda == 0.7
+
+
+LEARNED, IDLE = [1.0, 1.1, 0.9, 1.05], [0.2, -0.1, 0.1, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("sparse", "tuned", "uniform", "said"),
+    [
+        (LEARNED, LEARNED, LEARNED, "Before training J is 0.050; every baseline ends above it."),
+        (IDLE, LEARNED, IDLE, "0.050: 'sparse' and 'uniform' cannot be told to end above it, and to beat that says"),
+        (LEARNED, IDLE, LEARNED, "0.050: 'sparse, lambda 1' cannot be told to end above it"),
+    ],
+)
+def test_a_rival_that_ends_no_higher_than_it_began_is_named(
+    sparse: list[float], tuned: list[float], uniform: list[float], said: str
+) -> None:
+    arms = {"winner": [2.0, 2.1, 1.9, 2.0], "sparse": sparse, TUNED[0]: tuned, "uniform": uniform}
+    runs = with_untrained({name: arm_runs(values, [1.0] * 6) for name, values in arms.items()}, [0.1, 0.0, 0.0, 0.1])
+    assert said in judge("7_0", runs).text[-1]
+
+
+def test_a_study_that_learned_nothing_is_told_so_with_a_remedy() -> None:
+    arms = {"winner": [0.3, -0.1, 0.2, 0.0], "sparse": [-1.0, -1.1, -0.9, -1.0], "uniform": IDLE}
+    runs = with_untrained({name: arm_runs(values, [0.0] * 6) for name, values in arms.items()}, [0.1, 0.0, 0.0, 0.1])
+    said = judge("7_0", runs).text[-1]
+    assert "no arm can be told to end above it: nothing was learned" in said and "ppo.learning_rate" in said
+
+
+def test_a_policy_before_training_that_one_seed_or_none_measured_says_nothing() -> None:
+    arms = {"winner": [2.0, 2.1], "sparse": [1.0, 1.1], "uniform": [1.0, 1.2]}
+    runs = {name: arm_runs(values, [1.0] * 6) for name, values in arms.items()}
+    # Studies of earlier versions did not measure it.
+    assert not any("training" in line for line in judge("7_0", runs).text)
+    # One pair decides nothing here either.
+    runs["sparse"][0]["untrained"] = {"objective": 0.0}
+    assert not any("training" in line for line in judge("7_0", runs).text)
+    assert [run["seed"] for run in untrained_runs(runs)] == [100]
+
+
+def test_arms_that_finished_different_seeds_are_not_compared() -> None:
+    runs = {"winner": arm_runs([1.0, 2.0], [1.0] * 6), "sparse": [run(200, 0.0, [0.0] * 6), run(201, 0.0, [0.0] * 6)]}
+    runs = with_untrained({**runs, "uniform": arm_runs([0.0, 1.0], [0.0] * 6)}, [0.0, 0.0])
+    verdict = judge("prefix", runs)
+    assert [difference.rival for difference in verdict.differences] == ["uniform"]
+    alone = judge("prefix", {name: runs[name] for name in ("winner", "sparse")})
+    assert "there is nothing to compare" in alone.text[0]
+    assert "nothing was learned" not in " ".join(verdict.text)

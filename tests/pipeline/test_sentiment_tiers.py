@@ -356,7 +356,7 @@ def test_a_policy_is_trained_and_judged(
     task = open_task(config, folder, Console(quiet=True))
     check_methods(config, task)
     shape = chosen_shape(config, None, weights, task.reward_model)
-    found = train(TrainingRun(config, shape, 0, tmp_path), task, Console(quiet=True))
+    found = train(TrainingRun(config, shape, 0, tmp_path), task, Console(quiet=True)).evaluation
     assert found.gold_reward is not None and math.isfinite(found.objective)
     result = json.loads((tmp_path / "result.json").read_text())
     assert len(result["curve"]) == 2 and result["certificate"]["return_preserving"]

@@ -130,6 +130,8 @@ def confirm(trials: Trials, certificate: dict[str, Any]) -> None:
             evaluation = {"objective": level + seed % 2, "reward": level, "kl_nats": 2.0, "gold_reward": None}
             curve = [{"objective": level * step} for step in range(10)]
             run = {"seed": seed, "evaluation": evaluation, "curve": curve, "certificate": certificate}
+            if name == "sparse":
+                run["untrained"] = {**evaluation, "objective": 0.125, "kl_nats": -1e-9}
             path = trials.folder.confirm_folder(name, seed)
             path.mkdir(parents=True)
             (path / "result.json").write_text(json.dumps({"runs": [run], "arm": Arm(name, SHAPE).to_dict()}))
@@ -156,6 +158,8 @@ def test_the_table_of_confirmed_arms_takes_runners_up(trials: Trials) -> None:
     rows = [line for line in lines if line.startswith(("winner  ", "place 2, 4_0  ", "sparse  "))]
     # The winner first, then by J; nothing is claimed of the runner-up.
     assert [row.split("  ")[0] for row in rows] == ["winner", "place 2, 4_0", "sparse"]
+    before = lines[lines.index(rows[-1]) + 1]
+    assert before.split() == ["before", "training", "0.125", "±", "0.000", "0.250", "±", "0.000", "0.0", "±", "0.0"]
     assert "1.250 ± 0.500" in rows[1] and not any("gold" in line for line in lines)
     assert not any("against place 2" in line for line in lines)
     assert [difference.rival for difference in verdict.differences] == ["sparse"]

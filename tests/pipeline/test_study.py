@@ -89,6 +89,21 @@ def test_arms_share_prompts_and_random_numbers_within_a_seed(tiny_assets: Path, 
     assert len(ends) > 1
 
 
+def test_the_policy_before_training_is_judged_once_a_fresh_seed(tiny_assets: Path, tmp_path: Path) -> None:
+    ran, _ = study(tiny_config(), tmp_path / "s", tiny_assets)
+    LocalExecutor().run(ran)
+    runs = confirmation_runs(ran.folder)
+    judged = [run for results in runs.values() for run in results if run["untrained"]]
+    assert judged == runs["sparse"]
+    first, second = (run["untrained"] for run in judged)
+    level = (first["objective"] + second["objective"]) / 2
+    assert first["reward"] != second["reward"] and first["kl_nats"] == pytest.approx(0, abs=1e-5)
+    searched = [json.loads(file.read_text()) for file in ran.folder.trials.glob("*/seed-*.json")]
+    assert searched and not any(run["untrained"] for run in searched)
+    verdict = ran.verdict()
+    assert verdict is not None and verdict.text[-1].startswith(f"Before training J is {level:z.3f}")
+
+
 class _Killed(BaseException):
     """Stands for a process that dies: nothing may catch it."""
 

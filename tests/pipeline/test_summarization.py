@@ -275,7 +275,7 @@ def test_a_policy_is_trained_and_judged_by_rouge(weights: tuple[str, ...], task:
     }
     config: StudyConfig = parse_config(values, "tiny")
     shape = chosen_shape(config, None, weights, task.reward_model)
-    found = train(TrainingRun(config, shape, 0, tmp_path), task, Console(quiet=True))
+    found = train(TrainingRun(config, shape, 0, tmp_path), task, Console(quiet=True)).evaluation
     assert found.gold_reward is not None and 0 <= found.gold_reward <= 1
     result = json.loads((tmp_path / "result.json").read_text())
     assert len(result["curve"]) == 2 and result["certificate"]["responses"] == 8

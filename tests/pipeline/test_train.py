@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import AutoModelForCausalLM
 
 from pipeline.console import open_console
+from pipeline.ppo.evaluation import evaluate
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.tasks.sentiment import load_sentiment
 from pipeline.train import CHECKPOINT, TrainingRun, chosen_shape, show_result, train
@@ -41,21 +42,27 @@ def result_of(folder: Path) -> dict[str, Any]:
 
 def test_training_leaves_the_policy_its_logs_and_its_result(tmp_path: Path, tiny_assets: Path) -> None:
     task, run, console = load_sentiment(tiny_assets), run_in(tmp_path / "run"), quiet()
-    evaluation = train(run, task, console)
+    found = train(run, task, console)
     policy = AutoModelForCausalLM.from_pretrained(run.folder / "policy")
     trainer = PPOTrainer(task, run.shape, run.config.ppo, run.config.sampling, run.seed)
+    before = evaluate(trainer, run.config.evaluation.prompts)
     list(trainer.steps())
     for name, weight in trainer.actor.policy.state_dict().items():
         assert torch.equal(weight, policy.state_dict()[name]), name
     assert any(not torch.equal(weight, policy.state_dict()[name]) for name, weight in task.policy.state_dict().items())
     result = result_of(run.folder)
-    assert result["evaluation"] == json.loads(json.dumps(evaluation.to_dict()))
+    assert result["evaluation"] == json.loads(json.dumps(found.evaluation.to_dict()))
+    assert result["untrained"] == found.untrained and "texts" not in result["untrained"]
+    assert found.untrained["objective"] == before.objective  # type: ignore[index]
     assert result["certificate"]["return_preserving"] and len(result["curve"]) == 4
     (events,) = (run.folder / "tensorboard").glob("events*")
     assert events.read_bytes().count(b"train/objective") == 4
-    show_result(run, evaluation, console)
+    show_result(run, found, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "1.00 prefix, lambda 0.80, seed 3" in shown and f"{evaluation.objective:.3f}" in shown
+    assert "1.00 prefix, lambda 0.80, seed 3" in shown
+    first, second = (next(line for line in shown.splitlines() if when in line) for when in ("before", "after"))
+    assert f" {before.objective:z.3f} " in first and f" {found.evaluation.objective:z.3f} " in second
+    assert " 0.000 " in first and " 0.000 " not in second
 
 
 @pytest.mark.parametrize(("steps", "said"), [(2, "1 2"), (12, "2 3 4 5 6 8 9 10 11 12")])

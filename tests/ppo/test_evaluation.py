@@ -73,9 +73,9 @@ def test_task_without_a_gold_model_has_no_gold_reward():
     assert evaluate(tiny_trainer(task=tiny_task(gold_model=None)), 4).gold_reward is None
 
 
-def run_in(folder, trainer, every_steps=2, identity="one"):
+def run_in(folder, trainer, every_steps=2, identity="one", judges_untrained=False):
     settings = EvaluationSettings(prompts=8, every_steps=every_steps, curve_prompts=4, kept_texts=1)
-    return InnerRun(trainer, settings, folder / "saved.safetensors", identity)
+    return InnerRun(trainer, settings, folder / "saved.safetensors", identity, judges_untrained)
 
 
 def test_policy_is_judged_before_training_and_every_few_steps(tmp_path):
@@ -95,6 +95,26 @@ def test_judging_on_the_way_does_not_change_what_is_learned(tmp_path):
         list(run.steps())
     assert plain.held_out == [] and len(judged.held_out) == 4
     assert judged.result() == plain.result() and judged.curve == plain.curve
+
+
+def test_untrained_policy_is_judged_as_the_trained_one_and_changes_nothing(tmp_path):
+    judged, plain = (run_in(tmp_path, tiny_trainer(save_steps=0), 0, "one", asked) for asked in (True, False))
+    expected = evaluate(judged.trainer, 8).to_dict()
+    del expected["texts"]
+    for run in (judged, plain):
+        list(run.steps())
+    assert judged.untrained == expected and plain.untrained is None
+    assert judged.untrained["kl_nats"] == pytest.approx(0, abs=1e-5)
+    assert judged.result() == plain.result() and judged.curve == plain.curve
+
+
+def test_run_that_goes_on_keeps_what_the_untrained_policy_was(tmp_path):
+    first = run_in(tmp_path, tiny_trainer(steps=5, save_steps=1), 0, "one", True)
+    next(first.steps())
+    second = run_in(tmp_path, tiny_trainer(steps=5, save_steps=1), 0, "one", True)
+    assert len(second.curve) == 1
+    list(second.steps())
+    assert second.untrained == first.untrained is not None
 
 
 def test_run_that_stops_goes_on_with_its_curves(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.arm import Arm
 from pipeline.config import parse_config
-from pipeline.confirmation import confirmation_arms, judge
+from pipeline.confirmation import SPARSE, confirmation_arms, judge
 from pipeline.study_folder import StudyFolder
 from pipeline.trial import summarize
 from shaping.certificate import Certificate
@@ -36,6 +36,8 @@ class SyntheticStudy:
     """Writes the files of a study, piece by piece."""
 
     has_gold = True
+    # Whether the policy before training was measured; earlier versions did not.
+    judges_untrained = True
     # Steps between measurements on held-out prompts; 0 measures none.
     held_out_every = 0
 
@@ -186,6 +188,9 @@ class SyntheticStudy:
         for arm in arms:
             for seed in seeds:
                 run = self.run(seed, LEVELS.get(arm.name, 1.4), arm.shape)
+                if arm.name == SPARSE and self.judges_untrained:
+                    gold = {"gold_reward": 0.125 if self.has_gold else None}
+                    run["untrained"] = {"objective": 0.25, "reward": 0.25, "kl_nats": -1e-8, **gold}
                 runs.setdefault(arm.name, []).append(run)
                 path = self.folder.confirm_folder(arm.name, seed) / "result.json"
                 self.write(path, {"runs": [run], "arm": arm.to_dict(), "metrics": {}, "seeds": [seed]})

@@ -198,6 +198,23 @@ def test_confirmed_arms_without_a_verdict_are_shown_unjudged(whole_study):
     assert "steps to level" not in page.text
 
 
+def test_the_policy_before_training_stands_below_the_arms_where_it_was_measured(make_study):
+    rows = {}
+    for judged in (True, False):
+        study = make_study()
+        study.judges_untrained = judged
+        study.search()
+        study.confirm()
+        text = render(load_report_data(study.folder))
+        rows[judged] = [row for row in text.split("<tr") if "before training<small>" in row]
+        assert ("Before training J is 0.250; every baseline ends above it." in text) == judged
+    (row,) = rows[True]
+    assert rows[False] == []
+    # It has moved nowhere, whatever rounding says, and has a cell in every column.
+    assert "0.250 ± 0.000" in row and "0.0 ± 0.0" in row and "−0.0" not in row and "0.125 ± 0.000" in row
+    assert len(re.findall("<td[ >]", row)) == 10
+
+
 def test_one_fresh_seed_and_a_failed_one_are_shown_without_an_interval(study):
     study.search()
     study.confirm(seeds=(100,))
