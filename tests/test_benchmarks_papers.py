@@ -75,9 +75,13 @@ def test_gain_by_training_is_of_the_same_prompts_before_and_after() -> None:
     ("ends", "said"),
     [
         ({"a": 1.0, "b": 2.0}, "everybody ends above it."),
-        ({"a": 1.0, "b": 2.0, "c": -1.0}, "'c' cannot be told to end above it; below it end 'c'."),
+        ({"a": 1.0, "b": 2.0, "c": -1.0}, "'c' ended below it."),
+        ({"a": 1.0, "b, c": 0.0}, "'b, c' cannot be told to end above it."),
         ({"a": 1.0, "b, c": 0.0, "d": 0.0}, "'a' alone can be told to end above it."),
-        ({"a": -1.0, "b": -1.0}, "nobody can be told to end above it; below it end 'a' and 'b'."),
+        (
+            {"a": -1.0, "b": -1.0, "c": -1.0, "d": 0.0},
+            "nobody can be told to end above it; 'a', 'b' and 'c' ended below it.",
+        ),
     ],
 )
 def test_words_say_who_ends_above_the_policy_before_training(ends: dict[str, float], said: str) -> None:

@@ -207,19 +207,23 @@ def learning_words(found: Mapping[str, Difference]) -> str:
     """Return who ends above the policy before training, and who below it."""
     above = [name for name, each in found.items() if each.is_gain]
     below = [name for name, each in found.items() if each.is_loss]
-    idle = [name for name in found if name not in above]
-    if not idle:
-        ended = "everybody ends above it"
-    elif len(above) < len(idle):
-        ended = f"{_named(above)} alone can be told to end above it" if above else "nobody can be told to end above it"
-    else:
-        ended = f"{_named(idle)} cannot be told to end above it"
-    return f"{ended}{f'; below it end {_named(below)}' if below else ''}."
+    undecided = [name for name in found if name not in above + below]
+    if not below + undecided:
+        return "everybody ends above it."
+    said = []
+    if len(above) < len(undecided):
+        said.append(f"{_named(above) + ' alone' if above else 'nobody'} can be told to end above it")
+    elif undecided:
+        said.append(f"{_named(undecided)} cannot be told to end above it")
+    if below:
+        said.append(f"{_named(below)} ended below it")
+    return f"{'; '.join(said)}."
 
 
 def _named(names: Sequence[str]) -> str:
-    # Names have commas of their own.
-    return " and ".join(f"'{name}'" for name in names)
+    # Quoted, for names have commas of their own.
+    *others, last = (f"'{name}'" for name in names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def text(comparison: Comparison) -> str:
