@@ -147,7 +147,8 @@ def train(run: TrainingRun, task: Task, console: Console) -> Trained:
 
 def show_result(run: TrainingRun, found: Trained, console: Console) -> None:
     """Print how the policy is judged on held-out prompts, before its training and after, and where it is."""
-    table = Table(title=f"{run.shape.describe()}, seed {run.seed}, on held-out prompts", title_justify="left")
+    title = f"{run.shape.describe()}, seed {run.seed}, on held-out prompts"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     shown = {
         "J": "objective",
         "reward": "reward",
