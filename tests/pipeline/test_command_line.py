@@ -54,7 +54,7 @@ def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
         "over 2 paired seeds",
         "Before training J",
         "kept in every run",
-        "smoke/report.html",
+        "studies/smoke/report.html",
     )
     for words in (*expected, "shape.json"):
         assert words in said
