@@ -183,6 +183,12 @@ def untrained_runs(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]
     return [{"seed": run["seed"], "evaluation": run["untrained"]} for run in measured]
 
 
+def named(arms: Sequence[str]) -> str:
+    """Return at least one arm's name in a sentence; quoted, for names have commas of their own."""
+    *others, last = (f"'{arm}'" for arm in arms)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
 def _objectives(results: list[dict[str, Any]]) -> list[list[float]]:
     return [[point["objective"] for point in result["curve"]] for result in results]
 
@@ -202,11 +208,6 @@ def _shared_seeds(runs: dict[str, list[dict[str, Any]]], arm: str, rival: str) -
     return sorted({run["seed"] for run in runs.get(arm, [])} & {run["seed"] for run in runs.get(rival, [])})
 
 
-def _named(arms: Sequence[str]) -> str:
-    # Names have commas of their own.
-    return " and ".join(f"'{arm}'" for arm in arms)
-
-
 def _words(
     winner: str, differences: Sequence[Difference], tuned: str, steps: dict[str, int | None], total: int
 ) -> list[str]:
@@ -218,7 +219,7 @@ def _words(
     if len(gains) == len(differences):
         lines = [f"{winner} beats every baseline in J on fresh seeds."]
     elif gains:
-        beaten, others = (_named([d.rival for d in differences if d.is_gain is said]) for said in (True, False))
+        beaten, others = (named([d.rival for d in differences if d.is_gain is said]) for said in (True, False))
         lines = [f"{winner} beats {beaten} in J on fresh seeds, but not {others}."]
     else:
         lines = ["No shape beat a baseline in J on fresh seeds."]
@@ -251,4 +252,4 @@ def _words_of_learning(rivals: Sequence[str], runs: dict[str, list[dict[str, Any
     idle = [arm for arm in judged if arm in rivals and arm not in learned]
     if not idle:
         return [f"{level}; every baseline ends above it."]
-    return [f"{level}: {_named(idle)} cannot be told to end above it, and to beat that says little."]
+    return [f"{level}: {named(idle)} cannot be told to end above it, and to beat that says little."]

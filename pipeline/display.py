@@ -81,7 +81,7 @@ class StudyDisplay:
     def retried(self, stage: str, job: Job, reason: str) -> None:
         """Print why an attempt failed."""
         name = f"trial {job.index:>2}" if stage == SEARCH else _plain(job.arm["name"])
-        self._print(
+        self._progress.console.print(
             f"  {name}, seed {job.seeds[0]}: [yellow]goes on from its last checkpoint[/] after {_plain(reason)}"
         )
 
@@ -92,17 +92,14 @@ class StudyDisplay:
             self._count.given_up(job)
             self._show(stage)
         if ending.stopped:
-            self._print(f"  trial {job.index:>2}  {_plain(ending.reason)}")
+            self._progress.console.print(f"  trial {job.index:>2}  {_plain(ending.reason)}")
         elif outcome is None:
-            self._print(f"  {_plain(job.arm['name'])}: [red]failed[/], {_plain(ending.reason)}")
+            self._progress.console.print(f"  {_plain(job.arm['name'])}: [red]failed[/], {_plain(ending.reason)}")
         elif stage == SEARCH:
             mean, error = outcome.metrics["objective"]
             shape = Arm.from_dict(job.arm).shape.describe()
             spread = "" if error is None else f" ± {error:.3f}"
-            self._print(f"  trial {job.index:>2}  J {mean:+z.3f}{spread}  {shape}")
-
-    def _print(self, line: str) -> None:
-        self._progress.console.print(line, highlight=False)
+            self._progress.console.print(f"  trial {job.index:>2}  J {mean:+z.3f}{spread}  {shape}")
 
     def _show(self, stage: str, at_once: bool = False) -> None:
         count = self._count

@@ -31,7 +31,7 @@ from benchmarks.papers.measures import (
 from benchmarks.papers.runs import COMPLETED
 from benchmarks.papers.settings import SETTINGS
 from benchmarks.record import Claim, markdown, plain
-from pipeline.confirmation import Difference
+from pipeline.confirmation import Difference, named
 
 SOURCE = ("commit", "machine")
 # Behind the lambda of whoever's critic starts as the reward model.
@@ -212,18 +212,12 @@ def learning_words(found: Mapping[str, Difference]) -> str:
         return "everybody ends above it."
     said = []
     if len(above) < len(undecided):
-        said.append(f"{_named(above) + ' alone' if above else 'nobody'} can be told to end above it")
+        said.append(f"{named(above) + ' alone' if above else 'nobody'} can be told to end above it")
     elif undecided:
-        said.append(f"{_named(undecided)} cannot be told to end above it")
+        said.append(f"{named(undecided)} cannot be told to end above it")
     if below:
-        said.append(f"{_named(below)} ended below it")
+        said.append(f"{named(below)} ended below it")
     return f"{'; '.join(said)}."
-
-
-def _named(names: Sequence[str]) -> str:
-    # Quoted, for names have commas of their own.
-    *others, last = (f"'{name}'" for name in names)
-    return f"{', '.join(others)} and {last}" if others else last
 
 
 def text(comparison: Comparison) -> str:
