@@ -9,7 +9,7 @@ quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
 
 test: $(VENV)/.tested check browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check .
