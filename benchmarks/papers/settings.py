@@ -81,7 +81,10 @@ SETTINGS = {
     ),
     # No critic starts from a reward model of other tokens: what was chosen without one is taken over.
     "sentiment-smollm2": larger("sentiment_smollm2", "instruction", *LARGER_HELD_OUT),
-    "summarization-smollm2": larger("summarization_smollm2", "summarization", "evaluation.curve_prompts=32"),
+    # At the end all held-out papers and aspects.
+    "summarization-smollm2": larger(
+        "summarization_smollm2", "summarization", "evaluation.prompts=132", "evaluation.curve_prompts=32"
+    ),
     # Half the config's steps: a run takes a quarter of an hour on one core.
     "instruction-smollm2": larger("instruction_smollm2", "instruction", *LARGER_HELD_OUT),
 }

@@ -33,7 +33,7 @@ NORMALIZATION_TOKENS = 40
 REWARD_WINDOWS = 2
 # Comparisons of the papers' own sentences that come first, of another seed than the policy's.
 COPIED_SEED = 1
-MINUTES = {"tiny": "about six minutes", "smollm2": "about half an hour"}
+MINUTES = {"tiny": "about six minutes", "smollm2": "about twenty minutes"}
 
 
 def unbuilt(settings: SummarizationSettings, cache: Path) -> str:
