@@ -29,7 +29,7 @@ from benchmarks.papers.settings import SETTINGS
 from benchmarks.papers.tables import claims, shown, text
 from benchmarks.record import RESULTS, current_commit, show, write
 
-TINY = ("sentiment", "instruction", "summarization")
+TINY = ("sentiment", "sentiment-encoder", "instruction", "summarization")
 
 
 def main() -> None:

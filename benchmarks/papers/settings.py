@@ -70,6 +70,8 @@ SETTINGS = {
         study=(KNOWING, f"space.gae_lambda=[{SHORT}, 1.0]"),
         lambdas=(SHORT, *LAMBDAS),
     ),
+    # Reads both ways, so that no critic can start from it; attention and prefixes it has.
+    "sentiment-encoder": Setting("sentiment_encoder", (*ALONG, *MIXED), seeds=8, trials=24),
     "instruction": Setting("instruction", (*ALONG, *MIXED_BLACK_BOX), seeds=8, trials=24),
     "summarization": Setting(
         "summarization",
