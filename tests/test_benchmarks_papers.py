@@ -22,6 +22,7 @@ from benchmarks.papers.measures import (
     steps_ratio,
     within_kl,
 )
+from benchmarks.papers.overview import draw_overview, overview_table
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
 from benchmarks.papers.settings import SETTINGS, Setting
 from benchmarks.papers.tables import claims, learning_words, shown, text
@@ -197,9 +198,15 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     assert "papers.smoke.steps_ratio_vs_tuned_sparse" in {claim.name for claim in claims(found)}
     assert found.best_alone() == "R3HF"
     told = shown(found, "a.png").splitlines()
-    assert told[0].startswith("**Smoke.** ") and told[-1].endswith("](a.png)")
+    assert told[:2] == ["<details>", "<summary>Smoke: everybody's results and curves</summary>"]
+    assert told[-3].endswith("](a.png)") and told[-1] == "</details>"
     assert {line for line in told if line.startswith("|")} <= set(text(found).splitlines())
     assert "no: 2R" in text(found) and "the mix over its best part, R3HF" in text(found)
     assert "chosen on instruction" in shown(replace(found, label="sentiment-smollm2", tuning={}), "a.png")
     pictures.draw(found, tmp_path / "p.png")
     assert (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"
+    untuned = replace(found, label="other", tuning={})
+    *_, row, starred = overview_table([found, untuned]).splitlines()
+    assert row.startswith("| smoke, 2 seeds | ") and "| R3HF |" in row and "| R3HF* |" in starred
+    draw_overview([found, untuned], tmp_path / "all.png")
+    assert (tmp_path / "all.png").read_bytes()[1:4] == b"PNG"

@@ -23,12 +23,14 @@ from rich.console import Console
 
 from benchmarks.kept import ROOT
 from benchmarks.papers.comparison import Comparison, Unfinished, compare, is_complete
+from benchmarks.papers.overview import draw_overview, overview_table
 from benchmarks.papers.pictures import draw
 from benchmarks.papers.runs import runs_file
 from benchmarks.papers.settings import SETTINGS
 from benchmarks.papers.tables import claims, shown, text
 from benchmarks.record import RESULTS, current_commit, show, write
 
+OVERVIEW = RESULTS / "papers.png"
 TINY = ("sentiment", "sentiment-encoder", "instruction", "summarization")
 
 
@@ -78,9 +80,16 @@ def _write(found: list[Comparison], commit: str) -> None:
         for comparison in found
     }
     every = [claim for comparison in found for claim in claims(comparison)]
-    write("papers", every, "\n\n".join(map(text, found)), details, commit)
-    pictures = (picture(comparison.label).relative_to(ROOT).as_posix() for comparison in found)
-    show("papers", "\n\n".join(map(shown, found, pictures)))
+    glance = overview_table(found)
+    write("papers", every, "\n\n".join((glance, *map(text, found))), details, commit)
+    draw_overview(found, OVERVIEW)
+    image = f"![Everybody's J over tuned sparse PPO's, on every task]({_from_root(OVERVIEW)})"
+    tasks = (shown(comparison, _from_root(picture(comparison.label))) for comparison in found)
+    show("papers", "\n\n".join((glance, image, *tasks)))
+
+
+def _from_root(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ def corrected(p_values: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+def corrected_p_values(runs: Mapping[str, Runs], rival: str) -> dict[str, float]:
+    """Return everybody's p against the rival, corrected for all of these comparisons."""
+    return corrected({name: p_value(each, runs[rival]) for name, each in runs.items() if name != rival})
+
+
 def within_kl(run: Run, kl_nats: float) -> float:
     """Return the best held-out reward that a run had at no more than so much KL.
 

@@ -20,12 +20,11 @@ from benchmarks.papers.field import (
 from benchmarks.papers.measures import (
     before_training,
     completed,
-    corrected,
+    corrected_p_values,
     gain,
     gain_at_matched_kl,
     gain_by_training,
     median,
-    p_value,
     steps_ratio,
 )
 from benchmarks.papers.runs import COMPLETED
@@ -72,7 +71,7 @@ def _claim(name: str, found: Difference) -> Claim:
 def results_table(comparison: Comparison) -> str:
     """Return medians over fresh seeds, paired differences with 95 % intervals, and corrected p-values."""
     rival = comparison.runs[TUNED]
-    p_values = corrected({name: p_value(runs, rival) for name, runs in comparison.runs.items() if name != TUNED})
+    p_values = corrected_p_values(comparison.runs, TUNED)
     rows = []
     for name in _order(comparison):
         runs = comparison.runs[name]
@@ -82,13 +81,13 @@ def results_table(comparison: Comparison) -> str:
             (
                 name,
                 _setting(comparison, name),
-                _number(median(runs, "objective")),
-                "" if is_rival else _interval(gain(runs, rival)) if enough else "-",
+                number(median(runs, "objective")),
+                "" if is_rival else interval_words(gain(runs, rival)) if enough else "-",
                 "" if is_rival else _p(p_values[name]),
-                _number(median(runs, "reward")),
-                _number(median(runs, "gold_reward")),
-                _number(median(runs, "kl_nats"), 1),
-                "" if is_rival else _interval(gain_at_matched_kl(runs, rival)) if enough else "-",
+                number(median(runs, "reward")),
+                number(median(runs, "gold_reward")),
+                number(median(runs, "kl_nats"), 1),
+                "" if is_rival else interval_words(gain_at_matched_kl(runs, rival)) if enough else "-",
                 "-" if ratio is None or ratio.steps is None else str(ratio.steps),
             )
         )
@@ -107,10 +106,10 @@ def costs_table(comparison: Comparison) -> str:
                 name,
                 comparison.tried[name],
                 _described(comparison, name),
-                _number(median(runs, "wall_seconds"), 1),
-                _number(median(runs, "training_cpu_seconds"), 1),
-                _number(median(runs, "credit_coalitions"), 0),
-                _number(median(runs, "credit_tokens"), 0),
+                number(median(runs, "wall_seconds"), 1),
+                number(median(runs, "training_cpu_seconds"), 1),
+                number(median(runs, "credit_coalitions"), 0),
+                number(median(runs, "credit_tokens"), 0),
                 "yes" if candidate.reward_scale == 1 and all(run.largest_error < 1e-4 for run in done) else "no: 2R",
                 f"{len(lost)} ({', '.join(sorted(set(lost)))})" if lost else "0",
             )
@@ -126,7 +125,7 @@ def lambda_table(comparison: Comparison) -> str:
     for name, critic in groups:
         found = [mean_objective(comparison.tuning[name, value, critic]) for value in lambdas]
         whose = f"{name}, critic from the reward model" if critic == REWARD_MODEL else name
-        rows.append((whose, *(_number(value) if math.isfinite(value) else "lost" for value in found)))
+        rows.append((whose, *(number(value) if math.isfinite(value) else "lost" for value in found)))
     return markdown(("lambda", *(f"{value:g}" for value in lambdas)), rows)
 
 
@@ -147,7 +146,7 @@ def contrasts_table(comparison: Comparison) -> str:
     ):
         a, b = comparison.runs.get(ours, []), comparison.runs.get(theirs, [])
         if completed(a) and completed(b):
-            rows.append((question, ours, theirs, _interval(gain(a, b)), _interval(gain_at_matched_kl(a, b))))
+            rows.append((question, ours, theirs, interval_words(gain(a, b)), interval_words(gain_at_matched_kl(a, b))))
     return markdown(("question", "of", "over", "J", "reward at matched KL"), rows)
 
 
@@ -186,8 +185,8 @@ def summary(comparison: Comparison) -> list[str]:
         f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; {_tuned(comparison)}. "
         f"Commit {', '.join(commits)}; {' and '.join(machines)}.",
         f"The winner, {_described(comparison, WINNER)}, {reached} {steps} steps (ratio {ratio.value:.2f}, bootstrap "
-        f"over seeds [{ratio.low:.2f}, {ratio.high:.2f}]); at matched KL its reward differs by {_interval(matched)}. "
-        f"{_before(comparison)}",
+        f"over seeds [{ratio.low:.2f}, {ratio.high:.2f}]); at matched KL its reward differs by "
+        f"{interval_words(matched)}. {_before(comparison)}",
         results_table(comparison),
     ]
 
@@ -234,10 +233,11 @@ def text(comparison: Comparison) -> str:
 
 
 def shown(comparison: Comparison, picture: str) -> str:
-    """Return what the README shows of a task: its results and its picture, whose path stands relative to the README."""
-    label, (about, *others) = comparison.label, summary(comparison)
+    """Return what the README shows of a task, folded: its results and its picture, relative to the README."""
+    label = comparison.label
+    heading = f"<details>\n<summary>{label.capitalize()}: everybody's results and curves</summary>"
     image = f"![{label}: J over training steps, and reward over KL]({picture})"
-    return "\n\n".join((f"**{label.capitalize()}.** {about}", *others, image))
+    return "\n\n".join((heading, *summary(comparison), image, "</details>"))
 
 
 def _tuned(comparison: Comparison) -> str:
@@ -253,11 +253,13 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _number(value: float, digits: int = 3) -> str:
+def number(value: float, digits: int = 3) -> str:
+    """Return a number as it stands in a table; a dash for none."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _interval(found: Difference) -> str:
+def interval_words(found: Difference) -> str:
+    """Return a difference and its 95 % interval, where it has one."""
     if not math.isfinite(found.low):
         return f"{found.mean:+.3f}"
     return f"{found.mean:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
