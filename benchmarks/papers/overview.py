@@ -52,7 +52,6 @@ def overview_table(found: Sequence[Comparison]) -> str:
     for comparison in found:
         runs, best = comparison.runs, comparison.best_alone()
         ratio = steps_ratio(runs[WINNER], runs[TUNED])
-        reached = f"{ratio.value:.2f}" if ratio.steps else "not reached"
         rows.append(
             (
                 f"{comparison.label}, {len(completed(runs[TUNED]))} seeds",
@@ -61,7 +60,7 @@ def overview_table(found: Sequence[Comparison]) -> str:
                 number(median(runs[TUNED], "objective")),
                 interval_words(gain(runs[WINNER], runs[TUNED])),
                 interval_words(gain_at_matched_kl(runs[WINNER], runs[TUNED])),
-                f"{reached} [{ratio.low:.2f}, {ratio.high:.2f}]",
+                f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
                 best if comparison.tuning else f"{best}{FLATTERED}",
                 interval_words(gain(runs[best], runs[TUNED])),
             )
@@ -71,14 +70,14 @@ def overview_table(found: Sequence[Comparison]) -> str:
 
 def draw_overview(found: Sequence[Comparison], path: Path) -> None:
     """Write a picture of everybody's J over tuned sparse PPO's on every task, as PNG."""
-    names = [WINNER, *(each.name for each in ENTRANTS if each.name != TUNED), SPARSE]
+    names = [WINNER, SPARSE, *(each.name for each in ENTRANTS if each.name != TUNED)]
     shown = [name for name in names if any(name in comparison.runs for comparison in found)]
     lines = ceil(len(found) / COLUMNS_OF_PANELS)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(11, 0.6 + 3.4 * lines), layout="constrained")
         panels = figure.subplots(lines, min(COLUMNS_OF_PANELS, len(found)), sharex=True, sharey=True, squeeze=False)
         figure.suptitle(
-            "J over tuned sparse PPO: means and 95 % intervals over paired seeds; "
+            f"J over tuned sparse PPO: means and 95 % intervals over paired seeds, cut off beyond {EDGE:g}; "
             f"in colour where corrected p < {LEAST_P}",
             fontsize=10,
         )
