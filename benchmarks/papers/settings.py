@@ -10,6 +10,7 @@ from pipeline.config import StudyConfig, load_config
 
 # What is held out is looked at along the way, always on the same prompts.
 ALONG = ("evaluation.every_steps=4", "evaluation.curve_prompts=128")
+END_ALONE = "evaluation.every_steps=0"
 # Of the larger policy: in few runs, so each is looked at more closely at its end.
 LARGER_HELD_OUT = ("evaluation.prompts=128", "evaluation.curve_prompts=64")
 # The study may mix whatever takes part: credit of spans and of tokens, at the budget that the others have.
@@ -71,7 +72,7 @@ SETTINGS = {
         lambdas=(SHORT, *LAMBDAS),
     ),
     # Reads both ways, so that no critic can start from it; attention and prefixes it has.
-    "sentiment-encoder": Setting("sentiment_encoder", (*ALONG, *MIXED), seeds=8, trials=24),
+    "sentiment-encoder": Setting("sentiment_encoder", (*ALONG, *MIXED), seeds=8, trials=24, tuning=(END_ALONE,)),
     "instruction": Setting("instruction", (*ALONG, *MIXED_BLACK_BOX), seeds=8, trials=24),
     "summarization": Setting(
         "summarization",
@@ -79,7 +80,7 @@ SETTINGS = {
         seeds=8,
         trials=24,
         study=(KNOWING,),
-        tuning=("evaluation.every_steps=0",),
+        tuning=(END_ALONE,),
     ),
     # No critic starts from a reward model of other tokens: what was chosen without one is taken over.
     "sentiment-smollm2": larger("sentiment_smollm2", "instruction", *LARGER_HELD_OUT),
