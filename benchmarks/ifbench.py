@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from benchmarks.record import Claim, current_commit, interval, markdown, plain, write
 from pipeline.assets import cache_folder
+from pipeline.console import open_console
 from pipeline.tasks.base import quiet_transformers
 from pipeline.tasks.ifbench import BenchPrompt, passed, read_ifbench
 from pipeline.tasks.prompt_file import PromptRow
@@ -42,7 +42,8 @@ def main() -> None:
     """Sample every policy and write ``results/ifbench.json``."""
     given, commit = _options(), current_commit()
     quiet_transformers()
-    prompts, console, found = read_ifbench(cache_folder())[: given.prompts], Console(stderr=True), dict[str, Passed]()
+    prompts, found = read_ifbench(cache_folder())[: given.prompts], dict[str, Passed]()
+    console = open_console(stderr=True)
     for name, folder in {UNTRAINED: None, **dict(given.policies)}.items():
         policy, tokenizer = _load(folder)
         texts = answers(policy, tokenizer, prompts, given.tokens, given.temperature, given.seed)

@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from pipeline.arm import Arm
 from pipeline.builtin_configs import find_config
 from pipeline.config import StudyConfig, load_config
+from pipeline.console import open_console
 from pipeline.task_models import build_assets
 from pipeline.trial import Job, Outcome, run_trial
 
@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = load_config(find_config("quickstart"))
-    assets = build_assets(config, Console(stderr=True))
+    assets = build_assets(config, open_console(stderr=True))
     plan = [
         (number, point, seed)
         for number, point in enumerate(points(config, options.points))

@@ -16,13 +16,13 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmarks.record import Claim, current_commit, markdown, write
 from pipeline.arm import Arm
 from pipeline.builtin_configs import find_config
 from pipeline.config import StudyConfig, load_config
 from pipeline.confirmation import first_step_reaching, paired_difference, smoothed_mean_curve
+from pipeline.console import open_console
 from pipeline.task_models import build_assets
 from pipeline.trial import Job, Outcome, run_trial
 
@@ -55,7 +55,7 @@ def main() -> None:
     options, commit = parser.parse_args(), current_commit()
     torch.set_num_threads(1)
     config = load_config(find_config("quickstart"))
-    assets = build_assets(config, Console(stderr=True))
+    assets = build_assets(config, open_console(stderr=True))
     chosen, plain = arms(config), config.model_dump(mode="json")
     with tempfile.TemporaryDirectory() as folder:
         jobs = [

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmarks.fidelity import tables
 from benchmarks.fidelity.credits import sample
@@ -45,6 +44,7 @@ from benchmarks.papers.runs import kept_runs, runs_file
 from benchmarks.record import RESULTS, Claim, current_commit, write
 from pipeline.builtin_configs import find_config
 from pipeline.config import StudyConfig, load_config
+from pipeline.console import open_console
 from pipeline.task_models import build_assets
 from pipeline.tasks.base import Task
 from pipeline.tasks.sentiment import load_sentiment
@@ -145,7 +145,7 @@ def _options() -> argparse.Namespace:
 def measure(sizes: Sizes, workers: int, commit: str) -> tuple[list[Claim], list[str], dict[str, Any]]:
     """Return claims, sections and details of all measurements."""
     config = load_config(find_config("quickstart"), sizes.changes)
-    assets = str(build_assets(config, Console(stderr=True)) or "")
+    assets = str(build_assets(config, open_console(stderr=True)) or "")
     field = contenders(config.base_shape())
     bench = Bench(sizes, config, assets, load_sentiment(Path(assets)), field, workers, commit)
     curves, judged, found = _on_sentiment(bench)

@@ -17,13 +17,13 @@ import os
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from benchmarks.gradients import tables
 from benchmarks.gradients.learning import predicted
 from benchmarks.gradients.measure import VARIANTS, Sizes, measure, task_config
 from benchmarks.papers.runs import kept_runs, runs_file
 from benchmarks.record import Claim, current_commit, write
+from pipeline.console import open_console
 from pipeline.task_models import build_assets
 
 TASKS = ("sentiment", "instruction", "summarization", *VARIANTS)
@@ -46,7 +46,7 @@ def main() -> None:
     for label in options.tasks:
         config = task_config(label)
         # The models are built here, before the workers look for them.
-        build_assets(config, Console(stderr=True))
+        build_assets(config, open_console(stderr=True))
         batch, when = config.ppo.batch_size, [0] if options.quick else [0, config.ppo.steps // 2]
         stages = [measure(label, steps, sizes, options.workers, batch) for steps in when]
         relation = predicted(stages[0], list(kept_runs(runs_file(label)).values()))

@@ -11,7 +11,6 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 
 from benchmarks.gradients.estimators import SPARSE, TRUTH, Key, group_gradients
 from benchmarks.gradients.field import Row, methods_of, rows_of
@@ -21,6 +20,7 @@ from benchmarks.kept import processes
 from benchmarks.papers.field import LAMBDAS
 from benchmarks.papers.settings import SETTINGS
 from pipeline.config import StudyConfig
+from pipeline.console import open_console
 from pipeline.ppo.trainer import PPOTrainer
 from pipeline.task_models import build_assets
 from pipeline.tasks.registry import load_task
@@ -79,7 +79,7 @@ def one_group(label: str, steps: int, sizes: Sizes, place: int) -> tuple[list[Ke
 def trained(label: str, steps: int) -> PPOTrainer:
     """Return sparse PPO after ``steps`` steps: the same in every process."""
     config = task_config(label)
-    task = load_task(config.task, str(build_assets(config, Console(stderr=True)) or ""))
+    task = load_task(config.task, str(build_assets(config, open_console(stderr=True)) or ""))
     shape = config.base_shape().with_changes(weights={SPARSE: 1.0})
     trainer = PPOTrainer(task, shape, config.ppo, config.sampling, SEED)
     for step in range(steps):

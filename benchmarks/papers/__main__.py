@@ -19,7 +19,6 @@ import sys
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 from benchmarks.kept import ROOT
 from benchmarks.papers.comparison import Comparison, Unfinished, compare, is_complete
@@ -29,6 +28,7 @@ from benchmarks.papers.runs import runs_file
 from benchmarks.papers.settings import SETTINGS
 from benchmarks.papers.tables import claims, shown, text
 from benchmarks.record import RESULTS, current_commit, show, write
+from pipeline.console import open_console
 
 OVERVIEW = RESULTS / "papers.png"
 TINY = ("sentiment", "sentiment-encoder", "instruction", "summarization")
@@ -39,7 +39,7 @@ def main() -> None:
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    console, found = Console(stderr=True), dict[str, Comparison]()
+    console, found = open_console(stderr=True), dict[str, Comparison]()
     for label, setting in SETTINGS.items():
         # A task that was not asked for is only read.
         workers = options.workers if label in options.tasks else 0
