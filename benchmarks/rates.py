@@ -1,0 +1,218 @@
+"""Does the winner's gain survive where both it and sparse PPO have a learning rate of their own?
+
+    python -m benchmarks.rates
+    python -m benchmarks.rates --tasks instruction
+
+The papers' comparison gives everybody the learning rate of the task's config. Here sparse PPO and the winner are tuned
+over learning rates and lambda together, on the seeds that the comparison tuned on, and run on its fresh seeds at what
+was best. Every run is kept in ``results/rates-TASK.csv`` as it ends and is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from rich.console import Console
+
+from benchmarks.papers.comparison import FIRST_SEED, Comparison, compare, mean_objective
+from benchmarks.papers.field import TUNED, WINNER, Candidate
+from benchmarks.papers.measures import gain, gain_at_matched_kl, gain_by_training, median, steps_ratio
+from benchmarks.papers.runs import COMPLETED, Planned, Run, made
+from benchmarks.papers.settings import END_ALONE, SETTINGS, Setting
+from benchmarks.papers.tables import interval_words, number
+from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
+from pipeline.confirmation import Difference
+from pipeline.console import open_console
+from pipeline.task_models import build_assets
+
+TASKS = ("sentiment", "sentiment-encoder", "instruction")
+# Of the config's learning rate.
+FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)
+WHO = (TUNED, WINNER)
+COLUMNS = (
+    "",
+    "learning rate",
+    "lambda",
+    "J",
+    "KL, nats",
+    "over no training",
+    "J over sparse, own rate",
+    "J over itself at the task's rate",
+)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Who was tuned over learning rates: what was best on the tuning seeds, and its fresh runs.
+
+    Attributes:
+        learning_rate: That was best.
+        candidate: With the lambda that was best.
+        runs: On fresh seeds.
+        tried: Mean J over the tuning seeds by learning rate and lambda.
+    """
+
+    learning_rate: float
+    candidate: Candidate
+    runs: list[Run]
+    tried: Mapping[tuple[float, float], float]
+
+
+def main() -> None:
+    """Make what is missing and write ``results/rates.json``."""
+    options, commit = _options(), current_commit()
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    console = open_console(stderr=True)
+    claims, sections = list[Claim](), list[str]()
+    for label in options.tasks:
+        comparison = compare(label, SETTINGS[label], 0, commit, console)
+        found = {
+            name: tuned(label, SETTINGS[label], comparison.chosen[name], options.workers, commit, console)
+            for name in WHO
+        }
+        claims += claims_of(comparison, found)
+        sections.append(section(comparison, found))
+    details = {"factors_of_the_configs_rate": FACTORS}
+    write("rates", claims, "\n\n".join(sections), details, commit)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--workers", type=int, default=2, help="Runs side by side.")
+    return parser.parse_args()
+
+
+def tuned(label: str, setting: Setting, candidate: Candidate, workers: int, commit: str, console: Console) -> Tuned:
+    """Return a candidate at its best learning rate and lambda, run on fresh seeds.
+
+    Args:
+        label: The task's.
+        setting: How it is compared.
+        candidate: As the comparison chose it.
+        workers: Runs side by side.
+        commit: Of the code.
+        console: Where the building of models prints.
+    """
+    config = setting.loaded()
+    assets = str(build_assets(config, console) or "")
+    grid = {
+        (config.ppo.learning_rate * factor, each.arm.shape.gae_lambda): each
+        for factor in FACTORS
+        for each in with_lambdas(candidate, setting.lambdas)
+    }
+
+    def planned(point: tuple[float, float], seeds: Iterable[int], *changes: str) -> list[Planned]:
+        asked = setting.loaded(*changes, f"ppo.learning_rate={point[0]!r}")
+        return [Planned(grid[point], seed, asked, assets, commit) for seed in seeds]
+
+    tuning = {point: planned(point, config.search.seeds, END_ALONE) for point in grid}
+    done = _made([each for plans in tuning.values() for each in plans], label, workers)
+    tried = {point: mean_objective([done[each.job] for each in plans]) for point, plans in tuning.items()}
+    best = max(tried, key=lambda point: tried[point])
+    fresh = planned(best, range(FIRST_SEED, FIRST_SEED + setting.seeds))
+    runs = _made(fresh, label, workers)
+    return Tuned(best[0], grid[best], [runs[each.job] for each in fresh], tried)
+
+
+def with_lambdas(candidate: Candidate, lambdas: Iterable[float]) -> list[Candidate]:
+    """Return a candidate under each lambda, its own too."""
+    arm = candidate.arm
+    values = sorted({*lambdas, arm.shape.gae_lambda})
+    return [replace(candidate, arm=replace(arm, shape=arm.shape.with_changes(gae_lambda=value))) for value in values]
+
+
+def _made(planned: list[Planned], label: str, workers: int) -> dict[str, Run]:
+    found = dict[str, Run]()
+    for count, run in enumerate(made(planned, RESULTS / f"rates-{label}.csv", workers), 1):
+        found[run.job] = run
+        told = f"J {run.objective:.3f}" if run.state == COMPLETED else run.state
+        print(f"{label}: {count} of {len(planned)}: {run.entrant}: {told}", file=sys.stderr, flush=True)
+    return found
+
+
+def claims_of(comparison: Comparison, found: Mapping[str, Tuned]) -> list[Claim]:
+    """Return what a task's claims are: all differences are paired by seed."""
+    task = f"rates.{comparison.label.replace('-', '_')}"
+    winner, sparse = found[WINNER].runs, found[TUNED].runs
+    ratio = steps_ratio(winner, sparse)
+    differences = {
+        "gain_over_sparse": gain(winner, sparse),
+        "gain_at_matched_kl": gain_at_matched_kl(winner, sparse),
+        **{
+            f"gain_over_the_tasks_rate.{plain(name)}": gain(each.runs, comparison.runs[name])
+            for name, each in found.items()
+        },
+        **{f"gain_by_training.{plain(name)}": _learned(comparison, each.runs) for name, each in found.items()},
+    }
+    return [
+        Claim(f"{task}.steps_ratio", ratio.value, ratio.low, ratio.high, ratio.seeds),
+        *(Claim(f"{task}.{name}", each.mean, each.low, each.high, each.seeds) for name, each in differences.items()),
+    ]
+
+
+def section(comparison: Comparison, found: Mapping[str, Tuned]) -> str:
+    """Return one task's tables as Markdown."""
+    winner, sparse = found[WINNER].runs, found[TUNED].runs
+    ratio, matched = steps_ratio(winner, sparse), gain_at_matched_kl(winner, sparse)
+    return "\n\n".join(
+        (
+            f"### {comparison.label}",
+            f"Each at its own learning rate, the winner's steps to sparse PPO's final J are {ratio.value:.2f} "
+            f"[{ratio.low:.2f}, {ratio.high:.2f}] of sparse PPO's; at matched KL its reward differs by "
+            f"{interval_words(matched)}.",
+            markdown(COLUMNS, [row for name in WHO for row in _rows(comparison, found, name)]),
+            *(_tried_table(name, found[name]) for name in WHO),
+        )
+    )
+
+
+def _rows(comparison: Comparison, found: Mapping[str, Tuned], name: str) -> list[tuple[str, ...]]:
+    """Return who it is at the task's learning rate, and at its own."""
+    before, own, rival = comparison.runs[name], found[name], found[TUNED].runs
+    theirs, chosen = comparison.config.ppo.learning_rate, comparison.chosen[name]
+    over_rival = None if name == TUNED else gain(own.runs, rival)
+    return [
+        _row(comparison, theirs, chosen, before, gain(before, rival), None),
+        _row(comparison, own.learning_rate, own.candidate, own.runs, over_rival, gain(own.runs, before)),
+    ]
+
+
+def _row(
+    comparison: Comparison, rate: float, candidate: Candidate, runs: list[Run], *gains: Difference | None
+) -> tuple[str, ...]:
+    return (
+        candidate.entrant,
+        f"{rate:.2g}",
+        f"{candidate.arm.shape.gae_lambda:.2f}",
+        number(median(runs, "objective")),
+        number(median(runs, "kl_nats"), 1),
+        interval_words(_learned(comparison, runs)),
+        *("" if each is None else interval_words(each) for each in gains),
+    )
+
+
+def _learned(comparison: Comparison, runs: list[Run]) -> Difference:
+    return gain_by_training(runs, comparison.config.ppo.kl_coef)
+
+
+def _tried_table(name: str, found: Tuned) -> str:
+    rates, lambdas = (sorted({point[place] for point in found.tried}) for place in (0, 1))
+    rows = [(f"{rate:.2g}", *(_height(found.tried[rate, value]) for value in lambdas)) for rate in rates]
+    heading = (f"{name}: mean J on the tuning seeds, rate by lambda", *(f"{value:.2f}" for value in lambdas))
+    return markdown(heading, rows)
+
+
+def _height(objective: float) -> str:
+    return number(objective) if math.isfinite(objective) else "lost"
+
+
+if __name__ == "__main__":
+    main()
