@@ -18,6 +18,7 @@ from benchmarks.papers.measures import (
     corrected_p_values,
     gain,
     gain_at_matched_kl,
+    gain_by_training,
     median,
     steps_ratio,
 )
@@ -39,10 +40,12 @@ COLUMNS = (
 )
 # Who was chosen on the seeds that it is shown on.
 FLATTERED = "*"
+# A level that says little: the rival cannot be told to end above the policy before training.
+UNLEARNED = "†"
 LEAST_P = 0.05
 COLUMNS_OF_PANELS = 4
 # Wider differences are drawn at the edge.
-EDGE = 1.0
+EDGE = 1.25
 GAIN, LOSS, UNDECIDED = "#009E73", "#D55E00", "#777777"
 
 
@@ -51,16 +54,17 @@ def overview_table(found: Sequence[Comparison]) -> str:
     rows = []
     for comparison in found:
         runs, best = comparison.runs, comparison.best_alone()
-        ratio = steps_ratio(runs[WINNER], runs[TUNED])
+        ratio, price = steps_ratio(runs[WINNER], runs[TUNED]), comparison.config.ppo.kl_coef
+        mark = "" if gain_by_training(runs[TUNED], price).is_gain else UNLEARNED
         rows.append(
             (
                 f"{comparison.label}, {len(completed(runs[TUNED]))} seeds",
-                f"{before_training(runs[TUNED], comparison.config.ppo.kl_coef):z.3f}",
+                f"{before_training(runs[TUNED], price):z.3f}",
                 number(median(runs[SPARSE], "objective")),
                 number(median(runs[TUNED], "objective")),
                 interval_words(gain(runs[WINNER], runs[TUNED])),
                 interval_words(gain_at_matched_kl(runs[WINNER], runs[TUNED])),
-                f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
+                f"{ratio.value:.2f}{mark} [{ratio.low:.2f}, {ratio.high:.2f}]",
                 best if comparison.tuning else f"{best}{FLATTERED}",
                 interval_words(gain(runs[best], runs[TUNED])),
             )
