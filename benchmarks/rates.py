@@ -123,10 +123,13 @@ def tuned(label: str, setting: Setting, candidate: Candidate, workers: int, comm
 
 
 def with_lambdas(candidate: Candidate, lambdas: Iterable[float]) -> list[Candidate]:
-    """Return a candidate under each lambda, its own too."""
-    arm = candidate.arm
-    values = sorted({*lambdas, arm.shape.gae_lambda})
-    return [replace(candidate, arm=replace(arm, shape=arm.shape.with_changes(gae_lambda=value))) for value in values]
+    """Return a candidate under each lambda, its own too; a search ends beside a bound, not on it."""
+    arm, values = candidate.arm, set(lambdas)
+    if not any(math.isclose(arm.shape.gae_lambda, value, abs_tol=1e-6) for value in values):
+        values.add(arm.shape.gae_lambda)
+    return [
+        replace(candidate, arm=replace(arm, shape=arm.shape.with_changes(gae_lambda=value))) for value in sorted(values)
+    ]
 
 
 def _made(planned: list[Planned], label: str, workers: int) -> dict[str, Run]:
