@@ -8,9 +8,10 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Protocol, TypeVar
@@ -69,13 +70,20 @@ def each_done(
                     file.flush()
 
     with path.open("a") as file, processes(workers) as pool:
-        futures = [pool.submit(run, job, mark(job)) for job in missing]
-        for future in futures:
-            future.add_done_callback(keep)
-        for future in as_completed(futures):
-            done = future.result()
-            keep(future)
-            yield done
+        waiting, running = iter([(job, mark(job)) for job in missing]), set[Future[Done]]()
+        while True:
+            # No more than there are workers: a job that the pool has in reserve would begin when all is told to end.
+            for job in islice(waiting, workers - len(running)):
+                future = pool.submit(run, *job)
+                future.add_done_callback(keep)
+                running.add(future)
+            if not running:
+                return
+            ended, running = wait(running, return_when=FIRST_COMPLETED)
+            for future in ended:
+                done = future.result()
+                keep(future)
+                yield done
 
 
 @contextmanager

@@ -17,6 +17,8 @@ import pytest
 from benchmarks.kept import each_done
 
 ROOT = Path(__file__).parents[1]
+# A job's.
+SECONDS = 1.0
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -40,7 +42,7 @@ def slow(number: int, mark: str) -> Done:
     folder = os.environ.get("BEGUN")
     if folder:
         Path(folder, str(number)).touch()
-    time.sleep(0.5)
+    time.sleep(SECONDS)
     return Done(number)
 
 
@@ -68,14 +70,16 @@ def test_a_benchmark_that_is_told_to_end_takes_its_workers_along(number: signal.
     workers = psutil.Process(process.pid).children(recursive=True)
     assert workers
     process.send_signal(number)
+    time.sleep(SECONDS / 2)
+    at_the_signal = sorted(each.name for each in begun.iterdir())
     process.wait(timeout=60)
     assert process.returncode != 0
     _, alive = psutil.wait_procs(workers, timeout=30)
     assert not alive, alive
     kept = path.read_text().split()
     assert told in kept and len(kept) < 50
-    # What had begun was ended and kept.
-    assert sorted(kept) == sorted(each.name for each in begun.iterdir())
+    # What had begun was ended and kept, and nothing else began: not even what the pool would have had in reserve.
+    assert sorted(kept) == at_the_signal == sorted(each.name for each in begun.iterdir())
 
 
 @pytest.mark.parametrize("module", sorted(ROOT.glob("benchmarks/*/__main__.py")), ids=lambda path: path.parent.name)
