@@ -23,9 +23,9 @@ from rich.console import Console
 from benchmarks.papers.comparison import FIRST_SEED, Comparison, compare, mean_objective
 from benchmarks.papers.field import TUNED, WINNER, Candidate
 from benchmarks.papers.measures import gain, gain_at_matched_kl, gain_by_training, median, steps_ratio
-from benchmarks.papers.runs import COMPLETED, Planned, Run, made
+from benchmarks.papers.runs import Planned, Run, made
 from benchmarks.papers.settings import END_ALONE, SETTINGS, Setting
-from benchmarks.papers.tables import interval_words, number
+from benchmarks.papers.tables import interval_words, number, tuned_height
 from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
 from pipeline.confirmation import Difference
 from pipeline.console import open_console
@@ -137,8 +137,7 @@ def _made(planned: list[Planned], label: str, workers: int) -> dict[str, Run]:
     found = dict[str, Run]()
     for count, run in enumerate(made(planned, RESULTS / f"rates-{label}.csv", workers), 1):
         found[run.job] = run
-        told = f"J {run.objective:.3f}" if run.state == COMPLETED else run.state
-        print(f"{label}: {count} of {len(planned)}: {run.entrant}: {told}", file=sys.stderr, flush=True)
+        print(f"{label}: {count} of {len(planned)}: {run.entrant}: {run.told()}", file=sys.stderr, flush=True)
     return found
 
 
@@ -209,13 +208,9 @@ def _learned(comparison: Comparison, runs: list[Run]) -> Difference:
 
 def _tried_table(name: str, found: Tuned) -> str:
     rates, lambdas = (sorted({point[place] for point in found.tried}) for place in (0, 1))
-    rows = [(f"{rate:.2g}", *(_height(found.tried[rate, value]) for value in lambdas)) for rate in rates]
+    rows = [(f"{rate:.2g}", *(tuned_height(found.tried[rate, value]) for value in lambdas)) for rate in rates]
     heading = (f"{name}: mean J on the tuning seeds, rate by lambda", *(f"{value:.2f}" for value in lambdas))
     return markdown(heading, rows)
-
-
-def _height(objective: float) -> str:
-    return number(objective) if math.isfinite(objective) else "lost"
 
 
 if __name__ == "__main__":

@@ -175,8 +175,9 @@ def _made(planned: list[Planned], label: str, stage: str, workers: int) -> dict[
     for count, run in enumerate(made(planned, runs_file(label), workers), 1):
         found[run.entrant, run.gae_lambda, run.critic].append(run)
         if count > len(planned) - left:
-            told = f"J {run.objective:.3f}" if run.state == COMPLETED else run.state
-            print(f"{label}, {stage}: {count} of {len(planned)}: {run.entrant}: {told}", file=sys.stderr, flush=True)
+            print(
+                f"{label}, {stage}: {count} of {len(planned)}: {run.entrant}: {run.told()}", file=sys.stderr, flush=True
+            )
     return found
 
 

@@ -72,6 +72,10 @@ class Run:
     curve: tuple[float, ...] = ()
     held_out: tuple[tuple[float, float, float], ...] = ()
 
+    def told(self) -> str:
+        """Return what came of it, in words."""
+        return f"J {self.objective:.3f}" if self.state == COMPLETED else self.state
+
     def line(self) -> str:
         """Return the run as a line of the file."""
         cells = [getattr(self, entry.name) for entry in fields(self)]

@@ -125,7 +125,7 @@ def lambda_table(comparison: Comparison) -> str:
     for name, critic in groups:
         found = [mean_objective(comparison.tuning[name, value, critic]) for value in lambdas]
         whose = f"{name}, critic from the reward model" if critic == REWARD_MODEL else name
-        rows.append((whose, *(number(value) if math.isfinite(value) else "lost" for value in found)))
+        rows.append((whose, *map(tuned_height, found)))
     return markdown(("lambda", *(f"{value:g}" for value in lambdas)), rows)
 
 
@@ -256,6 +256,11 @@ def _listed(values: Sequence[float]) -> str:
 def number(value: float, digits: int = 3) -> str:
     """Return a number as it stands in a table; a dash for none."""
     return "-" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def tuned_height(objective: float) -> str:
+    """Return a mean J over tuning seeds as it stands in a table; ``lost`` where one came to nothing."""
+    return number(objective) if math.isfinite(objective) else "lost"
 
 
 def interval_words(found: Difference) -> str:
