@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.fidelity.field import Contender
 from benchmarks.fidelity.worlds import RECIPE, load_world
 from benchmarks.papers.field import Candidate
-from benchmarks.papers.runs import COMPLETED, Planned, Run, made
+from benchmarks.papers.runs import Planned, Run, made
 from benchmarks.record import RESULTS
 from pipeline.allocator import keep_freed_memory
 from pipeline.arm import Arm
@@ -90,6 +90,5 @@ def learn(planned: Sequence[Lesson], path: Path, workers: int) -> Learned:
     found: dict[tuple[str, float], list[Run]] = {}
     for count, run in enumerate(made(planned, path, workers), 1):
         found.setdefault((run.entrant, run.gae_lambda), []).append(run)
-        told = f"J {run.objective:.3f}" if run.state == COMPLETED else run.state
-        print(f"{path.stem}: {count} of {len(planned)}: {run.entrant}: {told}", file=sys.stderr, flush=True)
+        print(f"{path.stem}: {count} of {len(planned)}: {run.entrant}: {run.told()}", file=sys.stderr, flush=True)
     return {place: sorted(runs, key=lambda run: run.seed) for place, runs in found.items()}
