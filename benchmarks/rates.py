@@ -11,25 +11,22 @@ was best. Every run is kept in ``results/rates-TASK.csv`` as it ends and is not 
 from __future__ import annotations
 
 import argparse
-import math
 import os
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
-from rich.console import Console
 
-from benchmarks.papers.comparison import FIRST_SEED, Comparison, compare, mean_objective
+from benchmarks.papers.comparison import Comparison, compare
 from benchmarks.papers.field import TUNED, WINNER, Candidate
 from benchmarks.papers.measures import gain, gain_at_matched_kl, gain_by_training, median, steps_ratio
-from benchmarks.papers.runs import Planned, Run, made
-from benchmarks.papers.settings import END_ALONE, SETTINGS, Setting
+from benchmarks.papers.runs import Run
+from benchmarks.papers.settings import SETTINGS
 from benchmarks.papers.tables import interval_words, number, tuned_height
+from benchmarks.papers.tuning import Tuned, Tuner
 from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
 from pipeline.confirmation import Difference
 from pipeline.console import open_console
-from pipeline.task_models import build_assets
 
 # Those in which no critic can start from the reward model, and the shapes win.
 TASKS = ("sentiment-encoder", "instruction")
@@ -48,23 +45,6 @@ COLUMNS = (
 )
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """Who was tuned over learning rates: what was best on the tuning seeds, and its fresh runs.
-
-    Attributes:
-        learning_rate: That was best.
-        candidate: With the lambda that was best.
-        runs: On fresh seeds.
-        tried: Mean J over the tuning seeds by learning rate and lambda.
-    """
-
-    learning_rate: float
-    candidate: Candidate
-    runs: list[Run]
-    tried: Mapping[tuple[float, float], float]
-
-
 def main() -> None:
     """Make what is missing and write ``results/rates.json``."""
     options, commit = _options(), current_commit()
@@ -74,10 +54,8 @@ def main() -> None:
     claims, sections = list[Claim](), list[str]()
     for label in options.tasks:
         comparison = compare(label, SETTINGS[label], 0, commit, console)
-        found = {
-            name: tuned(label, SETTINGS[label], comparison.chosen[name], options.workers, commit, console)
-            for name in WHO
-        }
+        tuner = Tuner(label, SETTINGS[label], rates_file(label), options.workers, commit, console)
+        found = {name: tuner.tuned(comparison.chosen[name], FACTORS) for name in WHO}
         claims += claims_of(comparison, found)
         sections.append(section(comparison, found))
     details = {"factors_of_the_configs_rate": FACTORS}
@@ -91,54 +69,9 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tuned(label: str, setting: Setting, candidate: Candidate, workers: int, commit: str, console: Console) -> Tuned:
-    """Return a candidate at its best learning rate and lambda, run on fresh seeds.
-
-    Args:
-        label: The task's.
-        setting: How it is compared.
-        candidate: As the comparison chose it.
-        workers: Runs side by side.
-        commit: Of the code.
-        console: Where the building of models prints.
-    """
-    config = setting.loaded()
-    assets = str(build_assets(config, console) or "")
-    grid = {
-        (config.ppo.learning_rate * factor, each.arm.shape.gae_lambda): each
-        for factor in FACTORS
-        for each in with_lambdas(candidate, setting.lambdas)
-    }
-
-    def planned(point: tuple[float, float], seeds: Iterable[int], *changes: str) -> list[Planned]:
-        asked = setting.loaded(*changes, f"ppo.learning_rate={point[0]!r}")
-        return [Planned(grid[point], seed, asked, assets, commit) for seed in seeds]
-
-    tuning = {point: planned(point, config.search.seeds, END_ALONE) for point in grid}
-    done = _made([each for plans in tuning.values() for each in plans], label, workers)
-    tried = {point: mean_objective([done[each.job] for each in plans]) for point, plans in tuning.items()}
-    best = max(tried, key=lambda point: tried[point])
-    fresh = planned(best, range(FIRST_SEED, FIRST_SEED + setting.seeds))
-    runs = _made(fresh, label, workers)
-    return Tuned(best[0], grid[best], [runs[each.job] for each in fresh], tried)
-
-
-def with_lambdas(candidate: Candidate, lambdas: Iterable[float]) -> list[Candidate]:
-    """Return a candidate under each lambda, its own too; a search ends beside a bound, not on it."""
-    arm, values = candidate.arm, set(lambdas)
-    if not any(math.isclose(arm.shape.gae_lambda, value, abs_tol=1e-6) for value in values):
-        values.add(arm.shape.gae_lambda)
-    return [
-        replace(candidate, arm=replace(arm, shape=arm.shape.with_changes(gae_lambda=value))) for value in sorted(values)
-    ]
-
-
-def _made(planned: list[Planned], label: str, workers: int) -> dict[str, Run]:
-    found = dict[str, Run]()
-    for count, run in enumerate(made(planned, RESULTS / f"rates-{label}.csv", workers), 1):
-        found[run.job] = run
-        print(f"{label}: {count} of {len(planned)}: {run.entrant}: {run.told()}", file=sys.stderr, flush=True)
-    return found
+def rates_file(label: str) -> Path:
+    """Return where a task's runs at other learning rates are kept."""
+    return RESULTS / f"rates-{label}.csv"
 
 
 def claims_of(comparison: Comparison, found: Mapping[str, Tuned]) -> list[Claim]:
@@ -172,7 +105,7 @@ def section(comparison: Comparison, found: Mapping[str, Tuned]) -> str:
             f"[{ratio.low:.2f}, {ratio.high:.2f}] of sparse PPO's; at matched KL its reward differs by "
             f"{interval_words(matched)}.",
             markdown(COLUMNS, [row for name in WHO for row in _rows(comparison, found, name)]),
-            *(_tried_table(name, found[name]) for name in WHO),
+            *(tried_table(name, found[name]) for name in WHO),
         )
     )
 
@@ -206,7 +139,8 @@ def _learned(comparison: Comparison, runs: list[Run]) -> Difference:
     return gain_by_training(runs, comparison.config.ppo.kl_coef)
 
 
-def _tried_table(name: str, found: Tuned) -> str:
+def tried_table(name: str, found: Tuned) -> str:
+    """Return the mean J of every learning rate and lambda that somebody was tuned over, as Markdown."""
     rates, lambdas = (sorted({point[place] for point in found.tried}) for place in (0, 1))
     rows = [(f"{rate:.2g}", *(tuned_height(found.tried[rate, value]) for value in lambdas)) for rate in rates]
     heading = (f"{name}: mean J on the tuning seeds, rate by lambda", *(f"{value:.2f}" for value in lambdas))

@@ -12,6 +12,7 @@ from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import TUNED, WINNER, Candidate
 from benchmarks.papers.runs import kept_runs
 from benchmarks.papers.settings import SETTINGS, Setting
+from benchmarks.papers.tuning import Tuner, with_lambdas
 from pipeline.arm import Arm
 from shaping import Shape
 
@@ -20,10 +21,10 @@ PREFIX = Candidate(WINNER, Arm(WINNER, Shape(weights={"prefix": 1.0}, gae_lambda
 
 
 def test_every_lambda_is_tried_and_ones_own_too() -> None:
-    tried = rates.with_lambdas(PREFIX, (0.6, 1.0))
+    tried = with_lambdas(PREFIX, (0.6, 1.0))
     assert [each.arm.shape.gae_lambda for each in tried] == [0.6, 0.7, 1.0]
     assert {tuple(each.arm.shape.active_methods().items()) for each in tried} == {(("prefix", 1.0),)}
-    assert len(rates.with_lambdas(SPARSE, (0.6, 0.95 + 1e-12))) == 2
+    assert len(with_lambdas(SPARSE, (0.6, 0.95 + 1e-12))) == 2
 
 
 def test_the_tasks_are_those_that_were_tuned() -> None:
@@ -34,11 +35,10 @@ def test_the_tasks_are_those_that_were_tuned() -> None:
 def test_the_best_learning_rate_is_chosen_on_tuning_seeds_and_run_on_fresh_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rates, "RESULTS", tmp_path)
-    monkeypatch.setattr(rates, "FACTORS", (0.5, 1.0))
     along = ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "search.seeds=[0, 1]")
     setting, console = Setting("smoke", along, seeds=2, lambdas=(0.8,)), Console(quiet=True)
-    found = {each.entrant: rates.tuned("smoke", setting, each, 1, "c", console) for each in (SPARSE, PREFIX)}
+    tuner = Tuner("smoke", setting, tmp_path / "rates-smoke.csv", 1, "c", console)
+    found = {each.entrant: tuner.tuned(each, (0.5, 1.0)) for each in (SPARSE, PREFIX)}
     rate = setting.loaded().ppo.learning_rate
     for candidate in (SPARSE, PREFIX):
         best, mine = found[candidate.entrant], candidate.arm.shape.gae_lambda
@@ -68,4 +68,4 @@ def test_the_best_learning_rate_is_chosen_on_tuning_seeds_and_run_on_fresh_ones(
         raise AssertionError("made twice")
 
     monkeypatch.setattr("benchmarks.papers.runs.each_done", again)
-    assert repr(rates.tuned("smoke", setting, SPARSE, 1, "c", console)) == repr(found[TUNED])
+    assert repr(tuner.tuned(SPARSE, (0.5, 1.0))) == repr(found[TUNED])

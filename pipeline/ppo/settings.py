@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Critic = Literal["value_head", "network", "reward_model"]
 
@@ -49,6 +49,13 @@ class PPOSettings(BaseModel):
         "linear", description="Linear falls to zero over the run, which keeps a fast learner from drifting at its end."
     )
     warmup_steps: int = Field(0, ge=0, description="Training steps over which the learning rate rises.")
+    critic_warmup_steps: int = Field(
+        0,
+        ge=0,
+        # Runs and studies from before it existed are found by a hash of their settings.
+        exclude_if=lambda steps: steps == 0,
+        description="Training steps, the first of ppo.steps, in which the critic alone learns, from whole returns.",
+    )
     micro_batch_size: int | None = Field(
         None, ge=1, description="Responses in one forward pass of the update; gradients add up over a minibatch."
     )
@@ -85,6 +92,19 @@ class PPOSettings(BaseModel):
         "auto", description="Of the policy's matrix products; weights stay float32. auto: bfloat16 on a GPU."
     )
     gradient_checkpointing: bool = Field(False, description="Recompute layers in the update: less memory, more time.")
+
+    @model_validator(mode="after")
+    def _policy_learns(self) -> PPOSettings:
+        if self.critic_warmup_steps >= self.steps:
+            raise ValueError(
+                f"ppo.critic_warmup_steps = {self.critic_warmup_steps} leaves none of the {self.steps} steps to the "
+                "policy; set it lower, or ppo.steps higher"
+            )
+        return self
+
+    def is_critic_warmup(self, step: int) -> bool:
+        """Return whether the critic alone learns in a training step (``value pretraining``, Yuan et al., 2503.01491)."""
+        return step < self.critic_warmup_steps
 
     def saves_after(self, done_steps: int) -> bool:
         """Return whether a checkpoint is due after so many training steps; the last one needs none."""

@@ -166,7 +166,9 @@ class PPOTrainer:
         check_rewards(step, token_rewards, kl_nats, self.settings)
         penalty = kl_estimate(old.log_probs, observed.reference_log_probs, self.settings.kl_estimator)
         rewards = (token_rewards - self.settings.kl_coef * penalty) * mask
-        advantages, returns = generalized_advantages(rewards, old.values, mask, self.shape.gamma, self.shape.gae_lambda)
+        # A critic that knows nothing yet is taught what came, not its own guesses.
+        gae_lambda = 1.0 if self.settings.is_critic_warmup(step) else self.shape.gae_lambda
+        advantages, returns = generalized_advantages(rewards, old.values, mask, self.shape.gamma, gae_lambda)
         batch = Batch(rollouts, old, whiten(advantages, mask), returns)
         losses = self._update(step, batch, self._update.orders(len(rollouts), generator))[-1]
         return CurvePoint(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,11 +87,24 @@ class PolicyUpdate:
         for group, full in zip(self.optimizer.param_groups, self._full_rates, strict=True):
             group["lr"] = full * factor
         device = batch.advantages.device
-        return [
-            self._optimizer_step(step, batch, rows)
-            for order in orders
-            for rows in order.to(device).chunk(self.settings.num_mini_batches)
-        ]
+        with self._frozen_policy() if self.settings.is_critic_warmup(step) else nullcontext():
+            return [
+                self._optimizer_step(step, batch, rows)
+                for order in orders
+                for rows in order.to(device).chunk(self.settings.num_mini_batches)
+            ]
+
+    @contextmanager
+    def _frozen_policy(self) -> Iterator[None]:
+        """Leave the policy's weights, and the optimizer's moments of them, alone."""
+        weights = [weight for weight in self.actor.policy.parameters() if weight.requires_grad]
+        for weight in weights:
+            weight.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for weight in weights:
+                weight.requires_grad_(True)
 
     def orders(self, rows: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Yield the order of each pass; one minibatch needs no random one."""
@@ -160,9 +174,15 @@ class PolicyUpdate:
 
 
 def rate_factor(step: int, settings: PPOSettings) -> float:
-    """Return the share of the learning rate that a training step uses: a linear warm-up, then the schedule."""
+    """Return the share of the learning rate that a training step uses: a linear warm-up, then the schedule.
+
+    Both begin with the policy; before it the critic learns at the full rate.
+    """
+    if settings.is_critic_warmup(step):
+        return 1.0
+    step, steps = (each - settings.critic_warmup_steps for each in (step, settings.steps))
     if step < settings.warmup_steps:
         return (step + 1) / (settings.warmup_steps + 1)
     if settings.lr_scheduler_type == "constant":
         return 1.0
-    return (settings.steps - step) / max(1, settings.steps - settings.warmup_steps)
+    return (steps - step) / max(1, steps - settings.warmup_steps)

@@ -1,0 +1,135 @@
+"""Does credit still win where a critic that cannot start from the reward model is taught beforehand?
+
+    python -m benchmarks.warmup
+    python -m benchmarks.warmup --tasks instruction
+
+Sparse PPO with a critic network of its own, which learns alone for so many batches before the policy does, at two
+learning rates and every lambda that the comparison tunes over: what is best on its tuning seeds is run on its fresh
+ones, beside sparse PPO and the winner at learning rates of their own (``benchmarks.rates``, which runs first). The
+policy's steps are everybody's; batches before them come on top. Every run is kept in ``results/warmup-TASK.csv`` as it
+ends and is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks.papers.comparison import Comparison, compare
+from benchmarks.papers.field import TUNED, WINNER
+from benchmarks.papers.measures import gain, gain_by_training, median
+from benchmarks.papers.settings import SETTINGS
+from benchmarks.papers.tables import interval_words, number
+from benchmarks.papers.tuning import Tuned, Tuner
+from benchmarks.rates import FACTORS, TASKS, rates_file, tried_table
+from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
+from pipeline.console import open_console
+
+# Batches that the critic learns from alone; without any it is a network that starts with the policy.
+WARMUPS = (0, 128, 512)
+# Of the config's learning rate: the two that were best for sparse PPO on these tasks.
+WARM_FACTORS = (0.5, 1.0)
+COLUMNS = (
+    "",
+    "responses",
+    "learning rate",
+    "lambda",
+    "J",
+    "KL, nats",
+    "training, CPU s",
+    "over no training",
+    "J over sparse, own rate",
+    "the winner's J over it",
+)
+
+
+def main() -> None:
+    """Make what is missing and write ``results/warmup.json``."""
+    options, commit = _options(), current_commit()
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    console = open_console(stderr=True)
+    claims, sections = list[Claim](), list[str]()
+    for label in options.tasks:
+        setting = SETTINGS[label]
+        comparison = compare(label, setting, 0, commit, console)
+        before = Tuner(label, setting, rates_file(label), options.workers, commit, console)
+        found = {name: before.tuned(comparison.chosen[name], FACTORS) for name in (TUNED, WINNER)}
+        tuner = Tuner(label, setting, warmup_file(label), options.workers, commit, console)
+        found |= taught(tuner, comparison, options.warmups)
+        claims += claims_of(comparison, found)
+        sections.append(section(comparison, found))
+    write("warmup", claims, "\n\n".join(sections), {"factors_of_the_configs_rate": WARM_FACTORS}, commit)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
+    parser.add_argument("--warmups", nargs="*", type=int, default=list(WARMUPS), help="Batches before the policy's.")
+    parser.add_argument("--workers", type=int, default=2, help="Runs side by side.")
+    return parser.parse_args()
+
+
+def warmup_file(label: str) -> Path:
+    """Return where a task's runs with taught critics are kept."""
+    return RESULTS / f"warmup-{label}.csv"
+
+
+def taught(tuner: Tuner, comparison: Comparison, warmups: Iterable[int]) -> dict[str, Tuned]:
+    """Return sparse PPO with a critic network that was taught for so many batches, each tuned by itself."""
+    sparse, steps, found = comparison.chosen[TUNED], comparison.config.ppo.steps, dict[str, Tuned]()
+    for batches in warmups:
+        name = f"sparse, critic network, {batches} batches before" if batches else "sparse, critic network"
+        candidate = replace(sparse, entrant=name, arm=replace(sparse.arm, name=name, critic="network"))
+        found[name] = tuner.tuned(
+            candidate,
+            WARM_FACTORS,
+            f"ppo.steps={steps + batches}",
+            f"ppo.critic_warmup_steps={batches}",
+            # Before training and at its end: what is between is mostly the same policy.
+            f"evaluation.every_steps={steps + batches}",
+        )
+    return found
+
+
+def claims_of(comparison: Comparison, found: Mapping[str, Tuned]) -> list[Claim]:
+    """Return what a task's claims are: all differences are paired by seed."""
+    task, runs = f"warmup.{comparison.label.replace('-', '_')}", {name: each.runs for name, each in found.items()}
+    rivals = [name for name in found if name not in (TUNED, WINNER)]
+    differences = {f"gain_over_sparse.{plain(name)}": gain(runs[name], runs[TUNED]) for name in rivals}
+    differences |= {f"winner_over.{plain(name)}": gain(runs[WINNER], runs[name]) for name in rivals}
+    kl_coef = comparison.config.ppo.kl_coef
+    differences |= {f"gain_by_training.{plain(name)}": gain_by_training(runs[name], kl_coef) for name in rivals}
+    return [Claim(f"{task}.{name}", each.mean, each.low, each.high, each.seeds) for name, each in differences.items()]
+
+
+def section(comparison: Comparison, found: Mapping[str, Tuned]) -> str:
+    """Return one task's tables as Markdown."""
+    rows = [_row(comparison, found, name) for name in found]
+    tables = [tried_table(name, each) for name, each in found.items() if name not in (TUNED, WINNER)]
+    return "\n\n".join((f"### {comparison.label}", markdown(COLUMNS, rows), *tables))
+
+
+def _row(comparison: Comparison, found: Mapping[str, Tuned], name: str) -> tuple[str, ...]:
+    own, ppo = found[name], comparison.config.ppo
+    return (
+        name,
+        f"{len(own.runs[0].curve) * ppo.batch_size:,}",
+        f"{own.learning_rate:.2g}",
+        f"{own.candidate.arm.shape.gae_lambda:.2f}",
+        number(median(own.runs, "objective")),
+        number(median(own.runs, "kl_nats"), 1),
+        number(median(own.runs, "training_cpu_seconds"), 0),
+        interval_words(gain_by_training(own.runs, ppo.kl_coef)),
+        "" if name == TUNED else interval_words(gain(own.runs, found[TUNED].runs)),
+        "" if name == WINNER else interval_words(gain(found[WINNER].runs, own.runs)),
+    )
+
+
+if __name__ == "__main__":
+    main()
