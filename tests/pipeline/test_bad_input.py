@@ -23,6 +23,8 @@ BAD_VALUES = [
     ("ppo.learning_rate=.nan", ["ppo.learning_rate", "nan", "finite"]),
     ("ppo.kl_coef=.inf", ["ppo.kl_coef", "inf", "finite"]),
     ("ppo.cliprange=1.5", ["ppo.cliprange", "1.5", "less than 1"]),
+    ("ppo.critic_warmup_steps=-1", ["ppo.critic_warmup_steps", "-1"]),
+    ("ppo.critic_warmup_steps=5000", ["ppo.critic_warmup_steps = 5000", "set it lower"]),
     ("ppo.critic=oracle", ["ppo.critic", "oracle", "value_head"]),
     ("ppo.kl_estimator=k2", ["ppo.kl_estimator", "k2", "k1"]),
     ("ppo=3", ["ppo", "3"]),

@@ -88,6 +88,32 @@ def test_learning_rate_rises_then_follows_its_schedule(schedule, warmup, expecte
         assert rates == pytest.approx([factor * chosen.learning_rate, 2 * factor * chosen.learning_rate])
 
 
+@pytest.mark.parametrize("schedule", ["linear", "constant"])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_schedule_begins_with_the_policy_and_the_critic_before_it_learns_at_the_full_rate(schedule, warmup):
+    without = settings(steps=4, warmup_steps=warmup, lr_scheduler_type=schedule)
+    chosen = without.model_copy(update={"steps": 7, "critic_warmup_steps": 3})
+    later = [rate_factor(step, without) for step in range(4)]
+    assert [rate_factor(step, chosen) for step in range(7)] == [1.0, 1.0, 1.0, *later]
+
+
+@pytest.mark.parametrize("micro_batch_size", [None, 2])
+def test_critic_alone_learns_at_first(micro_batch_size):
+    actor, batch = actor_and_batch()
+    update = PolicyUpdate(actor, settings(critic_warmup_steps=2, micro_batch_size=micro_batch_size))
+    start = {name: weight.clone() for name, weight in actor.state_dict().items()}
+    errors = [losses.value for step in range(2) for losses in update(step, batch, [torch.arange(5)] * 2)]
+    changed = {name for name, weight in actor.state_dict().items() if not torch.equal(weight, start[name])}
+    assert changed == {"critic.linear.weight", "critic.linear.bias"} and errors[-1] < errors[0]
+    # The policy's moments begin with the policy, too, as if nothing had been before.
+    assert all(each.requires_grad for each in actor.policy.parameters())
+    assert set(update.optimizer.state) == set(actor.critic.parameters())
+    update(2, batch, [torch.arange(5)])
+    assert {float(each["step"]) for each in update.optimizer.state.values()} == {1.0, 5.0}
+    moved = {name for name, weight in actor.state_dict().items() if not torch.equal(weight, start[name])}
+    assert moved >= {name for name, each in actor.named_parameters() if each.requires_grad}
+
+
 class Forgetful(Actor):
     """An actor whose forward pass has memory for a few responses only."""
 

@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
         "critic": "reward_model",
     },
     "micro-batches, adapter": {"micro_batch_size": 2, "lora": {"rank": 2}, "batch_size": 6, "critic": "network"},
+    "critic first": {"critic": "network", "critic_warmup_steps": 2, "batch_size": 7},
 }
 
 
