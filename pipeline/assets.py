@@ -38,6 +38,11 @@ def asset_key(kind: str, recipe: dict[str, Any]) -> str:
     return f"{kind}-{digest[:16]}"
 
 
+def asset_folder(cache: Path, kind: str, recipe: dict[str, Any]) -> Path:
+    """Return where an asset stands, whether it is built or not."""
+    return cache / "assets" / asset_key(kind, recipe)
+
+
 def build_once(cache: Path, kind: str, recipe: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Path:
     """Return the folder of a complete asset, building it when it is not there.
 
@@ -54,7 +59,7 @@ def build_once(cache: Path, kind: str, recipe: dict[str, Any], build: Callable[[
     Raises:
         ShapetuneError: The cache folder cannot be written.
     """
-    target = cache / "assets" / asset_key(kind, recipe)
+    target = asset_folder(cache, kind, recipe)
     if is_complete(target):
         return target
     try:

@@ -20,6 +20,11 @@ from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
 
 
+def assets_location(config: StudyConfig) -> Path | None:
+    """Return where what the task builds once stands, whether it is built or not; ``None`` for nothing."""
+    return task_kind(config.task).location(config.task, cache_folder())
+
+
 def build_assets(config: StudyConfig, console: Console) -> Path | None:
     """Return the folder of what the task builds once, saying so when it has to be built; ``None`` for nothing."""
     kind, cache = task_kind(config.task), cache_folder()

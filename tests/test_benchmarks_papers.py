@@ -194,6 +194,9 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(runs, "each_done", again)
     monkeypatch.setattr(study, "launch_study", again)
+    # What is kept is shown without the models that it was made with.
+    monkeypatch.setattr(comparison, "build_assets", again)
+    monkeypatch.setattr(comparison, "load_task", again)
     assert repr(compare("smoke", setting, 0, "c", console)) == repr(found)
     assert "papers.smoke.steps_ratio_vs_tuned_sparse" in {claim.name for claim in claims(found)}
     assert found.best_alone() == "R3HF"

@@ -10,12 +10,12 @@ from statistics import fmean
 
 from rich.console import Console
 
-from benchmarks.papers.field import ALONE, ENTRANTS, SPARSE, TUNED, WINNER, Candidate, candidates, untuned
+from benchmarks.papers.field import ALONE, ENTRANTS, SPARSE, TUNED, WINNER, Candidate, candidates, imaginable, untuned
 from benchmarks.papers.runs import COMPLETED, Planned, Run, kept_runs, made, runs_file
 from benchmarks.papers.settings import Setting
 from benchmarks.papers.study import study_winner, winner_file
 from pipeline.config import StudyConfig
-from pipeline.task_models import build_assets
+from pipeline.task_models import assets_location, build_assets
 from pipeline.tasks.registry import load_task
 
 # Neither search nor tuning saw them.
@@ -84,7 +84,8 @@ class Maker:
         self._label, self._setting, self._workers = label, setting, workers
         self._commit, self._console = commit, console
         self.config = setting.loaded()
-        self._assets = build_assets(self.config, console)
+        # Models take up to half an hour to build, and what is kept can be shown without.
+        self._assets = build_assets(self.config, console) if workers else assets_location(self.config)
 
     def tuned(self) -> Chosen:
         """Return what is best on the tuning seeds, and the winner of a study that had the same seeds.
@@ -93,9 +94,9 @@ class Maker:
             Unfinished: There are no workers to make what is missing.
         """
         setting, label = self._setting, self._label
-        field = self._field()
         if not self._workers and not winner_file(label).exists():
             raise Unfinished
+        field = self._field() if self._workers else self._kept_field()
         winner = study_winner(setting, label, self._commit, self._console)
         every = [each for settings in field.values() for each in settings if len(settings) > 1]
         config = setting.loaded(*setting.tuning)
@@ -113,9 +114,11 @@ class Maker:
         Raises:
             Unfinished: There are no workers to make what is missing.
         """
-        everyone, assets, asked = list(chosen), str(self._assets or ""), config or self.config
-        planned = [Planned(each, seed, asked, assets, self._commit) for seed in seeds for each in everyone]
-        return _made(planned, self._label, stage, self._workers)
+        return _made(self._planned(chosen, seeds, config or self.config), self._label, stage, self._workers)
+
+    def _planned(self, chosen: Iterable[Candidate], seeds: Iterable[int], config: StudyConfig) -> list[Planned]:
+        everyone, assets = list(chosen), str(self._assets or "")
+        return [Planned(each, seed, config, assets, self._commit) for seed in seeds for each in everyone]
 
     def _field(self) -> dict[str, list[Candidate]]:
         """Return everybody's settings, by name; who cannot be served does not take part."""
@@ -124,6 +127,16 @@ class Maker:
         # The workers load models of their own.
         load_task.cache_clear()
         return {name: settings for name, settings in found.items() if settings}
+
+    def _kept_field(self) -> dict[str, list[Candidate]]:
+        """Return the settings, by name, whose tuning runs are all kept."""
+        kept, config = kept_runs(runs_file(self._label)), self._setting.loaded(*self._setting.tuning)
+        found = dict[str, list[Candidate]]()
+        for each in ENTRANTS:
+            for one in imaginable(each, self.config, self._setting.lambdas):
+                if all(run.job in kept for run in self._planned([one], config.search.seeds, config)):
+                    found.setdefault(each.name, []).append(one)
+        return found
 
 
 def compare(

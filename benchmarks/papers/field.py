@@ -103,19 +103,25 @@ def candidates(
     if entrant.name == HEAD_ONLY and task.critic_source is None:
         # There is no other critic: it would be the tuned one again.
         return []
-    shape = config.base_shape().with_changes(weights=entrant.weights, balance=entrant.balance, **entrant.options)
+    every = imaginable(entrant, config, lambdas)
+    shape = every[0].arm.shape
     try:
         check_served([METHODS[name] for name in shape.active_methods()], task.reward_model, shape)
     except ConfigError:
         return []
-    critics = [critic for critic in entrant.critics if critic != REWARD_MODEL or task.critic_source is not None]
+    return [each for each in every if each.arm.critic != REWARD_MODEL or task.critic_source is not None]
+
+
+def imaginable(entrant: Entrant, config: StudyConfig, lambdas: tuple[float, ...] = LAMBDAS) -> list[Candidate]:
+    """Return the settings that an entrant could be tuned over, whatever the task's models can serve."""
+    shape = config.base_shape().with_changes(weights=entrant.weights, balance=entrant.balance, **entrant.options)
     return [
         Candidate(
             entrant.name,
             Arm(entrant.name, shape.with_changes(gae_lambda=gae_lambda), critic),
             entrant.reward_scale,
         )
-        for critic in critics
+        for critic in entrant.critics
         for gae_lambda in lambdas
     ]
 

@@ -103,7 +103,7 @@ class PPOSettings(BaseModel):
         return self
 
     def is_critic_warmup(self, step: int) -> bool:
-        """Return whether the critic alone learns in a training step (``value pretraining``, Yuan et al., 2503.01491)."""
+        """Return whether the critic alone learns in a training step (value pretraining: Yuan et al., 2503.01491)."""
         return step < self.critic_warmup_steps
 
     def saves_after(self, done_steps: int) -> bool:

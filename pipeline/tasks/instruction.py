@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.assets import asset_key, build_once, is_complete, read_manifest
+from pipeline.assets import asset_folder, build_once, is_complete, read_manifest
 from pipeline.tasks import sentiment
 from pipeline.tasks.answer_judge import AnswerJudge
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
@@ -43,9 +43,14 @@ MEASURE_VERSION = 1
 Rows = list[dict[str, Any]]
 
 
+def location(settings: InstructionSettings, cache: Path) -> Path:
+    """Return where policy, prompts and facts stand, whether they are built or not."""
+    return asset_folder(cache, "instruction", made_of(settings))
+
+
 def unbuilt(settings: InstructionSettings, cache: Path) -> str:
     """Return what has to be built, in words; empty where the cache has it."""
-    if is_complete(cache / "assets" / asset_key("instruction", made_of(settings))):
+    if is_complete(location(settings, cache)):
         return ""
     if settings.policy == "smollm2":
         return "fetching SmolLM2-135M-Instruct and measuring its answers, once: up to three minutes on two cores"

@@ -19,6 +19,11 @@ from shaping.errors import ConfigError
 Encoded = list[tuple[PromptRow, list[int]]]
 
 
+def location(settings: PromptsSettings, cache: Path) -> Path | None:
+    """Return ``None``: there is nothing to build."""
+    return None
+
+
 def unbuilt(settings: PromptsSettings, cache: Path) -> str:
     """Return what ``prepare`` would have to build: nothing, the models are the user's own."""
     return ""

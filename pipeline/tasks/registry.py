@@ -24,6 +24,10 @@ MODULES = {
 class TaskKind(Protocol):
     """What the module of a task offers."""
 
+    def location(self, settings: Any, cache: Path) -> Path | None:
+        """Return where what is built once stands, whether it is built or not; ``None`` for nothing."""
+        ...
+
     def unbuilt(self, settings: Any, cache: Path) -> str:
         """Return what ``prepare`` has to build, in words and with the time it takes; empty where all is there."""
         ...

@@ -14,7 +14,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.allocator import keep_freed_memory
-from pipeline.assets import asset_key, build_once, cache_folder, is_complete, read_manifest
+from pipeline.assets import asset_folder, build_once, cache_folder, is_complete, read_manifest
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.language_model import encode, fine_tune, loss_nats, train_tokenizer
 from pipeline.tasks.pretrained import SAFE
@@ -40,12 +40,17 @@ BUILDING = {
 }
 
 
+def location(settings: SentimentSettings, cache: Path) -> Path:
+    """Return where the task's models stand, whether they are built or not."""
+    return asset_folder(cache, "sentiment", _all_made_of(settings))
+
+
 def unbuilt(settings: SentimentSettings, cache: Path) -> str:
     """Return what has to be built, in words; empty where the cache has it."""
-    if _is_built(_all_made_of(settings), cache):
+    if is_complete(location(settings, cache)):
         return ""
     steps = {
-        "quickstart": not _is_built(made_of(settings.recipe), cache),
+        "quickstart": not is_complete(asset_folder(cache, "sentiment", made_of(settings.recipe))),
         "encoder": settings.reward_model == "encoder",
         "smollm2": settings.policy == "smollm2",
     }
@@ -122,10 +127,6 @@ def load_sentiment(folder: Path, settings: SentimentSettings | None = None) -> T
 def _all_made_of(settings: SentimentSettings) -> dict[str, Any]:
     quickstart = made_of(settings.recipe)
     return quickstart if settings.is_quickstart else tier_made_of(settings, quickstart)
-
-
-def _is_built(made: dict[str, Any], cache: Path) -> bool:
-    return is_complete(cache / "assets" / asset_key("sentiment", made))
 
 
 def _reward_model(settings: SentimentSettings, folder: Path, tokenizer: Any) -> RewardModel:

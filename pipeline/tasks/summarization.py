@@ -11,7 +11,7 @@ from typing import Any, cast
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from pipeline.allocator import keep_freed_memory
-from pipeline.assets import asset_key, build_once, is_complete, read_manifest
+from pipeline.assets import asset_folder, build_once, is_complete, read_manifest
 from pipeline.tasks.base import Judge, Prompts, Task, quiet_transformers
 from pipeline.tasks.papers import CORPUS, SHARES, Paper, fetch_papers, read_papers
 from pipeline.tasks.prefix_calibration import prefix_calibration
@@ -36,9 +36,14 @@ COPIED_SEED = 1
 MINUTES = {"tiny": "about six minutes", "smollm2": "about twenty minutes"}
 
 
+def location(settings: SummarizationSettings, cache: Path) -> Path:
+    """Return where the task's models stand, whether they are built or not."""
+    return asset_folder(cache, "summarization", made_of(settings.recipe))
+
+
 def unbuilt(settings: SummarizationSettings, cache: Path) -> str:
     """Return what has to be built, in words; empty where the cache has it."""
-    if is_complete(cache / "assets" / asset_key("summarization", made_of(settings.recipe))):
+    if is_complete(location(settings, cache)):
         return ""
     minutes = MINUTES[settings.recipe.policy]
     return f"building policy and reward model of summaries, once: {minutes} on two cores"

@@ -46,6 +46,10 @@ def tiny() -> tuple[Any, Path]:
     return chosen, instruction.prepare(chosen, cache_folder())
 
 
+def test_where_it_stands_is_known_beforehand(tiny: tuple[Any, Path]) -> None:
+    assert instruction.location(tiny[0], cache_folder()) == tiny[1]
+
+
 @pytest.fixture(scope="module")
 def task(tiny: tuple[Any, Path]) -> Task:
     return instruction.load(*tiny)

@@ -140,6 +140,7 @@ def test_the_quickstarts_models_keep_their_place_in_the_cache(
     tiny_assets: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert sentiment.prepare(settings_of(), cache_folder()) == tiny_assets
+    assert sentiment.location(settings_of(), cache_folder()) == tiny_assets
     monkeypatch.setattr(assets, "version", lambda _: "1")
     # Found by the code before there was another tier.
     assert assets.asset_key("sentiment", sentiment.made_of(Recipe())) == "sentiment-cee6b2abbd3e5f30"
@@ -166,6 +167,7 @@ def test_a_study_of_one_tier_is_not_gone_on_with_as_another(kept: str, given: st
 
 def test_what_is_built_is_said_beforehand(encoder: tuple[SentimentSettings, Path], tmp_path: Path) -> None:
     assert sentiment.unbuilt(encoder[0], cache_folder()) == ""
+    assert sentiment.location(encoder[0], cache_folder()) == encoder[1]
     first, then = (sentiment.unbuilt(settings, tmp_path) for settings in (settings_of(), encoder[0]))
     assert "encoder" not in first and "encoder" in then and "two reward models" in then
     minutes = [int(said.split("up to ")[1].split()[0]) for said in (first, then)]

@@ -23,7 +23,7 @@ from pipeline.tasks.prefix_calibration import prefix_calibration
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.rouge import rouge_1, rouge_l
 from pipeline.tasks.settings import SummarizationSettings
-from pipeline.tasks.summarization import load, load_judge, prepare, unbuilt
+from pipeline.tasks.summarization import load, load_judge, location, prepare, unbuilt
 from pipeline.tasks.summary_rewards import comparison_loss
 from pipeline.tasks.summary_rows import Example, comparisons, copied_examples, human_examples, windows
 from pipeline.train import TrainingRun, chosen_shape, train
@@ -260,7 +260,7 @@ def test_a_judge_reads_prompts_as_the_task_makes_them(
 
 
 def test_what_is_built_is_not_built_again(settings: SummarizationSettings, folder: Path, tmp_path: Path) -> None:
-    assert unbuilt(settings, cache_folder()) == ""
+    assert unbuilt(settings, cache_folder()) == "" and location(settings, cache_folder()) == folder
     assert "two cores" in unbuilt(settings, tmp_path)
 
 

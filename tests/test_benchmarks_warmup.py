@@ -1,0 +1,49 @@
+"""Sparse PPO whose critic is taught beforehand: what is tuned, what is counted, what is claimed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from benchmarks import warmup
+from benchmarks.papers.comparison import Comparison
+from benchmarks.papers.field import TUNED, WINNER, Candidate
+from benchmarks.papers.runs import kept_runs
+from benchmarks.papers.settings import Setting
+from benchmarks.papers.tuning import Tuned, Tuner
+from pipeline.arm import Arm
+from shaping import Shape
+
+SPARSE = Candidate(TUNED, Arm(TUNED, Shape(weights={"sparse": 1.0}, gae_lambda=1.0), "value_head"))
+PREFIX = Candidate(WINNER, Arm(WINNER, Shape(weights={"prefix": 1.0}, gae_lambda=1.0)))
+
+
+@pytest.mark.slow
+def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(tmp_path: Path) -> None:
+    setting = Setting("smoke", ("evaluation.curve_prompts=8", "search.seeds=[0, 1]"), seeds=2, lambdas=(0.8, 1.0))
+    config, path = setting.loaded(), tmp_path / "warmup-smoke.csv"
+    tuner = Tuner("smoke", setting, path, 1, "c", Console(quiet=True))
+    base = {each.entrant: tuner.tuned(each, (1.0,)) for each in (SPARSE, PREFIX)}
+    comparison = Comparison("smoke", config, {TUNED: SPARSE}, {}, {}, {})
+    found = warmup.taught(tuner, comparison, (0, 3))
+    without, before = found["sparse, critic network"], found["sparse, critic network, 3 batches before"]
+    steps, rate = config.ppo.steps, config.ppo.learning_rate
+    for each, expected in ((without, steps), (before, steps + 3)):
+        assert set(each.tried) == {(rate * factor, value) for factor in (0.5, 1.0) for value in (0.8, 1.0)}
+        assert each.tried[each.learning_rate, each.candidate.arm.shape.gae_lambda] == max(each.tried.values())
+        assert each.candidate.arm.critic == "network" and each.candidate.arm.shape.active_methods() == {"sparse": 1.0}
+        assert [len(run.curve) for run in each.runs] == [expected] * 2
+        assert all(len(run.held_out) == 2 for run in each.runs)
+    kept = kept_runs(path).values()
+    assert sum(run.entrant.startswith("sparse, critic") for run in kept) == 2 * (4 * 2 + 2)
+
+    every: dict[str, Tuned] = {**base, **found}
+    told = {claim.name: claim for claim in warmup.claims_of(comparison, every)}
+    assert len(told) == 2 * 3
+    name = "sparse_critic_network_3_batches_before"
+    by_hand = [a.objective - b.objective for a, b in zip(base[WINNER].runs, before.runs, strict=True)]
+    assert told[f"warmup.smoke.winner_over.{name}"].value == pytest.approx(sum(by_hand) / 2)
+    by_hand = [a.objective - b.objective for a, b in zip(before.runs, base[TUNED].runs, strict=True)]
+    assert told[f"warmup.smoke.gain_over_sparse.{name}"].value == pytest.approx(sum(by_hand) / 2)
