@@ -210,6 +210,6 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"
     untuned = replace(found, label="other", tuning={})
     *_, row, starred = overview_table([found, untuned]).splitlines()
-    assert row.startswith("| smoke, 2 seeds | ") and "| R3HF |" in row and "| R3HF* |" in starred
+    assert row.startswith("| smoke, 2 seeds | ") and "| R3HF: " in row and "| R3HF*: " in starred
     draw_overview([found, untuned], tmp_path / "all.png")
     assert (tmp_path / "all.png").read_bytes()[1:4] == b"PNG"

@@ -35,8 +35,7 @@ COLUMNS = (
     "winner, J over tuned sparse",
     "reward at matched KL",
     "steps ratio",
-    "best single credit",
-    "J over tuned sparse",
+    "best single credit, J over tuned sparse",
 )
 # Who was chosen on the seeds that it is shown on.
 FLATTERED = "*"
@@ -65,8 +64,7 @@ def overview_table(found: Sequence[Comparison]) -> str:
                 interval_words(gain(runs[WINNER], runs[TUNED])),
                 interval_words(gain_at_matched_kl(runs[WINNER], runs[TUNED])),
                 f"{ratio.value:.2f}{mark} [{ratio.low:.2f}, {ratio.high:.2f}]",
-                best if comparison.tuning else f"{best}{FLATTERED}",
-                interval_words(gain(runs[best], runs[TUNED])),
+                f"{best}{'' if comparison.tuning else FLATTERED}: {interval_words(gain(runs[best], runs[TUNED]))}",
             )
         )
     return markdown(COLUMNS, rows)
