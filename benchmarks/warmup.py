@@ -4,7 +4,7 @@
     python -m benchmarks.warmup --tasks instruction
 
 Sparse PPO with a critic network of its own, which learns alone for so many batches before the policy does, at two
-learning rates and every lambda that the comparison tunes over: what is best on its tuning seeds is run on its fresh
+learning rates, every lambda that the comparison tunes over and a shorter one: what is best on its tuning seeds is run on its fresh
 ones, beside sparse PPO and the winner at learning rates of their own (``benchmarks.rates``, which runs first). The
 policy's steps are everybody's; batches before them come on top. Every run is kept in ``results/warmup-TASK.csv`` as it
 ends and is not made again.
@@ -23,7 +23,7 @@ import torch
 from benchmarks.papers.comparison import Comparison, compare
 from benchmarks.papers.field import TUNED, WINNER
 from benchmarks.papers.measures import gain, gain_by_training, median
-from benchmarks.papers.settings import SETTINGS
+from benchmarks.papers.settings import SETTINGS, SHORT
 from benchmarks.papers.tables import interval_words, number
 from benchmarks.papers.tuning import Tuned, Tuner
 from benchmarks.rates import FACTORS, TASKS, rates_file, tried_table
@@ -60,7 +60,9 @@ def main() -> None:
         comparison = compare(label, setting, 0, commit, console)
         before = Tuner(label, setting, rates_file(label), options.workers, commit, console)
         found = {name: before.tuned(comparison.chosen[name], FACTORS) for name in (TUNED, WINNER)}
-        tuner = Tuner(label, setting, warmup_file(label), options.workers, commit, console)
+        # Where a critic knows what is to come, sparse PPO wants short lambdas.
+        wider = replace(setting, lambdas=(SHORT, *setting.lambdas))
+        tuner = Tuner(label, wider, warmup_file(label), options.workers, commit, console)
         found |= taught(tuner, comparison, options.warmups)
         claims += claims_of(comparison, found)
         sections.append(section(comparison, found))
