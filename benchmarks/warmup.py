@@ -3,11 +3,11 @@
     python -m benchmarks.warmup
     python -m benchmarks.warmup --tasks instruction
 
-Sparse PPO with a critic network of its own, which learns alone for so many batches before the policy does, at two
-learning rates, every lambda that the comparison tunes over and a shorter one: what is best on its tuning seeds is run on its fresh
-ones, beside sparse PPO and the winner at learning rates of their own (``benchmarks.rates``, which runs first). The
-policy's steps are everybody's; batches before them come on top. Every run is kept in ``results/warmup-TASK.csv`` as it
-ends and is not made again.
+Sparse PPO, and the winner, with a critic network of their own, which learns alone for so many batches before the policy
+does, at two learning rates, every lambda that the comparison tunes over and a shorter one: what is best on its tuning
+seeds is run on its fresh ones, beside both with a value head and learning rates of their own (``benchmarks.rates``,
+which runs first). The policy's steps are everybody's; batches before them come on top. Every run is kept in
+``results/warmup-TASK.csv`` as it ends and is not made again.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from benchmarks.rates import FACTORS, TASKS, rates_file, tried_table
 from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
 from pipeline.console import open_console
 
-# Batches that the critic learns from alone; without any it is a network that starts with the policy.
-WARMUPS = (0, 128, 512)
+# Batches that the critic learns from alone; without any it is a network that starts with the policy. The winner's are
+# paid with credit, too: under an encoder each costs four of sparse PPO's.
+WARMUPS = {TUNED: (0, 128, 512), WINNER: (0, 128)}
 # Of the config's learning rate: the two that were best for sparse PPO on these tasks.
 WARM_FACTORS = (0.5, 1.0)
+SHORT_NAMES = {TUNED: "sparse", WINNER: "winner"}
 COLUMNS = (
     "",
     "responses",
@@ -63,7 +65,8 @@ def main() -> None:
         # Where a critic knows what is to come, sparse PPO wants short lambdas.
         wider = replace(setting, lambdas=(SHORT, *setting.lambdas))
         tuner = Tuner(label, wider, warmup_file(label), options.workers, commit, console)
-        found |= taught(tuner, comparison, options.warmups)
+        for name, warmups in WARMUPS.items():
+            found |= taught(tuner, comparison, name, warmups)
         claims += claims_of(comparison, found)
         sections.append(section(comparison, found))
     write("warmup", claims, "\n\n".join(sections), {"factors_of_the_configs_rate": WARM_FACTORS}, commit)
@@ -72,7 +75,6 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--warmups", nargs="*", type=int, default=list(WARMUPS), help="Batches before the policy's.")
     parser.add_argument("--workers", type=int, default=2, help="Runs side by side.")
     return parser.parse_args()
 
@@ -82,12 +84,12 @@ def warmup_file(label: str) -> Path:
     return RESULTS / f"warmup-{label}.csv"
 
 
-def taught(tuner: Tuner, comparison: Comparison, warmups: Iterable[int]) -> dict[str, Tuned]:
-    """Return sparse PPO with a critic network that was taught for so many batches, each tuned by itself."""
-    sparse, steps, found = comparison.chosen[TUNED], comparison.config.ppo.steps, dict[str, Tuned]()
+def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int]) -> dict[str, Tuned]:
+    """Return somebody with a critic network, taught for so many batches; each number of them is tuned by itself."""
+    chosen, steps, found = comparison.chosen[who], comparison.config.ppo.steps, dict[str, Tuned]()
     for batches in warmups:
-        name = f"sparse, critic network, {batches} batches before" if batches else "sparse, critic network"
-        candidate = replace(sparse, entrant=name, arm=replace(sparse.arm, name=name, critic="network"))
+        name = f"{SHORT_NAMES[who]}, critic network" + (f", {batches} batches before" if batches else "")
+        candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name, critic="network"))
         found[name] = tuner.tuned(
             candidate,
             WARM_FACTORS,
