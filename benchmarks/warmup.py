@@ -4,7 +4,7 @@
     python -m benchmarks.warmup --tasks instruction
 
 Sparse PPO, and the winner, with a critic network of their own, which learns alone for so many batches before the policy
-does, at two learning rates, every lambda that the comparison tunes over and a shorter one: what is best on its tuning
+does, at the rates that were best without, every lambda that the comparison tunes over and a shorter one: what is best on its tuning
 seeds is run on its fresh ones, beside both with a value head and learning rates of their own (``benchmarks.rates``,
 which runs first). The policy's steps are everybody's; batches before them come on top. Every run is kept in
 ``results/warmup-TASK.csv`` as it ends and is not made again.
@@ -32,9 +32,9 @@ from pipeline.console import open_console
 
 # Batches that the critic learns from alone; without any it is a network that starts with the policy. The winner's are
 # paid with credit, too: under an encoder each costs four of sparse PPO's.
-WARMUPS = {TUNED: (0, 128, 512), WINNER: (0, 128)}
-# Of the config's learning rate: the two that were best for sparse PPO on these tasks.
-WARM_FACTORS = (0.5, 1.0)
+WARMUPS = {TUNED: (0, 128, 512), WINNER: (128,)}
+# Of the config's learning rate: those that were best for sparse PPO or the winner.
+WARM_FACTORS = {"sentiment-encoder": (0.5, 1.0), "instruction": (1.0,)}
 SHORT_NAMES = {TUNED: "sparse", WINNER: "winner"}
 COLUMNS = (
     "",
@@ -92,7 +92,7 @@ def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int
         candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name, critic="network"))
         found[name] = tuner.tuned(
             candidate,
-            WARM_FACTORS,
+            WARM_FACTORS[comparison.label],
             f"ppo.steps={steps + batches}",
             f"ppo.critic_warmup_steps={batches}",
             # Before training and at its end: what is between is mostly the same policy.

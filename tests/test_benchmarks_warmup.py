@@ -21,7 +21,10 @@ PREFIX = Candidate(WINNER, Arm(WINNER, Shape(weights={"prefix": 1.0}, gae_lambda
 
 
 @pytest.mark.slow
-def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(tmp_path: Path) -> None:
+def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(warmup.WARM_FACTORS, "smoke", (0.5, 1.0))
     setting = Setting("smoke", ("evaluation.curve_prompts=8", "search.seeds=[0, 1]"), seeds=2, lambdas=(0.8, 1.0))
     config, path = setting.loaded(), tmp_path / "warmup-smoke.csv"
     tuner = Tuner("smoke", setting, path, 1, "c", Console(quiet=True))
