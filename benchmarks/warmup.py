@@ -4,10 +4,10 @@
     python -m benchmarks.warmup --tasks instruction
 
 Sparse PPO, and the winner, with a critic network of their own, which learns alone for so many batches before the policy
-does, at the rates that were best without, every lambda that the comparison tunes over and a shorter one: what is best on its tuning
-seeds is run on its fresh ones, beside both with a value head and learning rates of their own (``benchmarks.rates``,
-which runs first). The policy's steps are everybody's; batches before them come on top. Every run is kept in
-``results/warmup-TASK.csv`` as it ends and is not made again.
+does, at the learning rates that were best without, every lambda that the comparison tunes over and a shorter one: what
+is best on its tuning seeds is run on its fresh ones, beside both with a value head and learning rates of their own
+(``benchmarks.rates``, which runs first). The policy's steps are everybody's; batches before them come on top. Every run
+is kept in ``results/warmup-TASK.csv`` as it ends and is not made again.
 """
 
 from __future__ import annotations
