@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from benchmarks.papers.comparison import Comparison, compare
 from benchmarks.papers.field import TUNED, WINNER, Candidate
@@ -54,8 +54,7 @@ def main() -> None:
     claims, sections = list[Claim](), list[str]()
     for label in options.tasks:
         comparison = compare(label, SETTINGS[label], 0, commit, console)
-        tuner = Tuner(label, SETTINGS[label], rates_file(label), options.workers, commit, console)
-        found = {name: tuner.tuned(comparison.chosen[name], FACTORS) for name in WHO}
+        found = at_own_rates(comparison, options.workers, commit, console)
         claims += claims_of(comparison, found)
         sections.append(section(comparison, found))
     details = {"factors_of_the_configs_rate": FACTORS}
@@ -69,9 +68,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rates_file(label: str) -> Path:
-    """Return where a task's runs at other learning rates are kept."""
-    return RESULTS / f"rates-{label}.csv"
+def at_own_rates(comparison: Comparison, workers: int, commit: str, console: Console) -> dict[str, Tuned]:
+    """Return sparse PPO and the winner at their best learning rate and lambda; what is kept is not made again."""
+    label = comparison.label
+    tuner = Tuner(label, SETTINGS[label], RESULTS / f"rates-{label}.csv", workers, commit, console)
+    return {name: tuner.tuned(comparison.chosen[name], FACTORS) for name in WHO}
 
 
 def claims_of(comparison: Comparison, found: Mapping[str, Tuned]) -> list[Claim]:

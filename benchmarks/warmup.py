@@ -16,7 +16,6 @@ import argparse
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -26,7 +25,7 @@ from benchmarks.papers.measures import gain, gain_by_training, median
 from benchmarks.papers.settings import SETTINGS, SHORT
 from benchmarks.papers.tables import interval_words, number
 from benchmarks.papers.tuning import Tuned, Tuner
-from benchmarks.rates import FACTORS, TASKS, rates_file, tried_table
+from benchmarks.rates import TASKS, at_own_rates, tried_table
 from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
 from pipeline.console import open_console
 
@@ -60,11 +59,10 @@ def main() -> None:
     for label in options.tasks:
         setting = SETTINGS[label]
         comparison = compare(label, setting, 0, commit, console)
-        before = Tuner(label, setting, rates_file(label), options.workers, commit, console)
-        found = {name: before.tuned(comparison.chosen[name], FACTORS) for name in (TUNED, WINNER)}
+        found = at_own_rates(comparison, options.workers, commit, console)
         # Where a critic knows what is to come, sparse PPO wants short lambdas.
         wider = replace(setting, lambdas=(SHORT, *setting.lambdas))
-        tuner = Tuner(label, wider, warmup_file(label), options.workers, commit, console)
+        tuner = Tuner(label, wider, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
         for name, warmups in WARMUPS.items():
             found |= taught(tuner, comparison, name, warmups)
         claims += claims_of(comparison, found)
@@ -77,11 +75,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
     parser.add_argument("--workers", type=int, default=2, help="Runs side by side.")
     return parser.parse_args()
-
-
-def warmup_file(label: str) -> Path:
-    """Return where a task's runs with taught critics are kept."""
-    return RESULTS / f"warmup-{label}.csv"
 
 
 def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int]) -> dict[str, Tuned]:
