@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.papers.comparison import Comparison, compare
 from benchmarks.papers.field import TUNED, WINNER
-from benchmarks.papers.measures import gain, gain_by_training, median
+from benchmarks.papers.measures import gain, gain_at_matched_kl, gain_by_training, median
 from benchmarks.papers.settings import SETTINGS, SHORT
 from benchmarks.papers.tables import interval_words, number
 from benchmarks.papers.tuning import Tuned, Tuner
@@ -46,6 +46,7 @@ COLUMNS = (
     "over no training",
     "J over sparse, own rate",
     "the winner's J over it",
+    "its reward at matched KL",
 )
 
 
@@ -88,7 +89,8 @@ def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int
             WARM_FACTORS[comparison.label],
             f"ppo.steps={steps + batches}",
             f"ppo.critic_warmup_steps={batches}",
-            # Before training and at its end: what is between is mostly the same policy.
+            # Before training and at its end: what is between is mostly the same policy. Who drifts less than a rival is
+            # held against it at its own end.
             f"evaluation.every_steps={steps + batches}",
         )
     return found
@@ -100,6 +102,9 @@ def claims_of(comparison: Comparison, found: Mapping[str, Tuned]) -> list[Claim]
     rivals = [name for name in found if name not in (TUNED, WINNER)]
     differences = {f"gain_over_sparse.{plain(name)}": gain(runs[name], runs[TUNED]) for name in rivals}
     differences |= {f"winner_over.{plain(name)}": gain(runs[WINNER], runs[name]) for name in rivals}
+    differences |= {
+        f"winner_at_matched_kl_over.{plain(name)}": gain_at_matched_kl(runs[WINNER], runs[name]) for name in rivals
+    }
     kl_coef = comparison.config.ppo.kl_coef
     differences |= {f"gain_by_training.{plain(name)}": gain_by_training(runs[name], kl_coef) for name in rivals}
     return [Claim(f"{task}.{name}", each.mean, each.low, each.high, each.seeds) for name, each in differences.items()]
@@ -113,7 +118,7 @@ def section(comparison: Comparison, found: Mapping[str, Tuned]) -> str:
 
 
 def _row(comparison: Comparison, found: Mapping[str, Tuned], name: str) -> tuple[str, ...]:
-    own, ppo = found[name], comparison.config.ppo
+    own, ppo, over = found[name], comparison.config.ppo, (gain, gain_at_matched_kl)
     return (
         name,
         f"{len(own.runs[0].curve) * ppo.batch_size:,}",
@@ -124,7 +129,7 @@ def _row(comparison: Comparison, found: Mapping[str, Tuned], name: str) -> tuple
         number(median(own.runs, "training_cpu_seconds"), 0),
         interval_words(gain_by_training(own.runs, ppo.kl_coef)),
         "" if name == TUNED else interval_words(gain(own.runs, found[TUNED].runs)),
-        "" if name == WINNER else interval_words(gain(found[WINNER].runs, own.runs)),
+        *("" if name == WINNER else interval_words(each(found[WINNER].runs, own.runs)) for each in over),
     )
 
 

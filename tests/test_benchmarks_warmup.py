@@ -25,7 +25,12 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(warmup.WARM_FACTORS, "smoke", (0.5, 1.0))
-    setting = Setting("smoke", ("evaluation.curve_prompts=8", "search.seeds=[0, 1]"), seeds=2, lambdas=(0.8, 1.0))
+    setting = Setting(
+        "smoke",
+        ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "search.seeds=[0, 1]"),
+        seeds=2,
+        lambdas=(0.8, 1.0),
+    )
     config, path = setting.loaded(), tmp_path / "warmup-smoke.csv"
     tuner = Tuner("smoke", setting, path, 1, "c", Console(quiet=True))
     base = {each.entrant: tuner.tuned(each, (1.0,)) for each in (SPARSE, PREFIX)}
@@ -46,7 +51,7 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
 
     every: dict[str, Tuned] = {**base, **found}
     told = {claim.name: claim for claim in warmup.claims_of(comparison, every)}
-    assert len(told) == 3 * 3
+    assert len(told) == 3 * 4
     name = "sparse_critic_network_3_batches_before"
     by_hand = [a.objective - b.objective for a, b in zip(base[WINNER].runs, before.runs, strict=True)]
     assert told[f"warmup.smoke.winner_over.{name}"].value == pytest.approx(sum(by_hand) / 2)
