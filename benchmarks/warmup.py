@@ -3,11 +3,11 @@
     python -m benchmarks.warmup
     python -m benchmarks.warmup --tasks instruction
 
-Sparse PPO, and the winner, with a critic network of their own, which learns alone for so many batches before the policy
-does, at the learning rates that were best without, every lambda that the comparison tunes over and a shorter one: what
-is best on its tuning seeds is run on its fresh ones, beside both with a value head and learning rates of their own
-(``benchmarks.rates``, which runs first). The policy's steps are everybody's; batches before them come on top. Every run
-is kept in ``results/warmup-TASK.csv`` as it ends and is not made again.
+Sparse PPO with a critic network of its own, which learns alone for so many batches before the policy does, at the
+learning rates that were best without, every lambda that the comparison tunes over and a shorter one: what is best on
+its tuning seeds is run on its fresh ones, beside sparse PPO and the winner with a value head and learning rates of
+their own (``benchmarks.rates``, which runs first). The policy's steps are everybody's; batches before them come on top.
+Every run is kept in ``results/warmup-TASK.csv`` as it ends and is not made again.
 """
 
 from __future__ import annotations
@@ -29,12 +29,10 @@ from benchmarks.rates import TASKS, at_own_rates, tried_table
 from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
 from pipeline.console import open_console
 
-# Batches that the critic learns from alone; without any it is a network that starts with the policy. The winner's are
-# paid with credit, too: under an encoder each costs four of sparse PPO's.
-WARMUPS = {TUNED: (0, 128, 512), WINNER: (128,)}
+# Batches that the critic learns from alone; without any it is a network that starts with the policy.
+WARMUPS = (0, 128, 512)
 # Of the config's learning rate: those that were best for sparse PPO or the winner.
 WARM_FACTORS = {"sentiment-encoder": (0.5, 1.0), "instruction": (1.0,)}
-SHORT_NAMES = {TUNED: "sparse", WINNER: "winner"}
 COLUMNS = (
     "",
     "responses",
@@ -64,8 +62,7 @@ def main() -> None:
         # Where a critic knows what is to come, sparse PPO wants short lambdas.
         wider = replace(setting, lambdas=(SHORT, *setting.lambdas))
         tuner = Tuner(label, wider, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
-        for name, warmups in WARMUPS.items():
-            found |= taught(tuner, comparison, name, warmups)
+        found |= taught(tuner, comparison, WARMUPS)
         claims += claims_of(comparison, found)
         sections.append(section(comparison, found))
     write("warmup", claims, "\n\n".join(sections), {"factors_of_the_configs_rate": WARM_FACTORS}, commit)
@@ -78,11 +75,11 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int]) -> dict[str, Tuned]:
-    """Return somebody with a critic network, taught for so many batches; each number of them is tuned by itself."""
-    chosen, steps, found = comparison.chosen[who], comparison.config.ppo.steps, dict[str, Tuned]()
+def taught(tuner: Tuner, comparison: Comparison, warmups: Iterable[int]) -> dict[str, Tuned]:
+    """Return sparse PPO with a critic network, taught for so many batches; each number of them is tuned by itself."""
+    chosen, steps, found = comparison.chosen[TUNED], comparison.config.ppo.steps, dict[str, Tuned]()
     for batches in warmups:
-        name = f"{SHORT_NAMES[who]}, critic network" + (f", {batches} batches before" if batches else "")
+        name = "sparse, critic network" + (f", {batches} batches before" if batches else "")
         candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name, critic="network"))
         found[name] = tuner.tuned(
             candidate,
