@@ -7,7 +7,8 @@ Sparse PPO with a critic network of its own, which learns alone for so many batc
 learning rates that were best without, every lambda that the comparison tunes over and a shorter one: what is best on
 its tuning seeds is run on its fresh ones, beside sparse PPO and the winner with a value head and learning rates of
 their own (``benchmarks.rates``, which runs first). The policy's steps are everybody's; batches before them come on top.
-Every run is kept in ``results/warmup-TASK.csv`` as it ends and is not made again.
+What they would be worth to a policy that trains on them is measured beside it: the same shapes and value heads for so
+many batches longer. Every run is kept in ``results/warmup-TASK.csv`` as it ends and is not made again.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ from pipeline.console import open_console
 WARMUPS = (0, 128, 512)
 # Of the config's learning rate: those that were best for sparse PPO or the winner.
 WARM_FACTORS = {"sentiment-encoder": (0.5, 1.0), "instruction": (1.0,)}
+# Who trains for longer, and by how many batches; under the encoder each of the winner's costs four of sparse PPO's.
+LONGER_BATCHES, LONGER_FACTORS = 128, (0.25, 0.5)
+LONGER = {"sentiment-encoder": (TUNED,), "instruction": (TUNED, WINNER)}
+SHORT_NAMES = {TUNED: "sparse", WINNER: "winner"}
+# At a policy that trains for longer, the last at its end.
+LOOKS = 4
 COLUMNS = (
     "",
     "responses",
@@ -63,6 +70,8 @@ def main() -> None:
         wider = replace(setting, lambdas=(SHORT, *setting.lambdas))
         tuner = Tuner(label, wider, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
         found |= taught(tuner, comparison, WARMUPS)
+        same = Tuner(label, setting, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
+        found |= longer(same, comparison, LONGER[label])
         claims += claims_of(comparison, found)
         sections.append(section(comparison, found))
     write("warmup", claims, "\n\n".join(sections), {"factors_of_the_configs_rate": WARM_FACTORS}, commit)
@@ -90,6 +99,17 @@ def taught(tuner: Tuner, comparison: Comparison, warmups: Iterable[int]) -> dict
             # held against it at its own end.
             f"evaluation.every_steps={steps + batches}",
         )
+    return found
+
+
+def longer(tuner: Tuner, comparison: Comparison, who: Iterable[str]) -> dict[str, Tuned]:
+    """Return those who train for longer, tuned anew: a long run wants a gentler rate."""
+    steps, found = comparison.config.ppo.steps + LONGER_BATCHES, dict[str, Tuned]()
+    for each in who:
+        name, chosen = f"{SHORT_NAMES[each]}, {LONGER_BATCHES} batches longer", comparison.chosen[each]
+        candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name))
+        changes = (f"ppo.steps={steps}", f"evaluation.every_steps={steps // LOOKS}")
+        found[name] = tuner.tuned(candidate, LONGER_FACTORS, *changes)
     return found
 
 

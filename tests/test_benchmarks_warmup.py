@@ -36,6 +36,10 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
     base = {each.entrant: tuner.tuned(each, (1.0,)) for each in (SPARSE, PREFIX)}
     comparison = Comparison("smoke", config, {TUNED: SPARSE, WINNER: PREFIX}, {}, {}, {})
     found = warmup.taught(tuner, comparison, (0, 3))
+    monkeypatch.setattr(warmup, "LONGER_BATCHES", 4)
+    after = warmup.longer(tuner, comparison, (WINNER,))["winner, 4 batches longer"]
+    assert after.candidate.arm.shape.active_methods() == {"prefix": 1.0} and after.candidate.arm.critic is None
+    assert [(len(run.curve), len(run.held_out)) for run in after.runs] == [(config.ppo.steps + 4, 1 + 4)] * 2
     without, before = found["sparse, critic network"], found["sparse, critic network, 3 batches before"]
     steps, rate = config.ppo.steps, config.ppo.learning_rate
     for each, expected in ((without, steps), (before, steps + 3)):
