@@ -6,9 +6,10 @@
 Sparse PPO with a critic network of its own, which learns alone for so many batches before the policy does, at the
 learning rates that were best without, every lambda that the comparison tunes over and a shorter one: what is best on
 its tuning seeds is run on its fresh ones, beside sparse PPO and the winner with a value head and learning rates of
-their own (``benchmarks.rates``, which runs first). The policy's steps are everybody's; batches before them come on top.
-What they would be worth to a policy that trains on them is measured beside it: the same shapes and value heads for so
-many batches longer. Every run is kept in ``results/warmup-TASK.csv`` as it ends and is not made again.
+their own (``benchmarks.rates``, which runs first), and the winner with such a network. The policy's steps are
+everybody's; batches before them come on top. What they would be worth to a policy that trains on them is measured
+beside it: the same shapes and value heads for so many batches longer. Every run is kept in
+``results/warmup-TASK.csv`` as it ends and is not made again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 
 from benchmarks.papers.comparison import Comparison, compare
 from benchmarks.papers.field import TUNED, WINNER
-from benchmarks.papers.measures import gain, gain_at_matched_kl, gain_by_training, median
+from benchmarks.papers.measures import gain, gain_at_matched_kl, gain_by_training, median, steps_ratio
 from benchmarks.papers.settings import SETTINGS, SHORT
 from benchmarks.papers.tables import interval_words, number
 from benchmarks.papers.tuning import Tuned, Tuner
@@ -30,14 +31,14 @@ from benchmarks.rates import TASKS, at_own_rates, tried_table
 from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
 from pipeline.console import open_console
 
+SHORT_NAMES = {TUNED: "sparse", WINNER: "winner"}
 # Batches that the critic learns from alone; without any it is a network that starts with the policy.
-WARMUPS = (0, 128, 512)
+WARMUPS = {TUNED: (0, 128, 512), WINNER: (0,)}
 # Of the config's learning rate: those that were best for sparse PPO or the winner.
 WARM_FACTORS = {"sentiment-encoder": (0.5, 1.0), "instruction": (1.0,)}
 # Who trains for longer, and by how many batches; under the encoder each of the winner's costs four of sparse PPO's.
 LONGER_BATCHES, LONGER_FACTORS = 128, (0.25, 0.5)
 LONGER = {"sentiment-encoder": (TUNED,), "instruction": (TUNED, WINNER)}
-SHORT_NAMES = {TUNED: "sparse", WINNER: "winner"}
 # At a policy that trains for longer, the last at its end.
 LOOKS = 4
 COLUMNS = (
@@ -69,7 +70,8 @@ def main() -> None:
         # Where a critic knows what is to come, sparse PPO wants short lambdas.
         wider = replace(setting, lambdas=(SHORT, *setting.lambdas))
         tuner = Tuner(label, wider, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
-        found |= taught(tuner, comparison, WARMUPS)
+        for name, warmups in WARMUPS.items():
+            found |= taught(tuner, comparison, name, warmups)
         same = Tuner(label, setting, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
         found |= longer(same, comparison, LONGER[label])
         claims += claims_of(comparison, found)
@@ -84,21 +86,18 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def taught(tuner: Tuner, comparison: Comparison, warmups: Iterable[int]) -> dict[str, Tuned]:
-    """Return sparse PPO with a critic network, taught for so many batches; each number of them is tuned by itself."""
-    chosen, steps, found = comparison.chosen[TUNED], comparison.config.ppo.steps, dict[str, Tuned]()
+def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int]) -> dict[str, Tuned]:
+    """Return somebody with a critic network, taught for so many batches; each number of them is tuned by itself."""
+    chosen, steps, found = comparison.chosen[who], comparison.config.ppo.steps, dict[str, Tuned]()
     for batches in warmups:
-        name = "sparse, critic network" + (f", {batches} batches before" if batches else "")
+        name = f"{SHORT_NAMES[who]}, critic network" + (f", {batches} batches before" if batches else "")
         candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name, critic="network"))
-        found[name] = tuner.tuned(
-            candidate,
-            WARM_FACTORS[comparison.label],
-            f"ppo.steps={steps + batches}",
-            f"ppo.critic_warmup_steps={batches}",
+        changes = [f"ppo.steps={steps + batches}", f"ppo.critic_warmup_steps={batches}"]
+        if batches:
             # Before training and at its end: what is between is mostly the same policy. Who drifts less than a rival is
             # held against it at its own end.
-            f"evaluation.every_steps={steps + batches}",
-        )
+            changes.append(f"evaluation.every_steps={steps + batches}")
+        found[name] = tuner.tuned(candidate, WARM_FACTORS[comparison.label], *changes)
     return found
 
 
@@ -124,7 +123,15 @@ def claims_of(comparison: Comparison, found: Mapping[str, Tuned]) -> list[Claim]
     }
     kl_coef = comparison.config.ppo.kl_coef
     differences |= {f"gain_by_training.{plain(name)}": gain_by_training(runs[name], kl_coef) for name in rivals}
-    return [Claim(f"{task}.{name}", each.mean, each.low, each.high, each.seeds) for name, each in differences.items()]
+    ratios = {
+        f"winner_steps_ratio.{plain(name)}": steps_ratio(runs[WINNER], runs[name])
+        for name in rivals
+        if len(runs[name][0].curve) == len(runs[WINNER][0].curve)
+    }
+    return [
+        *(Claim(f"{task}.{name}", each.value, each.low, each.high, each.seeds) for name, each in ratios.items()),
+        *(Claim(f"{task}.{name}", each.mean, each.low, each.high, each.seeds) for name, each in differences.items()),
+    ]
 
 
 def section(comparison: Comparison, found: Mapping[str, Tuned]) -> str:

@@ -35,25 +35,25 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
     tuner = Tuner("smoke", setting, path, 1, "c", Console(quiet=True))
     base = {each.entrant: tuner.tuned(each, (1.0,)) for each in (SPARSE, PREFIX)}
     comparison = Comparison("smoke", config, {TUNED: SPARSE, WINNER: PREFIX}, {}, {}, {})
-    found = warmup.taught(tuner, comparison, (0, 3))
+    found = warmup.taught(tuner, comparison, TUNED, (0, 3))
     monkeypatch.setattr(warmup, "LONGER_BATCHES", 4)
     after = warmup.longer(tuner, comparison, (WINNER,))["winner, 4 batches longer"]
     assert after.candidate.arm.shape.active_methods() == {"prefix": 1.0} and after.candidate.arm.critic is None
     assert [(len(run.curve), len(run.held_out)) for run in after.runs] == [(config.ppo.steps + 4, 1 + 4)] * 2
     without, before = found["sparse, critic network"], found["sparse, critic network, 3 batches before"]
     steps, rate = config.ppo.steps, config.ppo.learning_rate
-    for each, expected in ((without, steps), (before, steps + 3)):
+    for each, expected, looks in ((without, steps, 3), (before, steps + 3, 2)):
         assert set(each.tried) == {(rate * factor, value) for factor in (0.5, 1.0) for value in (0.8, 1.0)}
         assert each.tried[each.learning_rate, each.candidate.arm.shape.gae_lambda] == max(each.tried.values())
         assert each.candidate.arm.critic == "network" and each.candidate.arm.shape.active_methods() == {"sparse": 1.0}
         assert [len(run.curve) for run in each.runs] == [expected] * 2
-        assert all(len(run.held_out) == 2 for run in each.runs)
+        assert all(len(run.held_out) == looks for run in each.runs)
     kept = kept_runs(path).values()
     assert sum(run.entrant.startswith("sparse, critic") for run in kept) == 2 * (4 * 2 + 2)
 
     every: dict[str, Tuned] = {**base, **found}
     told = {claim.name: claim for claim in warmup.claims_of(comparison, every)}
-    assert len(told) == 2 * 4
+    assert len(told) == 2 * 4 + 1
     name = "sparse_critic_network_3_batches_before"
     by_hand = [a.objective - b.objective for a, b in zip(base[WINNER].runs, before.runs, strict=True)]
     assert told[f"warmup.smoke.winner_over.{name}"].value == pytest.approx(sum(by_hand) / 2)
