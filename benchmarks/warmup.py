@@ -8,7 +8,7 @@ learning rates that were best without, every lambda that the comparison tunes ov
 its tuning seeds is run on its fresh ones, beside sparse PPO and the winner with a value head and learning rates of
 their own (``benchmarks.rates``, which runs first), and the winner with such a network. The policy's steps are
 everybody's; batches before them come on top. What they would be worth to a policy that trains on them is measured
-beside it: the same shapes and value heads for so many batches longer. Every run is kept in
+beside it: sparse PPO with a value head for so many batches longer. Every run is kept in
 ``results/warmup-TASK.csv`` as it ends and is not made again.
 """
 
@@ -36,9 +36,8 @@ SHORT_NAMES = {TUNED: "sparse", WINNER: "winner"}
 WARMUPS = {TUNED: (0, 128, 512), WINNER: (0,)}
 # Of the config's learning rate: those that were best for sparse PPO or the winner.
 WARM_FACTORS = {"sentiment-encoder": (0.5, 1.0), "instruction": (1.0,)}
-# Who trains for longer, and by how many batches; under the encoder each of the winner's costs four of sparse PPO's.
+# Of a policy that trains for longer, and by how many batches: a long run wants a gentler rate.
 LONGER_BATCHES, LONGER_FACTORS = 128, (0.25, 0.5)
-LONGER = {"sentiment-encoder": (TUNED,), "instruction": (TUNED, WINNER)}
 # At a policy that trains for longer, the last at its end.
 LOOKS = 4
 COLUMNS = (
@@ -73,7 +72,7 @@ def main() -> None:
         for name, warmups in WARMUPS.items():
             found |= taught(tuner, comparison, name, warmups)
         same = Tuner(label, setting, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
-        found |= longer(same, comparison, LONGER[label])
+        found |= longer(same, comparison)
         claims += claims_of(comparison, found)
         sections.append(section(comparison, found))
     write("warmup", claims, "\n\n".join(sections), {"factors_of_the_configs_rate": WARM_FACTORS}, commit)
@@ -101,15 +100,13 @@ def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int
     return found
 
 
-def longer(tuner: Tuner, comparison: Comparison, who: Iterable[str]) -> dict[str, Tuned]:
-    """Return those who train for longer, tuned anew: a long run wants a gentler rate."""
-    steps, found = comparison.config.ppo.steps + LONGER_BATCHES, dict[str, Tuned]()
-    for each in who:
-        name, chosen = f"{SHORT_NAMES[each]}, {LONGER_BATCHES} batches longer", comparison.chosen[each]
-        candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name))
-        changes = (f"ppo.steps={steps}", f"evaluation.every_steps={steps // LOOKS}")
-        found[name] = tuner.tuned(candidate, LONGER_FACTORS, *changes)
-    return found
+def longer(tuner: Tuner, comparison: Comparison) -> dict[str, Tuned]:
+    """Return sparse PPO whose policy trains for longer, tuned anew."""
+    steps, chosen = comparison.config.ppo.steps + LONGER_BATCHES, comparison.chosen[TUNED]
+    name = f"sparse, {LONGER_BATCHES} batches longer"
+    candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name))
+    changes = (f"ppo.steps={steps}", f"evaluation.every_steps={steps // LOOKS}")
+    return {name: tuner.tuned(candidate, LONGER_FACTORS, *changes)}
 
 
 def claims_of(comparison: Comparison, found: Mapping[str, Tuned]) -> list[Claim]:

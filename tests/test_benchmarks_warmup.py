@@ -37,8 +37,9 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
     comparison = Comparison("smoke", config, {TUNED: SPARSE, WINNER: PREFIX}, {}, {}, {})
     found = warmup.taught(tuner, comparison, TUNED, (0, 3))
     monkeypatch.setattr(warmup, "LONGER_BATCHES", 4)
-    after = warmup.longer(tuner, comparison, (WINNER,))["winner, 4 batches longer"]
-    assert after.candidate.arm.shape.active_methods() == {"prefix": 1.0} and after.candidate.arm.critic is None
+    after = warmup.longer(tuner, comparison)["sparse, 4 batches longer"]
+    assert after.candidate.arm.shape.active_methods() == {"sparse": 1.0}
+    assert after.candidate.arm.critic == "value_head"
     assert [(len(run.curve), len(run.held_out)) for run in after.runs] == [(config.ppo.steps + 4, 1 + 4)] * 2
     without, before = found["sparse, critic network"], found["sparse, critic network, 3 batches before"]
     steps, rate = config.ppo.steps, config.ppo.learning_rate
