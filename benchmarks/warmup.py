@@ -23,14 +23,25 @@ import torch
 
 from benchmarks.papers.comparison import Comparison, compare
 from benchmarks.papers.field import TUNED, WINNER
-from benchmarks.papers.measures import gain, gain_at_matched_kl, gain_by_training, median, steps_ratio
+from benchmarks.papers.measures import (
+    StepsRatio,
+    gain,
+    gain_at_matched_kl,
+    gain_by_training,
+    median,
+    steps_ratio,
+)
 from benchmarks.papers.settings import SETTINGS, SHORT
 from benchmarks.papers.tables import interval_words, number
 from benchmarks.papers.tuning import Tuned, Tuner
 from benchmarks.rates import TASKS, at_own_rates, tried_table
 from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
+from pipeline.confirmation import Difference
 from pipeline.console import open_console
 
+NETWORK = "critic network"
+# With a value head, and with what its rivals have.
+WINNERS = (WINNER, f"winner, {NETWORK}")
 SHORT_NAMES = {TUNED: "sparse", WINNER: "winner"}
 # Batches that the critic learns from alone; without any it is a network that starts with the policy.
 WARMUPS = {TUNED: (0, 128, 512), WINNER: (0,)}
@@ -51,6 +62,8 @@ COLUMNS = (
     "over no training",
     "J over sparse, own rate",
     "the winner's J over it",
+    "its reward at matched KL",
+    "J over it of the winner with a network",
     "its reward at matched KL",
 )
 
@@ -89,7 +102,7 @@ def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int
     """Return somebody with a critic network, taught for so many batches; each number of them is tuned by itself."""
     chosen, steps, found = comparison.chosen[who], comparison.config.ppo.steps, dict[str, Tuned]()
     for batches in warmups:
-        name = f"{SHORT_NAMES[who]}, critic network" + (f", {batches} batches before" if batches else "")
+        name = f"{SHORT_NAMES[who]}, {NETWORK}" + (f", {batches} batches before" if batches else "")
         candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name, critic="network"))
         changes = [f"ppo.steps={steps + batches}", f"ppo.critic_warmup_steps={batches}"]
         if batches:
@@ -112,19 +125,20 @@ def longer(tuner: Tuner, comparison: Comparison) -> dict[str, Tuned]:
 def claims_of(comparison: Comparison, found: Mapping[str, Tuned]) -> list[Claim]:
     """Return what a task's claims are: all differences are paired by seed."""
     task, runs = f"warmup.{comparison.label.replace('-', '_')}", {name: each.runs for name, each in found.items()}
-    rivals = [name for name in found if name not in (TUNED, WINNER)]
-    differences = {f"gain_over_sparse.{plain(name)}": gain(runs[name], runs[TUNED]) for name in rivals}
-    differences |= {f"winner_over.{plain(name)}": gain(runs[WINNER], runs[name]) for name in rivals}
-    differences |= {
-        f"winner_at_matched_kl_over.{plain(name)}": gain_at_matched_kl(runs[WINNER], runs[name]) for name in rivals
-    }
     kl_coef = comparison.config.ppo.kl_coef
-    differences |= {f"gain_by_training.{plain(name)}": gain_by_training(runs[name], kl_coef) for name in rivals}
-    ratios = {
-        f"winner_steps_ratio.{plain(name)}": steps_ratio(runs[WINNER], runs[name])
-        for name in rivals
-        if len(runs[name][0].curve) == len(runs[WINNER][0].curve)
-    }
+    differences, ratios = dict[str, Difference](), dict[str, StepsRatio]()
+    for name in found:
+        if name not in (TUNED, WINNER):
+            differences[f"gain_over_sparse.{plain(name)}"] = gain(runs[name], runs[TUNED])
+            differences[f"gain_by_training.{plain(name)}"] = gain_by_training(runs[name], kl_coef)
+        for winner in WINNERS:
+            if name not in WINNERS:
+                between = f"{plain(winner)}_{{}}_over.{plain(name)}"
+                differences[between.format("gain")] = gain(runs[winner], runs[name])
+                differences[between.format("reward_at_matched_kl")] = gain_at_matched_kl(runs[winner], runs[name])
+                # Of runs that are as long.
+                if len(runs[name][0].curve) == len(runs[winner][0].curve):
+                    ratios[between.format("steps_ratio")] = steps_ratio(runs[winner], runs[name])
     return [
         *(Claim(f"{task}.{name}", each.value, each.low, each.high, each.seeds) for name, each in ratios.items()),
         *(Claim(f"{task}.{name}", each.mean, each.low, each.high, each.seeds) for name, each in differences.items()),
@@ -139,7 +153,8 @@ def section(comparison: Comparison, found: Mapping[str, Tuned]) -> str:
 
 
 def _row(comparison: Comparison, found: Mapping[str, Tuned], name: str) -> tuple[str, ...]:
-    own, ppo, over = found[name], comparison.config.ppo, (gain, gain_at_matched_kl)
+    own, ppo = found[name], comparison.config.ppo
+    over = [each(found[winner].runs, own.runs) for winner in WINNERS for each in (gain, gain_at_matched_kl)]
     return (
         name,
         f"{len(own.runs[0].curve) * ppo.batch_size:,}",
@@ -150,7 +165,7 @@ def _row(comparison: Comparison, found: Mapping[str, Tuned], name: str) -> tuple
         number(median(own.runs, "training_cpu_seconds"), 0),
         interval_words(gain_by_training(own.runs, ppo.kl_coef)),
         "" if name == TUNED else interval_words(gain(own.runs, found[TUNED].runs)),
-        *("" if name == WINNER else interval_words(each(found[WINNER].runs, own.runs)) for each in over),
+        *("" if name in WINNERS else interval_words(each) for each in over),
     )
 
 

@@ -53,10 +53,21 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
     assert sum(run.entrant.startswith("sparse, critic") for run in kept) == 2 * (4 * 2 + 2)
 
     every: dict[str, Tuned] = {**base, **found}
-    told = {claim.name: claim for claim in warmup.claims_of(comparison, every)}
-    assert len(told) == 2 * 4 + 1
+    with_network = warmup.taught(tuner, comparison, WINNER, (0,))
+    assert set(with_network) == {"winner, critic network"}
+    every |= with_network
+    told = {claim.name: claim.value for claim in warmup.claims_of(comparison, every)}
     name = "sparse_critic_network_3_batches_before"
-    by_hand = [a.objective - b.objective for a, b in zip(base[WINNER].runs, before.runs, strict=True)]
-    assert told[f"warmup.smoke.winner_over.{name}"].value == pytest.approx(sum(by_hand) / 2)
-    by_hand = [a.objective - b.objective for a, b in zip(before.runs, base[TUNED].runs, strict=True)]
-    assert told[f"warmup.smoke.gain_over_sparse.{name}"].value == pytest.approx(sum(by_hand) / 2)
+    for claim, ours, theirs in (
+        (f"winner_gain_over.{name}", base[WINNER], before),
+        (f"winner_critic_network_gain_over.{name}", with_network["winner, critic network"], before),
+        (f"gain_over_sparse.{name}", before, base[TUNED]),
+        ("gain_over_sparse.winner_critic_network", with_network["winner, critic network"], base[TUNED]),
+    ):
+        by_hand = [a.objective - b.objective for a, b in zip(ours.runs, theirs.runs, strict=True)]
+        assert told[f"warmup.smoke.{claim}"] == pytest.approx(sum(by_hand) / 2)
+    # Steps are compared where there are as many.
+    ratios = {each.split("_over.")[1] for each in told if "steps_ratio" in each}
+    assert ratios == {"sparse_tuned", "sparse_critic_network"}
+    _, _, *rows = warmup.section(comparison, every).split("\n\n")[1].splitlines()
+    assert [row.removeprefix("| ").split(" | ")[0] for row in rows] == list(every)
