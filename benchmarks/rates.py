@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from rich.console import Console
@@ -33,6 +33,9 @@ TASKS = ("sentiment-encoder", "instruction")
 # Of the config's learning rate.
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)
 WHO = (TUNED, WINNER)
+Find = Callable[[Comparison, int, str, Console], dict[str, Tuned]]
+Claims = Callable[[Comparison, Mapping[str, Tuned]], list[Claim]]
+Told = Callable[[Comparison, Mapping[str, Tuned]], str]
 COLUMNS = (
     "",
     "learning rate",
@@ -47,25 +50,36 @@ COLUMNS = (
 
 def main() -> None:
     """Make what is missing and write ``results/rates.json``."""
-    options, commit = _options(), current_commit()
-    torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    console = open_console(stderr=True)
-    claims, sections = list[Claim](), list[str]()
-    for label in options.tasks:
-        comparison = compare(label, SETTINGS[label], 0, commit, console)
-        found = at_own_rates(comparison, options.workers, commit, console)
-        claims += claims_of(comparison, found)
-        sections.append(section(comparison, found))
-    details = {"factors_of_the_configs_rate": FACTORS}
-    write("rates", claims, "\n\n".join(sections), details, commit)
+    measure("rates", __doc__, at_own_rates, claims_of, section, {"factors_of_the_configs_rate": FACTORS})
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def measure(
+    name: str, description: str | None, find: Find, claims: Claims, told: Told, details: dict[str, object]
+) -> None:
+    """Tune what the command line asks for and write ``results/NAME.json``.
+
+    Args:
+        name: The benchmark's.
+        description: What its help says.
+        find: Returns who is tuned on a task, from its comparison, the runs side by side, the code's commit and a
+            console.
+        claims: Returns a task's claims.
+        told: Returns a task's tables as Markdown.
+        details: Settings that explain the numbers.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
     parser.add_argument("--workers", type=int, default=2, help="Runs side by side.")
-    return parser.parse_args()
+    options, commit = parser.parse_args(), current_commit()
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    console, every, sections = open_console(stderr=True), list[Claim](), list[str]()
+    for label in options.tasks:
+        comparison = compare(label, SETTINGS[label], 0, commit, console)
+        found = find(comparison, options.workers, commit, console)
+        every += claims(comparison, found)
+        sections.append(told(comparison, found))
+    write(name, every, "\n\n".join(sections), details, commit)
 
 
 def at_own_rates(comparison: Comparison, workers: int, commit: str, console: Console) -> dict[str, Tuned]:

@@ -14,14 +14,12 @@ beside it: sparse PPO with a value head for so many batches longer. Every run is
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import torch
+from rich.console import Console
 
-from benchmarks.papers.comparison import Comparison, compare
+from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import TUNED, WINNER
 from benchmarks.papers.measures import (
     StepsRatio,
@@ -34,10 +32,9 @@ from benchmarks.papers.measures import (
 from benchmarks.papers.settings import SETTINGS, SHORT
 from benchmarks.papers.tables import interval_words, number
 from benchmarks.papers.tuning import Tuned, Tuner
-from benchmarks.rates import TASKS, at_own_rates, tried_table
-from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
+from benchmarks.rates import at_own_rates, measure, tried_table
+from benchmarks.record import RESULTS, Claim, markdown, plain
 from pipeline.confirmation import Difference
-from pipeline.console import open_console
 
 NETWORK = "critic network"
 # With a value head, and with what its rivals have.
@@ -70,32 +67,19 @@ COLUMNS = (
 
 def main() -> None:
     """Make what is missing and write ``results/warmup.json``."""
-    options, commit = _options(), current_commit()
-    torch.set_num_threads(1)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    console = open_console(stderr=True)
-    claims, sections = list[Claim](), list[str]()
-    for label in options.tasks:
-        setting = SETTINGS[label]
-        comparison = compare(label, setting, 0, commit, console)
-        found = at_own_rates(comparison, options.workers, commit, console)
-        # Where a critic knows what is to come, sparse PPO wants short lambdas.
-        wider = replace(setting, lambdas=(SHORT, *setting.lambdas))
-        tuner = Tuner(label, wider, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
-        for name, warmups in WARMUPS.items():
-            found |= taught(tuner, comparison, name, warmups)
-        same = Tuner(label, setting, RESULTS / f"warmup-{label}.csv", options.workers, commit, console)
-        found |= longer(same, comparison)
-        claims += claims_of(comparison, found)
-        sections.append(section(comparison, found))
-    write("warmup", claims, "\n\n".join(sections), {"factors_of_the_configs_rate": WARM_FACTORS}, commit)
+    measure("warmup", __doc__, everybody, claims_of, section, {"factors_of_the_configs_rate": WARM_FACTORS})
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=TASKS)
-    parser.add_argument("--workers", type=int, default=2, help="Runs side by side.")
-    return parser.parse_args()
+def everybody(comparison: Comparison, workers: int, commit: str, console: Console) -> dict[str, Tuned]:
+    """Return sparse PPO and the winner with each critic, and sparse PPO that trains for longer."""
+    label = comparison.label
+    setting, path = SETTINGS[label], RESULTS / f"warmup-{label}.csv"
+    found = at_own_rates(comparison, workers, commit, console)
+    # Where a critic knows what is to come, sparse PPO wants short lambdas.
+    wider = Tuner(label, replace(setting, lambdas=(SHORT, *setting.lambdas)), path, workers, commit, console)
+    for name, warmups in WARMUPS.items():
+        found |= taught(wider, comparison, name, warmups)
+    return found | longer(Tuner(label, setting, path, workers, commit, console), comparison)
 
 
 def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int]) -> dict[str, Tuned]:
