@@ -35,7 +35,7 @@ import yaml
 from ray.cluster_utils import Cluster
 
 from benchmarks import cheap_trainer
-from benchmarks.record import Claim, current_commit, markdown, write
+from benchmarks.common.record import Claim, current_commit, markdown, write
 
 STEPS, STEP_SECONDS = 6, 0.1
 NODES, NODE_CPUS = 2, 2

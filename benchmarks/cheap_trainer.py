@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 
-from pipeline.own_trainer import Training
+from pipeline.trainers.custom import Training
 
 GAINS = {"prefix": 1.0, "attention": 0.4, "shapley": 0.7}
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.landscapes import SEEDS, SPACE, landscape, row_of
-from benchmarks.outer import claim_table
-from benchmarks.record import current_commit, write
-from benchmarks.regrets import median_claim
-from pipeline.outer import OuterLoop
-from pipeline.quiet import quiet_libraries
-from pipeline.study_settings import SearchSettings
+from benchmarks.common.record import current_commit, write
+from benchmarks.outer.comparison import claim_table
+from benchmarks.outer.problems import SEEDS, SPACE, landscape, row_of
+from benchmarks.outer.regret import median_claim
+from pipeline.config.settings import SearchSettings
+from pipeline.runtime.logging import quiet_libraries
+from pipeline.search.outer_loop import OuterLoop
 
 AFTER, PROPOSALS = (25, 50, 100), 5
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 import torch
 from rich.console import Console
 
+from benchmarks.common.record import RESULTS, Claim, current_commit, markdown, plain, write
 from benchmarks.papers.comparison import Comparison, compare
 from benchmarks.papers.field import TUNED, WINNER, Candidate
 from benchmarks.papers.measures import gain, gain_at_matched_kl, gain_by_training, median, steps_ratio
@@ -24,9 +25,8 @@ from benchmarks.papers.runs import Run
 from benchmarks.papers.settings import SETTINGS
 from benchmarks.papers.tables import interval_words, number, tuned_height
 from benchmarks.papers.tuning import Tuned, Tuner
-from benchmarks.record import RESULTS, Claim, current_commit, markdown, plain, write
-from pipeline.confirmation import Difference
-from pipeline.console import open_console
+from pipeline.runtime.console import open_console
+from pipeline.study.verdict import Difference
 
 # Those in which no critic can start from the reward model, and the shapes win.
 TASKS = ("sentiment-encoder", "instruction")

@@ -28,15 +28,15 @@ import psutil
 import torch
 
 from benchmarks import cheap_trainer
-from benchmarks.record import RESULTS, Claim, current_commit, machine, markdown, today, write
-from pipeline.config import StudyConfig, parse_config
-from pipeline.ending import Ending
-from pipeline.launch import make_executor
-from pipeline.quiet import quiet_libraries
-from pipeline.storage import locked, study_database
-from pipeline.study import Study
-from pipeline.study_folder import StudyFolder
-from pipeline.trial import Job, Progress
+from benchmarks.common.record import RESULTS, Claim, current_commit, machine, markdown, today, write
+from pipeline.commands.launch import make_executor
+from pipeline.config.schema import StudyConfig, parse_config
+from pipeline.runtime.logging import quiet_libraries
+from pipeline.search.store import locked, study_database
+from pipeline.study.folder import StudyFolder
+from pipeline.study.study import Study
+from pipeline.trials.ending import Ending
+from pipeline.trials.run import Job, Progress
 
 TRIALS = 500
 SLOTS, WAVES, SLEEP_SECONDS = (1, 2, 4, 8, 16), 6, 60.0

@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import Claim, current_commit, markdown, write
-from pipeline.arm import Arm
-from pipeline.builtin_configs import find_config
-from pipeline.config import StudyConfig, load_config
-from pipeline.confirmation import first_step_reaching, paired_difference, smoothed_mean_curve
-from pipeline.console import open_console
-from pipeline.task_models import build_assets
-from pipeline.trial import Job, Outcome, run_trial
+from benchmarks.common.record import Claim, current_commit, markdown, write
+from pipeline.config.load import find_config
+from pipeline.config.schema import StudyConfig, load_config
+from pipeline.runtime.console import open_console
+from pipeline.study.verdict import first_step_reaching, paired_difference, smoothed_mean_curve
+from pipeline.trials.arm import Arm
+from pipeline.trials.run import Job, Outcome, run_trial
+from pipeline.trials.task_models import build_assets
 
 TUNED = "sparse, reward-model critic"
 RIVALS = ("sparse", TUNED)

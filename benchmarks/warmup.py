@@ -19,6 +19,7 @@ from dataclasses import replace
 
 from rich.console import Console
 
+from benchmarks.common.record import RESULTS, Claim, markdown, plain
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import TUNED, WINNER
 from benchmarks.papers.measures import (
@@ -33,8 +34,7 @@ from benchmarks.papers.settings import SETTINGS, SHORT
 from benchmarks.papers.tables import interval_words, number
 from benchmarks.papers.tuning import Tuned, Tuner
 from benchmarks.rates import at_own_rates, measure, tried_table
-from benchmarks.record import RESULTS, Claim, markdown, plain
-from pipeline.confirmation import Difference
+from pipeline.study.verdict import Difference
 
 NETWORK = "critic network"
 # With a value head, and with what its rivals have.

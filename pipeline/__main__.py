@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from pipeline.interruption import Interrupted, interruptible
+from pipeline.runtime.signals import Interrupted, interruptible
 
 
 def main() -> NoReturn:

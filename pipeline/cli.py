@@ -14,8 +14,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 from rich.markup import escape
 
-from pipeline.console import open_console
-from pipeline.interruption import Interrupted, interruptible
+from pipeline.runtime.console import open_console
+from pipeline.runtime.signals import Interrupted, interruptible
 from shaping.errors import ShapetuneError
 from shaping.printable import printable
 
@@ -37,10 +37,10 @@ def launch(
     studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
 ) -> None:
     """Start a study, or go on with it where it stopped."""
-    from pipeline.quiet import quiet_libraries
+    from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # Ax announces its database as soon as it is imported
-        from pipeline.launch import launch_study
+        from pipeline.commands.launch import launch_study
 
     launch_study(config, tuple(changes), studies, console)
 
@@ -56,10 +56,10 @@ def submit(
     follow: Annotated[bool, typer.Option("--follow", help="Print what the job prints, until it ends.")] = False,
 ) -> None:
     """Launch a study as a job of a Ray cluster, or go on with it."""
-    from pipeline.quiet import quiet_libraries
+    from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():
-        from pipeline.submit import submit_study
+        from pipeline.commands.submit import submit_study
 
     code = submit_study(config, tuple(changes), address, studies, requirements, tuple(variables), follow, console)
     raise typer.Exit(code)
@@ -78,14 +78,14 @@ def train(
     ] = None,
 ) -> None:
     """Train one policy with one shape, without a study."""
-    from pipeline.quiet import quiet_libraries
+    from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # a space of one's own may import Ax
-        from pipeline.builtin_configs import find_config
-        from pipeline.config import load_config
-        from pipeline.task_models import build_assets, open_task
-        from pipeline.train import TrainingRun, chosen_shape, show_result
-        from pipeline.train import train as train_policy
+        from pipeline.commands.train import TrainingRun, chosen_shape, show_result
+        from pipeline.commands.train import train as train_policy
+        from pipeline.config.load import find_config
+        from pipeline.config.schema import load_config
+        from pipeline.trials.task_models import build_assets, open_task
 
         settings = load_config(find_config(config), tuple(changes))
     task = open_task(settings, build_assets(settings, console), console)
@@ -103,7 +103,7 @@ def status(
     again: Annotated[bool, typer.Option("--watch", help="Redraw until the study ends.")] = False,
 ) -> None:
     """Show a study's trials, its best arm so far and what is running; of a database alone, its studies."""
-    from pipeline.status_command import show
+    from pipeline.commands.status import show
     from shaping.errors import ConfigError
 
     if as_json and as_csv:
@@ -119,11 +119,14 @@ def report(
     with_ax: Annotated[bool, typer.Option("--ax/--no-ax", help="With Ax's own analyses, or without.")] = True,
 ) -> None:
     """Write the HTML report of a study, or of several side by side (comparison.html)."""
-    from pipeline.quiet import quiet_libraries
+    from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # Ax announces its database as soon as it is imported
-        from pipeline.report import load_comparison, load_report_data, render_comparison, write_page, write_report
-        from pipeline.study_folder import StudyFolder
+        from pipeline.report.comparison import load_comparison
+        from pipeline.report.comparison_page import render_comparison
+        from pipeline.report.load import load_report_data
+        from pipeline.report.page import write_page, write_report
+        from pipeline.study.folder import StudyFolder
 
         if len(studies) > 1:
             written = write_page(
@@ -171,16 +174,16 @@ def explain(
     Without a text, a study's own responses on held-out prompts are shown. Without --method and --shape, the rows are
     a study's winner, or a shape, and the methods that it is made of; of a config, the methods of its space.
     """
-    from pipeline.quiet import quiet_libraries
+    from pipeline.runtime.logging import quiet_libraries
     from shaping.errors import ConfigError
 
     if as_json and html is not None:
         raise ConfigError("--json and --html were both given", "give one of them")
     with quiet_libraries():  # Ax announces its database as soon as it is imported
-        from pipeline.explain import explain as find_credits
-        from pipeline.explain_question import Question
-        from pipeline.explained_text import show_explanation
-        from pipeline.report.explain_page import write_explanation
+        from pipeline.commands.explain import show_explanation
+        from pipeline.explain.explain import explain as find_credits
+        from pipeline.explain.question import Question
+        from pipeline.report.pages import write_explanation
 
         asked = (prompt, response, file, tuple(methods), tuple(shapes), config, tuple(changes), unfinished)
         # What is said while models are built or loaded is no part of the answer.
@@ -216,11 +219,11 @@ def export(
     ] = "shape",
 ) -> None:
     """Write the best shape, for your own loop or for a production trainer."""
-    from pipeline.quiet import quiet_libraries
-    from pipeline.study_folder import StudyFolder
+    from pipeline.runtime.logging import quiet_libraries
+    from pipeline.study.folder import StudyFolder
 
     with quiet_libraries():
-        from pipeline.export import check_format, export_winner
+        from pipeline.export.export import check_format, export_winner
 
         check_format(form)
         folder = StudyFolder.existing(study)
@@ -236,7 +239,7 @@ def doctor(
     studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
 ) -> None:
     """Show what this machine has and lacks; exit code 1 when something is missing."""
-    from pipeline.doctor import examine
+    from pipeline.commands.doctor import examine
 
     findings = examine(studies)
     for finding in findings:

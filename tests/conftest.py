@@ -18,10 +18,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import torch
 from playwright.sync_api import Browser
 
-from pipeline.assets import cache_folder
+from pipeline.tasks.asset_cache import cache_folder
 from pipeline.tasks.recipe import Recipe
-from pipeline.tasks.sentiment import build_sentiment
-from tests.browser import launched
+from pipeline.tasks.sentiment.task import build_sentiment
+from tests.support.servers.browser import launched
+from tests.support.servers.fixtures import postgres, postgres_server, proxy  # noqa: F401  (fixtures are found by name)
 
 TINY_RECIPE = {
     "vocabulary": 400,

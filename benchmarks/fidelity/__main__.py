@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.common.record import RESULTS, Claim, current_commit, write
 from benchmarks.fidelity import tables
 from benchmarks.fidelity.credits import sample
 from benchmarks.fidelity.field import Contender, contenders, served
@@ -41,13 +42,12 @@ from benchmarks.fidelity.training import FIRST_SEED, learn, lessons, lessons_fil
 from benchmarks.fidelity.worlds import WORLDS, load_world
 from benchmarks.papers.field import BUDGET
 from benchmarks.papers.runs import kept_runs, runs_file
-from benchmarks.record import RESULTS, Claim, current_commit, write
-from pipeline.builtin_configs import find_config
-from pipeline.config import StudyConfig, load_config
-from pipeline.console import open_console
-from pipeline.task_models import build_assets
-from pipeline.tasks.base import Task
-from pipeline.tasks.sentiment import load_sentiment
+from pipeline.config.load import find_config
+from pipeline.config.schema import StudyConfig, load_config
+from pipeline.runtime.console import open_console
+from pipeline.tasks.sentiment.task import load_sentiment
+from pipeline.trainers.base import Task
+from pipeline.trials.task_models import build_assets
 from shaping.shape import MOST_EXACT_UNITS
 
 # The budget of the papers' comparison.

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.fidelity.field import Contender
-from pipeline.tasks.base import Task
-from pipeline.tasks.score_scale import own_samples
+from pipeline.tasks.models.score_scale import own_samples
+from pipeline.trainers.base import Task
 from shaping.closure import close
 from shaping.credit import METHODS, score_batch
 from shaping.reward_models import RewardModel

@@ -13,7 +13,7 @@ from benchmarks.fidelity.credits import Found, find_credit
 from benchmarks.fidelity.curves import Areas, find_areas
 from benchmarks.fidelity.field import Contender, served
 from benchmarks.fidelity.worlds import truth_of
-from pipeline.tasks.base import Task
+from pipeline.trainers.base import Task
 from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
 from shaping.scoring import score_responses

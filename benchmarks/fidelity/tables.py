@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.common.record import Claim, interval, markdown, plain
 from benchmarks.fidelity.curves import Areas
 from benchmarks.fidelity.field import Contender
 from benchmarks.fidelity.learning import Relation, values
 from benchmarks.fidelity.measure import Curves, Exact, Judged
 from benchmarks.fidelity.training import LAMBDAS, Learned
 from benchmarks.papers.runs import COMPLETED
-from benchmarks.record import Claim, interval, markdown, plain
 
 CURVES = (
     "method",

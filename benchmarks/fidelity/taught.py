@@ -16,10 +16,10 @@ from torch.nn.functional import mse_loss
 from transformers import LlamaForSequenceClassification
 
 from benchmarks.fidelity.known_effects import KnownEffects
-from pipeline.assets import build_once, cache_folder, read_manifest
-from pipeline.tasks.base import Task
-from pipeline.tasks.reward_training import classifier_config
-from pipeline.tasks.score_scale import own_samples
+from pipeline.tasks.asset_cache import build_once, cache_folder, read_manifest
+from pipeline.tasks.models.reward_model import classifier_config
+from pipeline.tasks.models.score_scale import own_samples
+from pipeline.trainers.base import Task
 from shaping.reward_models import CausalRewardModel
 from shaping.rollouts import Rollouts, model_inputs, unpadded
 from shaping.scoring import score_responses

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.record import RESULTS
 from benchmarks.fidelity.field import Contender
 from benchmarks.fidelity.worlds import RECIPE, load_world
 from benchmarks.papers.field import Candidate
 from benchmarks.papers.runs import Planned, Run, made
-from benchmarks.record import RESULTS
-from pipeline.allocator import keep_freed_memory
-from pipeline.arm import Arm
-from pipeline.config import StudyConfig
-from pipeline.inner_run import InnerRun
-from pipeline.ppo.trainer import PPOTrainer
+from pipeline.config.schema import StudyConfig
+from pipeline.runtime.memory import keep_freed_memory
+from pipeline.trainers.ppo.run import InnerRun
+from pipeline.trainers.ppo.trainer import PPOTrainer
+from pipeline.trials.arm import Arm
 
 LAMBDAS = (0.8, 0.95)
 # Those of the quickstart's search and confirmation, and of the papers' comparison, are other ones.

@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.fidelity.known_effects import KnownEffects, word_effects
 from benchmarks.fidelity.taught import taught_task
-from pipeline.tasks.base import Task
-from pipeline.tasks.score_scale import own_samples, score_scale
-from pipeline.tasks.sentiment import load_sentiment
+from pipeline.tasks.models.score_scale import own_samples, score_scale
+from pipeline.tasks.sentiment.task import load_sentiment
+from pipeline.trainers.base import Task
 
 SEED = 0
 # Frequent words, tied to no meaning here: one token in ten, so that most responses have some. True negations are rare.

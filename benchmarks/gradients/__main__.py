@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.common.record import Claim, current_commit, write
 from benchmarks.gradients import tables
 from benchmarks.gradients.learning import predicted
 from benchmarks.gradients.measure import VARIANTS, Sizes, measure, task_config
 from benchmarks.papers.runs import kept_runs, runs_file
-from benchmarks.record import Claim, current_commit, write
-from pipeline.console import open_console
-from pipeline.task_models import build_assets
+from pipeline.runtime.console import open_console
+from pipeline.trials.task_models import build_assets
 
 TASKS = ("sentiment", "instruction", "summarization", *VARIANTS)
 # What a claim's name leaves open.

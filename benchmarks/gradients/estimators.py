@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.fidelity.field import Contender
-from pipeline.ppo.trainer import PPOTrainer
+from pipeline.trainers.ppo.trainer import PPOTrainer
 from shaping.advantages import generalized_advantages
 from shaping.rollouts import Rollouts
 from shaping.shaper import Shaper

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.common.cache import processes
 from benchmarks.gradients.estimators import SPARSE, TRUTH, Key, group_gradients
 from benchmarks.gradients.field import Row, methods_of, rows_of
 from benchmarks.gradients.moments import Quality, gram, mixed, qualities
 from benchmarks.gradients.stage import Stage
-from benchmarks.kept import processes
 from benchmarks.papers.field import LAMBDAS
 from benchmarks.papers.settings import SETTINGS
-from pipeline.config import StudyConfig
-from pipeline.console import open_console
-from pipeline.ppo.trainer import PPOTrainer
-from pipeline.task_models import build_assets
+from pipeline.config.schema import StudyConfig
+from pipeline.runtime.console import open_console
 from pipeline.tasks.registry import load_task
+from pipeline.trainers.ppo.trainer import PPOTrainer
+from pipeline.trials.task_models import build_assets
 
 SEED = 400
 # Tasks asked again with something changed: hiding units from attention leaves all other tokens where they are, where

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from benchmarks.common.record import Claim, markdown, plain
 from benchmarks.fidelity.learning import Relation
 from benchmarks.gradients.field import Row
 from benchmarks.gradients.moments import Measured, Quality
 from benchmarks.gradients.stage import Stage
-from benchmarks.record import Claim, markdown, plain
 
 
 def claims(label: str, groups: int, stages: Sequence[Stage]) -> list[Claim]:

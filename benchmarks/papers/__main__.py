@@ -22,15 +22,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.kept import ROOT
+from benchmarks.common.cache import ROOT
+from benchmarks.common.record import RESULTS, current_commit, show, write
 from benchmarks.papers.comparison import Comparison, Unfinished, compare, is_complete
 from benchmarks.papers.overview import draw_overview, overview_table
 from benchmarks.papers.pictures import draw
 from benchmarks.papers.runs import runs_file
 from benchmarks.papers.settings import SETTINGS
 from benchmarks.papers.tables import claims, shown, text
-from benchmarks.record import RESULTS, current_commit, show, write
-from pipeline.console import open_console
+from pipeline.runtime.console import open_console
 
 OVERVIEW = RESULTS / "papers.png"
 TINY = ("sentiment", "sentiment-encoder", "instruction", "summarization")

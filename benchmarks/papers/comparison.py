@@ -14,9 +14,9 @@ from benchmarks.papers.field import ALONE, ENTRANTS, SPARSE, TUNED, WINNER, Cand
 from benchmarks.papers.runs import COMPLETED, Planned, Run, kept_runs, made, runs_file
 from benchmarks.papers.settings import Setting
 from benchmarks.papers.study import study_winner, winner_file
-from pipeline.config import StudyConfig
-from pipeline.task_models import assets_location, build_assets
+from pipeline.config.schema import StudyConfig
 from pipeline.tasks.registry import load_task
+from pipeline.trials.task_models import assets_location, build_assets
 
 # Neither search nor tuning saw them.
 FIRST_SEED = 200

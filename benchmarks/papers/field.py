@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.arm import Arm
-from pipeline.config import StudyConfig
-from pipeline.ppo.settings import Critic
-from pipeline.tasks.base import Task
+from pipeline.config.schema import StudyConfig
+from pipeline.trainers.base import Task
+from pipeline.trainers.ppo.settings import Critic
+from pipeline.trials.arm import Arm
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
 

@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.common.record import markdown
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import ENTRANTS, SPARSE, TUNED, WINNER
 from benchmarks.papers.measures import (
@@ -24,8 +25,7 @@ from benchmarks.papers.measures import (
 )
 from benchmarks.papers.pictures import STYLE
 from benchmarks.papers.tables import interval_words, number
-from benchmarks.record import markdown
-from pipeline.confirmation import Difference
+from pipeline.study.verdict import Difference
 
 COLUMNS = (
     "task",

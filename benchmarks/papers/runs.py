@@ -13,11 +13,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kept import each_done
+from benchmarks.common.cache import each_done
+from benchmarks.common.record import RESULTS, machine
 from benchmarks.papers.field import Candidate
-from benchmarks.record import RESULTS, machine
-from pipeline.config import StudyConfig
-from pipeline.trial import Job, Outcome, certificate_of, run_trial
+from pipeline.config.schema import StudyConfig
+from pipeline.trials.run import Job, Outcome, certificate_of, run_trial
 from shaping.errors import TrialFailed
 
 COMPLETED = "completed"

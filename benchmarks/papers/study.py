@@ -9,15 +9,15 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.kept import ROOT
+from benchmarks.common.cache import ROOT
+from benchmarks.common.record import RESULTS, provenance
 from benchmarks.papers.field import WINNER, Candidate
 from benchmarks.papers.settings import Setting
-from benchmarks.record import RESULTS, provenance
-from pipeline.arm import Arm
-from pipeline.config import StudyConfig
-from pipeline.kept_files import read_json
-from pipeline.launch import launch_study
-from pipeline.trial import write_json
+from pipeline.commands.launch import launch_study
+from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import read_json
+from pipeline.trials.arm import Arm
+from pipeline.trials.run import write_json
 
 # Like the others: it is run on fresh seeds by the comparison itself.
 UNCONFIRMED = "confirm.seeds=[]"

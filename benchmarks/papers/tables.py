@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from benchmarks.common.record import Claim, markdown, plain
 from benchmarks.papers.comparison import Comparison, mean_objective
 from benchmarks.papers.field import (
     DOUBLED,
@@ -29,8 +30,7 @@ from benchmarks.papers.measures import (
 )
 from benchmarks.papers.runs import COMPLETED
 from benchmarks.papers.settings import SETTINGS
-from benchmarks.record import Claim, markdown, plain
-from pipeline.confirmation import Difference, named
+from pipeline.study.verdict import Difference, named
 
 SOURCE = ("commit", "machine")
 # Behind the lambda of whoever's critic starts as the reward model.

@@ -14,7 +14,7 @@ from benchmarks.papers.comparison import FIRST_SEED, mean_objective
 from benchmarks.papers.field import Candidate
 from benchmarks.papers.runs import Planned, Run, made
 from benchmarks.papers.settings import END_ALONE, Setting
-from pipeline.task_models import build_assets
+from pipeline.trials.task_models import build_assets
 
 
 @dataclass(frozen=True)

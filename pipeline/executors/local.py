@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import torch
 
-from pipeline.failures import Failure, failure_of, halted, note_failure
-from pipeline.source import TrialSource
-from pipeline.stall import alarm
-from pipeline.trial import Job, Outcome, Progress, run_trial
+from pipeline.trials.failures import Failure, failure_of, halted, note_failure
+from pipeline.trials.run import Job, Outcome, Progress, run_trial
+from pipeline.trials.types import TrialSource
+from pipeline.trials.watchdog import alarm
 from shaping.errors import ShapetuneError
 
 

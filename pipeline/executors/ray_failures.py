@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 
-from pipeline.failures import (
+from pipeline.trials.failures import (
     HUNG,
     NODE_LOST,
     OUT_OF_MEMORY,
@@ -20,8 +20,8 @@ from pipeline.failures import (
     noted_failures,
     stall_file,
 )
-from pipeline.stall import silence
-from pipeline.trial import Job
+from pipeline.trials.run import Job
+from pipeline.trials.watchdog import silence
 
 # A node that does not answer for so long is gone.
 ANSWER_SECONDS = 5.0

@@ -36,11 +36,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.executors.ray_failures import lost_attempt
-from pipeline.failures import WORKER_DIED, Failure, failure_of, halted, note_failure, stall_file
-from pipeline.interruption import handlers_kept
-from pipeline.source import TrialSource
-from pipeline.stall import WorkerWatch
-from pipeline.trial import Job, Outcome, Progress, run_trial
+from pipeline.runtime.signals import handlers_kept
+from pipeline.trials.failures import WORKER_DIED, Failure, failure_of, halted, note_failure, stall_file
+from pipeline.trials.run import Job, Outcome, Progress, run_trial
+from pipeline.trials.types import TrialSource
+from pipeline.trials.watchdog import WorkerWatch
 from shaping.errors import ShapetuneError
 
 # A worker reports about this often: often enough for a live display, rarely enough to cost nothing.

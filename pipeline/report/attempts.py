@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.kept_files import read_lines, understood
+from pipeline.runtime.files import read_lines, understood
 
 AGAIN, WAITS, GIVEN_UP = "tried again", "to be tried again", "given up"
 

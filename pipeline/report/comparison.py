@@ -12,12 +12,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from pipeline.confirmation import SPARSE, WINNER, Difference, paired_difference
 from pipeline.report.comparability import Doubt, doubts, may_be_subtracted
 from pipeline.report.data import ArmResult, ReportData
 from pipeline.report.load import load_report_data
 from pipeline.report.run_record import Ratio, cpu_ratio
-from pipeline.study_folder import StudyFolder, what_decides
+from pipeline.study.folder import StudyFolder, what_decides
+from pipeline.study.verdict import SPARSE, WINNER, Difference, paired_difference
 from shaping.errors import ConfigError
 
 NAME = "name"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.report import figures, words
+from pipeline.report import words
 from pipeline.report.comparison import MISSING, Comparison
-from pipeline.report.comparison_figures import (
+from pipeline.report.figures import base as figures
+from pipeline.report.figures.comparison import (
     best_metrics,
     best_so_far,
     study_colours,

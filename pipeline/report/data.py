@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.arm import Arm
-from pipeline.config import StudyConfig
-from pipeline.confirmation import Verdict
+from pipeline.config.schema import StudyConfig
 from pipeline.report.attempts import Attempt
 from pipeline.report.provenance import Provenance
 from pipeline.report.run_record import RunRecord, merged_certificate
-from pipeline.spread import mean_and_error
+from pipeline.study.verdict import Verdict
+from pipeline.trials.arm import Arm
+from pipeline.trials.statistics import mean_and_error
 from shaping.certificate import TOLERANCE, Certificate
 from shaping.shape import Shape
 
 if TYPE_CHECKING:
-    from pipeline.ax_analyses import AxAnalysis
-    from pipeline.landscape import Landscape
+    from pipeline.analysis.landscape import Landscape
+    from pipeline.search.ax_analyses import AxAnalysis
 
 # How a trial came about that was taken over, as its folder has it.
 EARLIER = "earlier study"

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from pipeline.landscape import Landscape
-from pipeline.report import landscape_figures, words
-from pipeline.report.triangle_figure import triangle_figures
+from pipeline.analysis.landscape import Landscape
+from pipeline.report import words
+from pipeline.report.figures import landscape as landscape_figures
+from pipeline.report.figures.triangle import triangle_figures
 
 TOO_FEW = "Too few trials have ended for a model."
 

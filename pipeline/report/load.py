@@ -6,10 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pipeline.arm import Arm
-from pipeline.config import StudyConfig
-from pipeline.confirmation import WINNER, Difference, Verdict, untrained_runs
-from pipeline.kept_files import read_kept
+from pipeline.config.schema import StudyConfig
 from pipeline.report.attempts import Attempt, read_attempts
 from pipeline.report.data import (
     ArmResult,
@@ -27,7 +24,10 @@ from pipeline.report.data import (
 from pipeline.report.provenance import read_provenance
 from pipeline.report.run_record import RunRecord, merged_certificate, read_record
 from pipeline.report.sensitivity import read_sensitivity
-from pipeline.study_folder import StudyFolder
+from pipeline.runtime.files import read_kept
+from pipeline.study.folder import StudyFolder
+from pipeline.study.verdict import WINNER, Difference, Verdict, untrained_runs
+from pipeline.trials.arm import Arm
 from shaping.shape import Shape
 
 EVALUATED = ("objective", "reward", "kl_nats", "gold_reward")
@@ -81,9 +81,9 @@ def _modelled(folder: StudyFolder, modelled: bool, with_ax: bool) -> dict[str, A
     if not modelled and not with_ax:
         return {}
     # Ax takes seconds to import.
-    from pipeline.ax_analyses import ax_analyses
-    from pipeline.landscape import landscape
-    from pipeline.replay import replayed
+    from pipeline.analysis.landscape import landscape
+    from pipeline.analysis.replay import replayed
+    from pipeline.search.ax_analyses import ax_analyses
 
     replay = replayed(folder)
     return {

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from pipeline.confirmation import SMOOTHING_STEPS, SPARSE, WINNER
-from pipeline.report import figures, preservation, words
-from pipeline.report.ax_section import ax_groups
-from pipeline.report.curve_figure import curve_results, learning_curves, metrics_drawn
+from pipeline.report import preservation, words
 from pipeline.report.data import ReportData, TokenSample
-from pipeline.report.forest_figure import forest
+from pipeline.report.figures import base as figures
+from pipeline.report.figures.curves import curve_results, learning_curves, metrics_drawn
+from pipeline.report.figures.forest import forest
+from pipeline.report.figures.trials import trial_values
 from pipeline.report.landscape_section import LandscapeSection
 from pipeline.report.run_record import cpu_ratio
+from pipeline.report.sections import ax_groups
 from pipeline.report.sensitivity import SHARE
 from pipeline.report.shareable import shareable, shareable_yaml
-from pipeline.report.trial_figure import trial_values
+from pipeline.study.verdict import SMOOTHING_STEPS, SPARSE, WINNER
 from shaping.certificate import TOLERANCE
 from shaping.errors import ShapetuneError
 
@@ -121,7 +122,7 @@ def token_depths(sample: TokenSample) -> list[list[float]]:
 def environment() -> Environment:
     """Return what templates of pages are rendered in: everything is escaped, and what is missing is an error."""
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.confirmation import SPARSE, TUNED, UNIFORM
+from pipeline.config.settings import ConstraintSettings
 from pipeline.report import words
 from pipeline.report.data import ReportData, TrialRow
 from pipeline.report.run_record import RunRecord
-from pipeline.study_settings import ConstraintSettings
+from pipeline.study.verdict import SPARSE, TUNED, UNIFORM
 from shaping.certificate import Certificate
 
 REFUSED = "certificate"

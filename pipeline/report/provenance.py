@@ -10,10 +10,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipeline.kept_files import read_kept, read_lines, understood
-from pipeline.launch_record import installed_version
-from pipeline.own_files import differing, last_noted, noted_in
 from pipeline.report.run_record import RunRecord
+from pipeline.runtime.files import read_kept, read_lines, understood
+from pipeline.study.launch_record import installed_version
+from pipeline.study.provenance import differing, last_noted, noted_in
 
 
 @dataclass(frozen=True)

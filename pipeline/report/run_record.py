@@ -9,7 +9,7 @@ from functools import reduce
 from statistics import fmean
 from typing import Any
 
-from pipeline.confirmation import Difference, paired_difference
+from pipeline.study.verdict import Difference, paired_difference
 from shaping.certificate import Certificate
 
 

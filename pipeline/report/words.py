@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from pipeline.arm import Arm
 from pipeline.report.data import Belief, ConfirmedArm, EarlyStop, Estimate
 from pipeline.report.run_record import Ratio, RunRecord, mean_of
+from pipeline.trials.arm import Arm
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.database import Database
-from pipeline.database_url import check_url
+from pipeline.config.database_url import check_url
 from pipeline.report.page import Live
 from pipeline.serve.pages import stored_page
 from pipeline.serve.source import Entry, UnknownStudy, Version, key_of, mark_of
-from pipeline.stored_status import read_stored_status, read_stored_studies, who_runs
+from pipeline.storage.database import Database
+from pipeline.study.database_status import read_stored_status, read_stored_studies, who_runs
 
 SECONDS_BETWEEN = 3.0
 FIELD = "serve"

@@ -12,7 +12,7 @@ from pipeline.report import page as report_page
 from pipeline.report import words
 from pipeline.report.page import Live
 from pipeline.serve.source import Entry
-from pipeline.standing import best_of
+from pipeline.study.standing import best_of
 from shaping.shape import Shape
 
 
@@ -44,7 +44,7 @@ def _render(name: str, **values: Any) -> str:
 
 
 _ENVIRONMENT = Environment(
-    loader=FileSystemLoader([Path(__file__).parent, Path(report_page.__file__).parent]),
+    loader=FileSystemLoader([Path(each).parent / "templates" for each in (__file__, report_page.__file__)]),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,

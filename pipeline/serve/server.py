@@ -13,7 +13,7 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
-from pipeline.quiet import quiet_libraries
+from pipeline.runtime.logging import quiet_libraries
 from shaping.errors import ConfigError
 from shaping.printable import printable
 
@@ -84,7 +84,7 @@ def find_source(target: str) -> Source:
 
     with quiet_libraries():
         # Before any request: threads that import Ax at the same time keep each other from it.
-        import_module("pipeline.ax_analyses")
+        import_module("pipeline.search.ax_analyses")
     return FolderSource(Path(target))
 
 

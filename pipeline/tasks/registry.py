@@ -8,16 +8,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from pipeline.tasks.base import Judge, Task
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.settings import TaskSettings
+from pipeline.trainers.base import Judge, Task
 
 # Imported when they are needed: a config is read without loading what trains models.
 MODULES = {
-    "sentiment": "pipeline.tasks.sentiment",
-    "summarization": "pipeline.tasks.summarization",
-    "instruction": "pipeline.tasks.instruction",
-    "prompts": "pipeline.tasks.prompts",
+    "sentiment": "pipeline.tasks.sentiment.task",
+    "summarization": "pipeline.tasks.summarization.task",
+    "instruction": "pipeline.tasks.instruction.task",
+    "prompts": "pipeline.tasks.custom.task",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shaping import Rollouts, Shape, Shaper
-from tests.tiny_models import BOS, EOS, encode, tiny_reward_model, tiny_tokenizer
+from tests.support.models.tiny_models import BOS, EOS, encode, tiny_reward_model, tiny_tokenizer
 
 # Every option away from its default, so that one that is lost on the way shows.
 SHAPE = Shape(

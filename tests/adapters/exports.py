@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from pipeline.snippets.exported import Exported
-from pipeline.snippets.reward_model import causal_code
+from pipeline.export.reward_model_code import causal_code
+from pipeline.export.template import Exported
 from shaping import CausalRewardModel, Shape
 from shaping.shape_file import ShapeFile
 from tests.adapters.conversations import SHAPE
-from tests.tiny_models import SCORE_DEVIATION, SCORE_MEAN, tiny_classifier
+from tests.support.models.tiny_models import SCORE_DEVIATION, SCORE_MEAN, tiny_classifier
 
 KL_COEF = 0.07
 # A name that a careless module would trip over.

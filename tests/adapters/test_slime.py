@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.snippets import slime
+from pipeline.export import slime
 from shaping import Shape
 from shaping.adapters.slime import check_arguments, dense_advantages, for_critic
 from shaping.errors import ConfigError, ShapeError
 from tests.adapters.conversations import DISCOUNTED, MASKED, SHAPE, SPARSE, TOOL_LAST, conversations, make_shaper
 from tests.adapters.exports import KL_COEF, export_into
 from tests.adapters.hand_gae import hand_gae
-from tests.tiny_models import tiny_tokenizer
+from tests.support.models.tiny_models import tiny_tokenizer
 
 GIVEN = conversations()
 ROWS = range(len(GIVEN.responses))

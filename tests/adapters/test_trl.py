@@ -15,7 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 from shaping import ConfigError, Rollouts, Shape, Shaper
 from shaping.adapters.group_advantages import group_advantages
 from shaping.adapters.trl import LOSSES, DenseGRPOTrainer, check_arguments
-from tests.tiny_models import BOS, EOS, encode, tiny_policy, tiny_reward_model, tiny_tokenizer
+from tests.support.models.tiny_models import BOS, EOS, encode, tiny_policy, tiny_reward_model, tiny_tokenizer
 
 PROMPTS = ["the film", "i liked the cast of the film", "bad", "why"]
 SIZE = 4

@@ -7,9 +7,9 @@ import ast
 import pytest
 import torch
 
-from pipeline.snippets.exported import Exported
-from pipeline.snippets.reward_model import causal_code
-from pipeline.snippets.verl import snippet
+from pipeline.export.reward_model_code import causal_code
+from pipeline.export.template import Exported
+from pipeline.export.verl import snippet
 from shaping import Rollouts
 from shaping.shape_file import ShapeFile
 from tests.adapters.environments import answer_of

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.arm import Arm
-from pipeline.config import parse_config
-from pipeline.confirmation import SPARSE, confirmation_arms, judge
-from pipeline.study_folder import StudyFolder
-from pipeline.trial import summarize
+from pipeline.config.schema import parse_config
+from pipeline.study.folder import StudyFolder
+from pipeline.study.verdict import SPARSE, confirmation_arms, judge
+from pipeline.trials.arm import Arm
+from pipeline.trials.run import summarize
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 

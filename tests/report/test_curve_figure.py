@@ -4,10 +4,10 @@ from statistics import fmean, stdev
 
 import pytest
 
-from pipeline.confirmation import smoothed_mean_curve
-from pipeline.report import load_report_data
-from pipeline.report.curve_figure import MOST_POINTS, curve_results, learning_curves, metrics_drawn, series_of
+from pipeline.report.figures.curves import MOST_POINTS, curve_results, learning_curves, metrics_drawn, series_of
+from pipeline.report.load import load_report_data
 from pipeline.report.page import render
+from pipeline.study.verdict import smoothed_mean_curve
 
 
 def metrics_of(study):

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import load_report_data
-from pipeline.report.explain_page import render_explanation, write_explanation
+from pipeline.report.load import load_report_data
 from pipeline.report.page import render
+from pipeline.report.pages import render_explanation, write_explanation
 from pipeline.report.words import signed
 from shaping.errors import ShapetuneError
-from tests.pipeline.explanations import written
 from tests.report.conftest import SyntheticStudy
-from tests.security.hostile import ALL, OWNED, PAYLOADS, Page
 from tests.security.test_report_browser import open_page
+from tests.support.explanations import written
+from tests.support.hostile import ALL, OWNED, PAYLOADS, Page
 
 WORDS = [" alpha", "beta\n", " gamma"]
 ROWS = {"winner of x": [0.5, -0.25, 1.0], "sparse": [0.0, 0.0, 1.25]}

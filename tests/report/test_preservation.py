@@ -3,7 +3,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.report import load_report_data, words
+from pipeline.report import words
+from pipeline.report.load import load_report_data
 from pipeline.report.preservation import causes, preservation, sums
 from shaping.certificate import Certificate
 from tests.report.test_report_page import page_of

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from pipeline.report import load_report_data, write_report
-from tests.browser import DRAWN, PHONE, Visit, address_of
+from pipeline.report.load import load_report_data
+from pipeline.report.page import write_report
 from tests.report.conftest import SyntheticStudy
+from tests.support.servers.browser import DRAWN, PHONE, Visit, address_of
 
 SECTIONS = ("verdict", "curves", "landscape", "trials", "mattered", "tokens", "ax", "provenance")
 # What the text looks like on what is behind it: WCAG's contrast of two colours.

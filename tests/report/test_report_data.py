@@ -5,13 +5,13 @@ from statistics import fmean, stdev
 
 import pytest
 
-from pipeline.arm import Arm
-from pipeline.outer import BASELINE
-from pipeline.outer import EARLIER as EARLIER_IN_SEARCH
-from pipeline.report import load_report_data
 from pipeline.report.data import EARLIER
+from pipeline.report.figures.trials import ORIGINS
+from pipeline.report.load import load_report_data
 from pipeline.report.sensitivity import read_sensitivity
-from pipeline.report.trial_figure import ORIGINS
+from pipeline.search.outer_loop import BASELINE
+from pipeline.search.outer_loop import EARLIER as EARLIER_IN_SEARCH
+from pipeline.trials.arm import Arm
 from shaping.errors import ShapetuneError
 
 

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.report import load_report_data
-from pipeline.report.curve_figure import METRICS, learning_curves
-from pipeline.report.figures import arm_colours, arms_drawn
-from pipeline.report.forest_figure import forest
-from pipeline.report.trial_figure import ORIGINS, trial_values
+from pipeline.report.figures.base import arm_colours, arms_drawn
+from pipeline.report.figures.curves import METRICS, learning_curves
+from pipeline.report.figures.forest import forest
+from pipeline.report.figures.trials import ORIGINS, trial_values
+from pipeline.report.load import load_report_data
 
 OPEN = "circle-open"
 

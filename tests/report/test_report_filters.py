@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from pipeline.report import load_report_data
+from pipeline.report.load import load_report_data
 from pipeline.report.page import render
-from tests.browser import chromium
+from tests.support.servers.browser import chromium
 
 # Does one thing after another and keeps what is then seen.
 PROBE = """<script>

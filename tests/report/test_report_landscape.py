@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from pipeline.ax_analyses import AxAnalysis
-from pipeline.landscape import DIVISIONS, Believed, Face, Landscape, Plane, Proposed, Slice
-from pipeline.report import load_report_data
-from pipeline.report.contours import bands, levels
-from pipeline.report.landscape_figures import prediction_figure, prediction_words, slice_figures
+from pipeline.analysis.landscape import DIVISIONS, Believed, Face, Landscape, Plane, Proposed, Slice
+from pipeline.report.figures.contours import bands, levels
+from pipeline.report.figures.landscape import prediction_figure, prediction_words, slice_figures
+from pipeline.report.figures.triangle import triangle_figures
+from pipeline.report.load import load_report_data
 from pipeline.report.page import render
-from pipeline.report.triangle_figure import triangle_figures
+from pipeline.search.ax_analyses import AxAnalysis
 from shaping.shape import Shape
 from tests.report.test_report_page import HOSTILE, Page
 

@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pipeline.report import load_report_data, write_report
-from pipeline.report.page import render, token_depths
+from pipeline.report.load import load_report_data
+from pipeline.report.page import render, token_depths, write_report
 from pipeline.report.words import estimate, number, signed
 from shaping.errors import ShapetuneError
 

@@ -106,7 +106,7 @@ def test_points_on_and_just_off_the_faces(weights, sparse):
 
 @pytest.mark.parametrize("edge", [0.0, 1.0])
 def test_bound_that_rounding_overstepped_still_decodes(edge):
-    # The outer loop accepts points up to 1e-8 outside the bounds as inside (pipeline/face_tolerance.py).
+    # The outer loop accepts points up to 1e-8 outside the bounds as inside (pipeline/search/ax_patches.py).
     outward = edge + (1e-12 if edge else -1e-12)
     space = space_of(1, gae_lambda=(0.0, 1.0))
     weight = f"weight_{MIXABLE[0]}"

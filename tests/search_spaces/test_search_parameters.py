@@ -6,7 +6,7 @@ import torch
 from search_spaces import make_space
 from shaping import METHODS, Shape, Shaper
 from shaping.advantages import generalized_advantages
-from tests.tiny_models import mixed_rollouts, tiny_reward_model, tiny_tokenizer
+from tests.support.models.tiny_models import mixed_rollouts, tiny_reward_model, tiny_tokenizer
 
 MIXABLE = tuple(sorted(set(METHODS) - {"sparse"}))
 RANGES = {"gae_lambda": (0.6, 1.0), "balance": (0.0, 1.0)}

@@ -14,13 +14,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import wheel_files
-from pipeline.assets import MANIFEST, build_once, is_complete
-from pipeline.config import load_config, parse_config
-from pipeline.report import load_report_data, write_report
-from pipeline.study_folder import StudyFolder
-from pipeline.trial import write_json
-from pipeline.wheel_files import WheelFile
+from pipeline.config.schema import load_config, parse_config
+from pipeline.report.load import load_report_data
+from pipeline.report.page import write_report
+from pipeline.study.folder import StudyFolder
+from pipeline.tasks import corpora as wheel_files
+from pipeline.tasks.asset_cache import MANIFEST, build_once, is_complete
+from pipeline.tasks.corpora import WheelFile
+from pipeline.trials.run import write_json
 from shaping.certificate import Certificate
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.shape import Shape

@@ -15,20 +15,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from pipeline.config import load_config, parse_config
-from pipeline.outer import OuterLoop
-from pipeline.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from pipeline.report import load_report_data
-from pipeline.status import read_status
-from pipeline.study_folder import StudyFolder
-from pipeline.tasks.pretrained import load_classifier, load_policy, load_tokenizer
+from pipeline.config.schema import load_config, parse_config
+from pipeline.report.load import load_report_data
+from pipeline.search.outer_loop import OuterLoop
+from pipeline.study.folder import StudyFolder
+from pipeline.study.status import read_status
+from pipeline.tasks.models.pretrained import load_classifier, load_policy, load_tokenizer
 from pipeline.tasks.prompt_file import read_prompts
 from pipeline.tasks.settings import PolicySettings, RewardSettings
+from pipeline.trainers.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from shaping.errors import ShapetuneError
 from shaping.reward_models import CausalRewardModel
 from shaping.shape import Shape
-from tests.pipeline.own_models import write_models
-from tests.security.hostile import hostile_study
+from tests.support.hostile import hostile_study
+from tests.support.models.own_models import write_models
 
 
 class Planted:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import load_report_data
+from pipeline.report.load import load_report_data
 from pipeline.report.page import render
-from tests.browser import chromium
-from tests.security.hostile import OWNED, PAYLOADS, RUN, hostile_study
+from tests.support.hostile import OWNED, PAYLOADS, RUN, hostile_study
+from tests.support.servers.browser import chromium
 
 # Points at everything, clicks everything, and says in the page what became of it.
 PROBE = """<script>

@@ -32,10 +32,10 @@ CALLS = {
 }
 # Where code that the config names is imported, and where SymPy gets what was found to be a plain sum.
 ALLOWED = {
-    ("pipeline/tasks/own_module.py", "exec_module"),
-    ("pipeline/own_trainer.py", "exec_module"),
+    ("shaping/user_code.py", "exec_module"),
+    ("pipeline/trainers/custom.py", "exec_module"),
     ("search_spaces/__init__.py", "exec_module"),
-    ("pipeline/plain_expressions.py", "sympy.sympify"),
+    ("pipeline/search/plain_expressions.py", "sympy.sympify"),
 }
 SHELL_OR_CODE = {
     "shell": True,

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import sympify
 
-from pipeline.config import parse_config
-from pipeline.outer import OuterLoop
-from pipeline.plain_expressions import is_plain
-from pipeline.stored_trial import REASON
+from pipeline.config.schema import parse_config
+from pipeline.search.outer_loop import OuterLoop
+from pipeline.search.plain_expressions import is_plain
+from pipeline.storage.keys import REASON
 from search_spaces import BaselineArm, CreditMix
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.shape import Shape

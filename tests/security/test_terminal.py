@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rich.console import Console, Group
 
 from pipeline import cli
-from pipeline.arm import Arm
-from pipeline.config import parse_config
-from pipeline.display import StudyDisplay
-from pipeline.ending import Ending
-from pipeline.status import read_status
-from pipeline.status_table import trial_lines
-from pipeline.trial import Job
+from pipeline.commands.display import StudyDisplay
+from pipeline.commands.status_table import trial_lines
+from pipeline.config.schema import parse_config
+from pipeline.study.status import read_status
+from pipeline.trials.arm import Arm
+from pipeline.trials.ending import Ending
+from pipeline.trials.run import Job
 from shaping.errors import ConfigError, TrialFailed
 from shaping.printable import printable
 from shaping.shape import Shape

@@ -19,8 +19,8 @@ from shaping import (
     TrialFailed,
 )
 from shaping.variants import Variants
-from tests.tiny_families import byte_tokenizer, tiny_family, word_tokenizer
-from tests.tiny_models import (
+from tests.support.models.tiny_families import byte_tokenizer, tiny_family, word_tokenizer
+from tests.support.models.tiny_models import (
     BOS,
     EOS,
     SCORE_DEVIATION,

@@ -9,7 +9,7 @@ import torch
 from shaping import METHODS, CausalRewardModel, Certificate, Shape, Shaper
 from shaping.credit import estimator, owen
 from shaping.shape import ABSENT, CLOSURES, ESTIMATORS, UNITS_WITHIN_TURNS
-from tests.tiny_models import (
+from tests.support.models.tiny_models import (
     BOS,
     PAD,
     SCORE_DEVIATION,

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 from shaping import METHODS, Certificate, Shape
 from shaping.shape import CLOSURES
 from tests.shaping.test_optimal_policy import ALPHABET, LANGUAGE, LENGTH, reference_log_probs, shaped
-from tests.tiny_models import BOS, EOS, encode, make_rollouts
+from tests.support.models.tiny_models import BOS, EOS, encode, make_rollouts
 
 PREFIXES = {
     prefix: row for row, prefix in enumerate(p for size in range(LENGTH) for p in product(range(3), repeat=size))

@@ -3,7 +3,7 @@ import torch
 
 from shaping import Rollouts, ShapeError
 from shaping.rollouts import model_inputs, padded, place_on_last_token, unpadded
-from tests.tiny_models import make_rollouts
+from tests.support.models.tiny_models import make_rollouts
 
 IDS = torch.zeros(2, 3, dtype=torch.long)
 FULL = torch.ones(2, 3, dtype=torch.bool)

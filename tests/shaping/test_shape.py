@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shaping import METHODS, ConfigError, Shape
 from shaping.closure import close
 from shaping.shape import ABSENT, CLOSURES, UNITS
-from tests.tiny_models import make_rollouts
+from tests.support.models.tiny_models import make_rollouts
 
 modest = settings(derandomize=True, deadline=None, max_examples=50)
 

@@ -16,7 +16,7 @@ import shaping.shape_file as shape_file
 from shaping import METHODS, ConfigError, RetokenizedRewardModel, Shape, ShapeFile, TextRewardModel
 from shaping.shape import ABSENT, CLOSURES, ESTIMATORS, HEADS, UNITS
 from shaping.shape_file import CRITICS, KL_ESTIMATORS, SCHEMA, checksum
-from tests.tiny_models import tiny_reward_model, tiny_tokenizer
+from tests.support.models.tiny_models import tiny_reward_model, tiny_tokenizer
 
 SHAPE = Shape(weights={"prefix": 0.25, "shapley": 0.75}, balance=0.875, gae_lambda=0.7123456789012345, unit="turn")
 WHOLE = ShapeFile(

@@ -7,7 +7,7 @@ import torch
 from shaping import METHODS, Certificate, ConfigError, Shape, ShapeError, Shaper
 from shaping.certificate import TOLERANCE
 from shaping.closure import close
-from tests.tiny_models import (
+from tests.support.models.tiny_models import (
     GameRewardModel,
     mixed_rollouts,
     random_game,

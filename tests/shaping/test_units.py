@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shaping.units import UnitSplitter, on_last_token, unit_counts
-from tests.tiny_models import BOS, EOS, PAD, ListTokenizer, encode, make_rollouts, tiny_tokenizer
+from tests.support.models.tiny_models import BOS, EOS, PAD, ListTokenizer, encode, make_rollouts, tiny_tokenizer
 
 TOKENS = ["<pad>", "<s>", "</s>", "Ġthe", "Ġfilm", ".", ",", ";", ":", "?", "!", "Ġend.", "▁why?", "x", ".Ġ", "Ġ", "-"]
 SPLITTER = UnitSplitter(ListTokenizer(TOKENS))

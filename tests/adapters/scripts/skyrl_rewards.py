@@ -22,12 +22,12 @@ from skyrl.train.config import SkyRLTrainConfig
 from skyrl.train.trainer import RayPPOTrainer
 from skyrl.train.utils import validate_cfg
 
-from pipeline.snippets.skyrl import snippet
+from pipeline.export.skyrl import snippet
 from shaping.adapters.skyrl import check_trainer, dense_trainer
 from shaping.errors import ShapetuneError
 from tests.adapters.conversations import DISCOUNTED, SHAPE, SPARSE, Conversations, conversations, make_shaper
 from tests.adapters.exports import export_into, loaded
-from tests.tiny_models import tiny_tokenizer
+from tests.support.models.tiny_models import tiny_tokenizer
 
 KL = ("trainer.algorithm.use_kl_in_reward=true", "trainer.algorithm.use_kl_loss=false")
 

@@ -24,14 +24,14 @@ from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.v1.trainer_base import get_trainer_cls
 from verl.utils.tensordict_utils import get_tensordict, list_of_dict_to_tensordict
 
-from pipeline.snippets.exported import Exported
-from pipeline.snippets.reward_model import causal_code
-from pipeline.snippets.verl import snippet
+from pipeline.export.reward_model_code import causal_code
+from pipeline.export.template import Exported
+from pipeline.export.verl import snippet
 from shaping import CausalRewardModel, ConfigError, Shape
 from shaping.adapters.verl import register
 from shaping.shape_file import ShapeFile
 from tests.adapters.scripts.verl_cases import CASES, KL_COEF, Case, Row, tiny_shaper
-from tests.tiny_models import EOS, tiny_classifier, tiny_policy, tiny_tokenizer
+from tests.support.models.tiny_models import EOS, tiny_classifier, tiny_policy, tiny_tokenizer
 
 READ = ["rm_scores", "advantages", "returns"]
 # What separate_async wants to be told before it starts.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from shaping import Shape, Shaper
-from tests.tiny_models import EOS, encode, tiny_reward_model, tiny_tokenizer
+from tests.support.models.tiny_models import EOS, encode, tiny_reward_model, tiny_tokenizer
 
 KL_COEF = 0.3
 DENSE = {"prefix": 0.5, "shapley": 0.3, "attention": 0.2}

@@ -1,0 +1,1 @@
+"""The credit engine beside the strongest peers: accuracy at equal evaluations, and seconds."""

@@ -1,0 +1,1 @@
+"""Early stopping on curves of real trials: what it saves and what it costs."""

@@ -1,0 +1,1 @@
+"""IFBench (Pyatkin et al., arXiv 2507.02833) on trained policies."""

@@ -1,0 +1,1 @@
+"""The outer loop beside other searches, at equal trials."""

@@ -1,0 +1,1 @@
+"""The PPO trainer beside TRL's: seconds, memory and what credit adds."""

@@ -1,0 +1,150 @@
+"""The sections of a study's config: what varies, the outer loop, the confirmation, where trials run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from search_spaces import SPACES
+from shaping.shape import UNITS_WITHIN_TURNS
+
+
+class Section(BaseModel):
+    """A frozen section without room for misspelt keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SpaceSettings(Section):
+    """What may vary."""
+
+    name: str = Field(
+        "credit_mix",
+        description="balance, credit_mix, full, or package.module:factory or file.py:factory for a space of one's own.",
+    )
+    methods: tuple[str, ...] = Field(("prefix", "attention", "shapley"), min_length=1)
+    gae_lambda: tuple[float, float] = (0.6, 1.0)
+    balance: tuple[float, float] = Field((0.0, 1.0), description="Bounds of the methods' share; sparse has the rest.")
+    units: tuple[str, ...] = Field(UNITS_WITHIN_TURNS, min_length=1, description="Units to choose from, in space full.")
+    budget: tuple[int, int] = Field((16, 128), description="Bounds of the coalitions of a response, in space full.")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in SPACES and ":" not in value:
+            known = ", ".join(sorted(SPACES))
+            raise ValueError(f"space {value!r} is unknown; choose one of {known}, or write package.module:factory")
+        return value
+
+
+class ShapeSettings(Section):
+    """The part of every shape that the study does not search; see ``shaping.shape.Shape``."""
+
+    unit: Literal["token", "span", "sentence"] = "span"
+    max_span: int = Field(4, ge=1)
+    max_units: int = Field(6, ge=1)
+    absent: Literal["delete", "mask", "attention"] = Field("delete", description="How a unit is taken away.")
+    estimator: Literal["auto", "exact", "kernel", "permutation"] = "auto"
+    budget: int = Field(16, ge=4)
+    budget_tokens: int | None = Field(None, ge=1, description="Forwarded response tokens, in place of budget.")
+    attention_layer: int = Field(-1, description="Layer that attention reads; -1 is the last.")
+    attention_heads: Literal["mean", "max"] = "mean"
+    gradient_steps: int = Field(32, ge=1)
+    closure: Literal["last", "first", "spread"] = Field(
+        "last", description="Where what credit leaves of a score goes; first where a study's responses may end early."
+    )
+    gamma: float = Field(1.0, gt=0, le=1)
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of the baselines that the study does not tune.")
+    policy_preserving: bool = True
+
+
+class ConstraintSettings(Section):
+    """What the winner must keep to, modelled like J itself; what is ``None`` does not bind."""
+
+    kl_nats: float | None = Field(None, gt=0, description="Most KL(policy || reference) at the end of training.")
+    kl_over_sparse: float | None = Field(None, gt=0, description="The same as a multiple of the sparse arm's.")
+    certificate_error: float | None = Field(
+        None, gt=0, description="Largest miss of a response's score; for studies that need not preserve the policy."
+    )
+
+
+class EarlyStoppingSettings(Section):
+    """When a trial is given up for its curve."""
+
+    worst_percent: float = Field(40.0, gt=0, lt=100, description="Stop what is among the worst so many percent.")
+    least_share: float = Field(0.5, ge=0, description="Steps before which nothing stops, over one seed's steps.")
+    least_trials: int = Field(5, ge=3, description="Trials that must have ended before one is stopped.")
+
+
+class SearchSettings(Section):
+    """The outer loop."""
+
+    trials: int = Field(12, ge=1, description="Trials in all, baselines included; may be raised later.")
+    sobol_trials: int = Field(3, ge=0, description="Space-filling trials after the baselines.")
+    seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="One run each, the same ones for every trial.")
+    seed: int = Field(0, ge=0, description="Seed of the proposals.")
+    objective: Literal["final", "curve", "gain"] = Field(
+        "final",
+        description="J on held-out prompts at the end; the mean of J along the training curve; or the first less the "
+        "sparse arm's on the same seeds.",
+    )
+    model: Literal["gp", "saasbo"] = Field("gp", description="saasbo is for many parameters; needs an extra.")
+    constraints: ConstraintSettings = Field(default_factory=ConstraintSettings)
+    early_stopping: EarlyStoppingSettings | None = None
+    warm_start: Path | None = Field(None, description="Folder of an earlier study to start from.")
+    first_arms: int = Field(3, ge=0, description="Best arms of an earlier study of another task that are tried first.")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return distinct_seeds(value)
+
+    @field_validator("warm_start")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        # Workers have working folders of their own.
+        return None if value is None else value.expanduser().absolute()
+
+
+class ConfirmSettings(Section):
+    """The best arms and their baselines, run again on seeds that the search never saw."""
+
+    seeds: tuple[int, ...] = Field((100, 101, 102, 103), description="Fresh seeds; none at all skips the confirmation.")
+    top: int = Field(1, ge=1, le=10, description="Arms of the search that are confirmed, the winner among them.")
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return distinct_seeds(value)
+
+
+class ExecutorSettings(Section):
+    """Where trials run."""
+
+    name: Literal["ray", "local"] = "ray"
+    slots: int = Field(2, ge=1, le=1024, description="Runs side by side; local runs one.")
+    cpus: int = Field(1, ge=1, description="Cores and threads of a run.")
+    gpus: float | None = Field(None, ge=0, description="GPUs of a run, or a fraction; unset shares what Ray finds.")
+    address: str = Field("local", min_length=1, description="Ray cluster: local starts one for the study.")
+    retries: int = Field(3, ge=0, le=100, description="Further attempts of a run that failed, from its checkpoint.")
+    stall_minutes: float = Field(60.0, gt=0, description="Silence after which a run counts as hung.")
+
+
+class TrainerSettings(Section):
+    """A trainer of one's own in place of the built-in PPO; see ``pipeline.trainers.custom``."""
+
+    function: str = Field(pattern=r"^.+:.+$", description="package.module:name or file.py:name.")
+    options: dict[str, Any] = Field(default_factory=dict, description="The trainer's own.")
+
+
+def distinct_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the seeds.
+
+    Raises:
+        ValueError: One stands there twice, or is negative.
+    """
+    if len(set(value)) != len(value) or any(seed < 0 for seed in value):
+        raise ValueError(f"seeds {list(value)} must be distinct and not negative")
+    return value

@@ -1,1 +1,0 @@
-"""What an export writes beside ``shape.json`` for one production trainer: a module a trainer."""

@@ -1,0 +1,201 @@
+"""The search as a source of jobs: seeds of the outer loop's trials, side by side where there is room."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+
+from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import read_kept
+from pipeline.search.early_stopping import EarlyStopping, Projection
+from pipeline.search.outer_loop import BASELINE, OuterLoop, Proposal, tracked_values
+from pipeline.search.store import study_database
+from pipeline.study.folder import StudyFolder
+from pipeline.study.running_trial import OpenTrial
+from pipeline.study.trial_files import restore, write_begun, write_result
+from pipeline.study.warm_start import copy_results, read_warm_start
+from pipeline.trials.ending import Ending
+from pipeline.trials.run import Job, Outcome, Progress, searched_value, write_json
+
+
+class SearchStage:
+    """The outer loop's trials, one job a seed; seeds of trials that have begun go first.
+
+    Args:
+        config: The study's config.
+        folder: Where the study is kept.
+        assets: The folder of what the task built once; ``None`` where it built nothing.
+    """
+
+    name = "search"
+
+    def __init__(self, config: StudyConfig, folder: StudyFolder, assets: Path | None) -> None:
+        self._config, self._folder = config, folder
+        self._assets = "" if assets is None else str(assets)
+        self._plain = config.model_dump(mode="json")
+        self._open: dict[int, OpenTrial] = {}
+        self.outer = self._outer_loop()
+        self._restore_files()
+        self._stopping = self._early_stopping()
+
+    def _outer_loop(self) -> OuterLoop:
+        config, folder = self._config, self._folder
+        warm = read_warm_start(config, folder)
+        space = config.make_space()
+        database = study_database(config.storage, folder.root)
+        outer = OuterLoop(config.name, space, database, config.search, warm.trials, warm.arms)
+        for row in outer.trials():
+            if row["arm"] in warm.sources and row["status"] == "completed":
+                source = warm.sources[row["arm"]]
+                copy_results(folder, row["index"], row["arm"], source, config.search.seeds)
+        return outer
+
+    def _early_stopping(self) -> EarlyStopping | None:
+        """Return what stops trials, with all that earlier launches saw; ``None`` where nothing is to be stopped."""
+        settings, steps = self._config.search.early_stopping, self._config.ppo.steps
+        if settings is None:
+            return None
+        stopping = EarlyStopping(settings.worst_percent, round(settings.least_share * steps), settings.least_trials)
+        for row in self.outer.trials():
+            trial = self._trial(self.outer.proposal(row["index"]))
+            if row["status"] == "completed" and trial.complete:
+                stopping.observe(row["index"], trial.curve())
+                stopping.completed(row["index"], fmean(self._values(trial).values()))
+            elif row["status"] == "early_stopped":
+                curve = read_kept(trial.folder / "stopped.json", lambda kept: list(kept["curve"]))
+                if curve:
+                    stopping.observe(row["index"], curve)
+                    stopping.stopped(row["index"])
+        return stopping
+
+    def _restore_files(self) -> None:
+        """Write what the folder lacks of ended trials, as far as the database and their seeds' files tell it."""
+        for row in self.outer.trials():
+            trial = self._trial(self.outer.proposal(row["index"]))
+            if row["status"] != "running" and trial.folder.is_dir():
+                restore(trial, row)
+
+    def _trial(self, proposal: Proposal) -> OpenTrial:
+        return OpenTrial(proposal, self._folder.trial_folder(proposal.index), self._config.search.seeds)
+
+    def ask(self) -> Job | None:
+        """Return the next seed's job."""
+        while True:
+            for trial in self._open.values():
+                if trial.waiting:
+                    return self._job(trial)
+            proposal = self.outer.ask()
+            if proposal is None:
+                return None
+            self._begin(self._trial(proposal))
+
+    def _begin(self, trial: OpenTrial) -> None:
+        """Open a trial; one that ended although an earlier launch could not say so any more is ended now."""
+        index = trial.proposal.index
+        trial.folder.mkdir(parents=True, exist_ok=True)
+        write_begun(trial)
+        stopped = read_kept(trial.folder / "stopped.json", Projection.from_dict)
+        if stopped is not None:
+            self.outer.stop(index, stopped)
+            return
+        self._open[index] = trial
+        if trial.complete:
+            self._complete(trial)
+
+    def _job(self, trial: OpenTrial) -> Job:
+        seed = trial.waiting.pop(0)
+        trial.out.add(seed)
+        return Job(
+            index=trial.proposal.index,
+            folder=str(trial.folder),
+            arm=trial.arm.to_dict(),
+            seeds=(seed,),
+            config=self._plain,
+            assets=self._assets,
+        )
+
+    def finished(self) -> bool:
+        """Return whether every trial has ended and no job of one runs."""
+        return not self._open and self.outer.finished()
+
+    def report(self, job: Job, progress: Progress) -> Ending | None:
+        """Take a training step; the ending is that of a trial which stops because of it."""
+        trial, steps = self._open[job.index], self._config.ppo.steps
+        trial.observe(progress.seed, progress.step, progress.point["objective"])
+        if self._stopping is None or trial.ended:
+            return None
+        curve = trial.curve()
+        self._stopping.observe(job.index, curve)
+        unfinished = len(curve) < steps
+        if trial.proposal.origin == BASELINE or not unfinished or not self._stopping.should_stop(job.index):
+            return None
+        projection = self._stopping.projection(job.index)
+        return None if projection is None else self._stop(trial, curve, projection)
+
+    def _stop(self, trial: OpenTrial, curve: list[float], projection: Projection) -> Ending:
+        index, total = trial.proposal.index, self._config.ppo.steps * len(trial.seeds)
+        trial.end("stopped")
+        # The file first: a launch that finds it knows how the trial ended, whatever the database says.
+        write_json(trial.folder / "stopped.json", {"steps": trial.done_steps, **asdict(projection), "curve": curve})
+        self.outer.stop(index, projection)
+        assert self._stopping is not None
+        self._stopping.stopped(index)
+        return Ending(
+            None,
+            f"stopped after {trial.done_steps} of {total} steps: it was on its way to "
+            f"J {projection.objective:+.3f} ± {projection.deviation:.3f}",
+            stopped=True,
+        )
+
+    def should_stop(self, job: Job) -> bool:
+        """Return whether a job runs for nothing because its trial has ended."""
+        return bool(self._open[job.index].ended)
+
+    def tell(self, job: Job, outcome: Outcome) -> Ending | None:
+        """Take a finished seed; the ending is its trial's once all seeds are there."""
+        trial = self._leave(job)
+        trial.runs.update({int(run["seed"]): run for run in outcome.runs})
+        if trial.ended or not trial.complete:
+            self._close(trial)
+            return None
+        return self._complete(trial)
+
+    def _complete(self, trial: OpenTrial) -> Ending:
+        index, outcome = trial.proposal.index, write_result(trial)
+        values = self._values(trial)
+        self.outer.tell(index, values, tracked_values(outcome.metrics, outcome.certificate))
+        if self._stopping is not None:
+            self._stopping.observe(index, trial.curve())
+            self._stopping.completed(index, fmean(values.values()))
+        del self._open[index]
+        return Ending(outcome, "")
+
+    def _values(self, trial: OpenTrial) -> dict[int, float]:
+        objective = self._config.search.objective
+        return {int(run["seed"]): searched_value(run, objective) for run in trial.ordered_runs()}
+
+    def fail(self, job: Job, reason: str) -> Ending | None:
+        """Give a trial up for one seed's failure; the ending is ``None`` where it had ended before."""
+        trial = self._leave(job)
+        ended = bool(trial.ended)
+        if not ended:
+            trial.end("failed")
+            self.outer.fail(job.index, reason)
+            if self._stopping is not None:
+                self._stopping.failed(job.index)
+        self._close(trial)
+        return None if ended else Ending(None, reason)
+
+    def stopped(self, job: Job) -> None:
+        """Take note that a job of an ended trial runs no more."""
+        self._close(self._leave(job))
+
+    def _leave(self, job: Job) -> OpenTrial:
+        trial = self._open[job.index]
+        trial.out -= set(job.seeds)
+        return trial
+
+    def _close(self, trial: OpenTrial) -> None:
+        if trial.ended and not trial.out:
+            del self._open[trial.proposal.index]

@@ -1,0 +1,239 @@
+"""A study: the search, then the confirmation, as one source of jobs. Launching and going on are the same call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import read_kept
+from pipeline.runtime.signals import raise_again
+from pipeline.search.posterior import Prediction
+from pipeline.study.confirm_stage import ConfirmStage
+from pipeline.study.folder import StudyFolder
+from pipeline.study.search_stage import SearchStage
+from pipeline.study.verdict import Verdict, confirmation_arms, judge
+from pipeline.trials.arm import Arm
+from pipeline.trials.ending import Ending
+from pipeline.trials.failures import EXCEPTION, attempts_file
+from pipeline.trials.run import Job, Outcome, Progress, write_json
+from shaping.errors import ShapetuneError
+
+CERTIFICATE_FAILED = "certificate"
+
+
+class Listener(Protocol):
+    """What a display hears of a study as it runs."""
+
+    def started(self, stage: str, job: Job) -> None:
+        """A job was handed out."""
+
+    def progressed(self, stage: str, job: Job, progress: Progress) -> None:
+        """A job trained one more step."""
+
+    def left(self, stage: str, job: Job) -> None:
+        """A job ended, whatever became of it."""
+
+    def retried(self, stage: str, job: Job, reason: str) -> None:
+        """An attempt of a job failed; another one goes on from its last checkpoint."""
+
+    def ended(self, stage: str, job: Job, ending: Ending) -> None:
+        """A trial ended; ``job`` is the last of its jobs that said something."""
+
+
+class Study:
+    """Search, then confirmation: the source that an executor works through.
+
+    Args:
+        config: The study's config.
+        folder: Where it is kept.
+        assets: The folder of what the task built once; ``None`` where it built nothing.
+        listener: Hears what happens.
+        reward_critic: Whether a critic can start as the task's reward model.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        folder: StudyFolder,
+        assets: Path | None,
+        listener: Listener,
+        reward_critic: bool = True,
+    ) -> None:
+        self.config, self.folder = config, folder
+        self._assets, self._listener, self._reward_critic = assets, listener, reward_critic
+        self._search = SearchStage(config, folder, assets)
+        self._confirm: ConfirmStage | None = None
+        # Failures that may be the code's fault rather than a trial's, until a run of any arm comes to its end.
+        self._suspected: list[tuple[Job, str, str]] | None = [] if not self._any_run() else None
+
+    def _any_run(self) -> bool:
+        return any(any(place.glob("*/seed-*.json")) for place in (self.folder.trials, self.folder.confirm))
+
+    def _stage(self) -> SearchStage | ConfirmStage:
+        if not self._search.finished():
+            return self._search
+        if self._confirm is None:
+            arms = confirmation_arms(self.winner(), self.config.base_shape(), self._reward_critic)
+            arms += self.runners_up()
+            self._confirm = ConfirmStage(self.config, self.folder, self._assets, arms)
+        return self._confirm
+
+    def ask(self) -> Job | None:
+        """Return the next job of the current stage."""
+        raise_again()
+        stage = self._stage()
+        job = stage.ask()
+        if job is None and stage is self._search and not self.finished():
+            # The search may end as it is asked: with a trial that an earlier launch had run to its end.
+            stage = self._stage()
+            job = stage.ask()
+        if job is not None:
+            self._listener.started(stage.name, job)
+        return job
+
+    def finished(self) -> bool:
+        """Return whether the confirmation has ended, or the search where nothing was found or is confirmed."""
+        if not self._search.finished():
+            return False
+        if not self._search.outer.any_completed():
+            return True
+        return self._stage().finished()
+
+    def report(self, job: Job, progress: Progress) -> bool:
+        """Take a training step; return whether the job is to stop."""
+        raise_again()
+        stage = self._stage_of(job)
+        self._listener.progressed(stage.name, job, progress)
+        if isinstance(stage, ConfirmStage):
+            return False
+        ending = stage.report(job, progress)
+        if ending is not None:
+            self._listener.ended(stage.name, job, ending)
+        return stage.should_stop(job)
+
+    def stopped(self, job: Job) -> None:
+        """Take note that a job was stopped, as ``report`` asked for."""
+        self._search.stopped(job)
+        self._listener.left(self._search.name, job)
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        """Take an outcome; a broken certificate makes it a failure."""
+        self._clear_suspicion()
+        if not outcome.certificate["return_preserving"] and self.config.shape.policy_preserving:
+            error = outcome.certificate["largest_error"]
+            self.fail(job, CERTIFICATE_FAILED, f"a response's rewards missed its score by {error:.2e}")
+            return
+        stage = self._stage_of(job)
+        self._ended(stage, job, stage.tell(job, outcome))
+
+    def retried(self, job: Job, reason: str, detail: str) -> None:
+        """Take note of an attempt that failed and is followed by another."""
+        self._listener.retried(self._stage_of(job).name, job, f"{reason}: {detail}")
+
+    def fail(self, job: Job, reason: str, detail: str) -> None:
+        """Record a failed job with its reason; the study goes on.
+
+        Raises:
+            ShapetuneError: Two arms failed with an exception before any run came to its end: whatever it is, it is no
+                trial's fault. Neither is given up; both run again once it is mended.
+        """
+        if self._suspected is not None and reason == EXCEPTION:
+            self._suspected.append((job, reason, detail))
+            if len({str(each.arm["name"]) for each, *_ in self._suspected}) > 1:
+                raise ShapetuneError(
+                    f"no run came to its end; two arms failed in the same way: {detail}",
+                    f"mend that, and the same command goes on; the whole trace is in {attempts_file(job)}",
+                )
+            return
+        self._clear_suspicion()
+        self._fail(job, reason, detail)
+
+    def _clear_suspicion(self) -> None:
+        suspected, self._suspected = self._suspected or [], None
+        for each in suspected:
+            self._fail(*each)
+
+    def _fail(self, job: Job, reason: str, detail: str) -> None:
+        folder = Path(job.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "failure.json", {"reason": reason, "detail": detail, "arm": job.arm})
+        stage = self._stage_of(job)
+        self._ended(stage, job, stage.fail(job, f"{reason}: {detail}"))
+
+    def _ended(self, stage: SearchStage | ConfirmStage, job: Job, ending: Ending | None) -> None:
+        self._listener.left(stage.name, job)
+        if ending is not None:
+            self._listener.ended(stage.name, job, ending)
+
+    def _stage_of(self, job: Job) -> SearchStage | ConfirmStage:
+        return self._search if job.index >= 0 or self._confirm is None else self._confirm
+
+    def ranking(self) -> list[Prediction]:
+        """Return the search's completed arms, best first."""
+        return self._search.outer.ranking()
+
+    def trials(self) -> list[dict[str, Any]]:
+        """Return the search's trials as plain values."""
+        return self._search.outer.trials()
+
+    def winner(self) -> Arm:
+        """Return the search's winner.
+
+        It is chosen once and kept with its ranking, so that a confirmation never changes its subject; only a search
+        that was given more trials chooses again.
+
+        Raises:
+            ShapetuneError: No trial of the search succeeded.
+        """
+        kept = read_kept(self.folder.winner_file, lambda found: (Arm.from_dict(found), found.get("trials")))
+        if kept is not None and kept[1] in (None, self.config.search.trials):
+            return kept[0]
+        ranking = self.ranking()
+        if not ranking:
+            raise ShapetuneError("no trial of the search succeeded", "shapetune status shows each one's reason")
+        if not ranking[0].feasible:
+            raise ShapetuneError(
+                "no trial is expected to keep to search.constraints", "start a new study with wider limits"
+            )
+        winner = self._arm(ranking[0])
+        if kept is not None and kept[0].shape != winner.shape:
+            self.folder.put_aside_winner(kept[1])
+        write_json(self.folder.ranking_file, [vars(row) for row in ranking])
+        write_json(self.folder.sensitivity_file, self._search.outer.posterior().sensitivity())
+        write_json(self.folder.winner_file, {**winner.to_dict(), "trials": self.config.search.trials})
+        return winner
+
+    def runners_up(self) -> list[Arm]:
+        """Return the arms that are confirmed beside the winner, best first: ``confirm.top`` less one of them."""
+        ranking = read_kept(self.folder.ranking_file, lambda rows: [Prediction(**row) for row in rows])
+        if ranking is None:
+            ranking = self.ranking()
+        others = [row for row in ranking if row.arm != self.winner().name and row.feasible]
+        wanted = others[: self.config.confirm.top - 1]
+        return [Arm(f"place {place}, {row.arm}", self._arm(row).shape) for place, row in enumerate(wanted, start=2)]
+
+    def _arm(self, row: Prediction) -> Arm:
+        proposal = self._search.outer.proposal(row.index)
+        return Arm(proposal.arm, proposal.shape)
+
+    def verdict(self) -> Verdict | None:
+        """Return the verdict and keep it in the folder; ``None`` when nothing was confirmed."""
+        runs = confirmation_runs(self.folder)
+        if not runs.get("winner"):
+            return None
+        verdict = judge(self.winner().name, runs)
+        write_json(self.folder.verdict_file, verdict.to_dict())
+        return verdict
+
+
+def confirmation_runs(folder: StudyFolder) -> dict[str, list[dict[str, Any]]]:
+    """Return each confirmed arm's finished runs, in seed order."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.confirm.glob("*/result.json")):
+        if (path.parent / "failure.json").exists():  # its certificate was refused
+            continue
+        found = read_kept(path, lambda result: (str(result["arm"]["name"]), list(result["runs"])))
+        if found is not None:
+            runs.setdefault(found[0], []).extend(found[1])
+    return {name: sorted(results, key=lambda run: int(run["seed"])) for name, results in runs.items()}

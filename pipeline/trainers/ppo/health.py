@@ -1,0 +1,52 @@
+"""Signs that a run has come to nothing: each ends the trial under a name of its own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from pipeline.trainers.ppo.settings import PPOSettings
+from shaping.errors import TrialFailed
+from shaping.rollouts import Rollouts
+
+
+def check_rewards(step: int, token_rewards: Tensor, kl_nats: float, settings: PPOSettings) -> None:
+    """Refuse rewards that nothing can be learned from.
+
+    Raises:
+        TrialFailed: A reward or the KL is not finite (``nan``), or the policy is too far from the reference
+            (``kl_limit``).
+    """
+    if not bool(torch.isfinite(token_rewards).all()) or not math.isfinite(kl_nats):
+        raise TrialFailed("nan", f"a reward or the KL is not finite at step {step}")
+    limit = settings.kl_limit_nats
+    if abs(kl_nats) > limit:
+        raise TrialFailed("kl_limit", f"KL {kl_nats:.1f} nats at step {step} is beyond kl_limit_nats = {limit:g}")
+
+
+def check_responses(step: int, rollouts: Rollouts, eos_id: int, settings: PPOSettings) -> None:
+    """Refuse a policy that says nothing, or one thing only.
+
+    Raises:
+        TrialFailed: All responses are empty but for their end (``empty_responses``), or one token makes up more
+            than ``collapse_share`` of all tokens of the batch (``collapse``).
+    """
+    said = rollouts.response_ids[rollouts.response_mask & (rollouts.response_ids != eos_id)]
+    if len(said) == 0:
+        raise TrialFailed(
+            "empty_responses",
+            f"every response of step {step} is empty",
+            "lower the learning rate, or set sampling.stop_at_eos to false",
+        )
+    tokens, counts = torch.unique(said, return_counts=True)
+    share = float(counts.max()) / len(said)
+    # A few tokens are no sign of anything.
+    if len(said) >= settings.collapse_tokens and share > settings.collapse_share:
+        raise TrialFailed(
+            "collapse",
+            f"token {int(tokens[counts.argmax()])} makes up {share:.0%} of the responses of step {step}, "
+            f"beyond collapse_share = {settings.collapse_share:g}",
+            "lower the learning rate or raise kl_coef",
+        )

@@ -1,0 +1,67 @@
+"""The policy that is trained: a copy, or an adapter (LoRA, Hu et al., arXiv 2106.09685) on the task's own weights."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from pipeline.trainers.ppo.settings import LoraSettings
+from shaping.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A policy whose parameters may change, while the task's policy stays the reference.
+
+    Attributes:
+        model: What is trained and sampled from.
+        adapter: The library's adapter around it, where one is used.
+    """
+
+    model: PreTrainedModel
+    adapter: Any = None
+
+    @classmethod
+    def of(cls, source: PreTrainedModel, lora: LoraSettings | None) -> TrainedPolicy:
+        """Return a policy to train that starts as ``source``.
+
+        With LoRA it shares ``source``'s weights, which are frozen: the reference costs no memory.
+
+        Raises:
+            ConfigError: The adapter library is missing, or the model has no module that the settings name.
+        """
+        if lora is None:
+            return cls(copy.deepcopy(source).requires_grad_(True))
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise ConfigError("ppo.lora needs the package peft", "pip install 'shapetune[lora]'") from error
+        options = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=0.0,
+            target_modules=lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules),
+            task_type="CAUSAL_LM",
+        )
+        # What the memo holds is not copied: modules are new, their weights are shared.
+        shared = {id(tensor): tensor for tensor in (*source.parameters(), *source.buffers())}
+        try:
+            adapter = get_peft_model(copy.deepcopy(source, shared), options)
+        except ValueError as error:
+            raise ConfigError(
+                f"ppo.lora.target_modules = {lora.target_modules}: {error}", "name other modules"
+            ) from error
+        return cls(adapter.get_base_model(), adapter)
+
+    def save(self, folder: Path) -> None:
+        """Write the policy as a whole model; its adapter alone goes into ``adapter`` below it."""
+        if self.adapter is None:
+            self.model.save_pretrained(folder)
+            return
+        self.adapter.save_pretrained(folder / "adapter", safe_serialization=True)
+        # Merging writes into the weights, which the reference shares.
+        copy.deepcopy(self.adapter).merge_and_unload().save_pretrained(folder)

@@ -1,0 +1,284 @@
+"""PPO with token rewards: one batch of rollouts, shaping and update at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.trainers.base import Prompts, Task
+from pipeline.trainers.ppo.actor import Actor, TokenOutputs
+from pipeline.trainers.ppo.advantages import whiten
+from pipeline.trainers.ppo.checkpoint import Checkpoint
+from pipeline.trainers.ppo.critics import NetworkCritic, RewardCritic, ValueHead
+from pipeline.trainers.ppo.distributed import Processes
+from pipeline.trainers.ppo.health import check_responses, check_rewards
+from pipeline.trainers.ppo.log_probs import check_head
+from pipeline.trainers.ppo.losses import kl_estimate, masked_mean
+from pipeline.trainers.ppo.policy import TrainedPolicy
+from pipeline.trainers.ppo.rollout import Sampled, sample_responses
+from pipeline.trainers.ppo.settings import PPOSettings, SamplingSettings
+from pipeline.trainers.ppo.update import Batch, PolicyUpdate
+from shaping.advantages import generalized_advantages
+from shaping.certificate import Certificate
+from shaping.errors import ConfigError
+from shaping.rollouts import Rollouts
+from shaping.shape import Shape
+from shaping.shaper import Shaper
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What one training step showed, before its update; rewards are unshaped.
+
+    Attributes:
+        step: Training step, from 0.
+        reward: Mean score of the batch, in reward-model units.
+        kl_nats: Mean over responses of the summed log ratio to the reference.
+        objective: ``J = reward - kl_coef * kl_nats``; higher is better.
+        response_tokens: Mean length.
+        entropy_nats: Mean entropy of a token.
+        policy_loss: Clipped surrogate loss of the update's last pass.
+        value_loss: Value loss of the update's last pass.
+        explained_variance: Share of the returns' variance that the critic explained before the update.
+    """
+
+    step: int
+    reward: float
+    kl_nats: float
+    objective: float
+    response_tokens: float
+    entropy_nats: float
+    policy_loss: float
+    value_loss: float
+    explained_variance: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the point as plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What policy and reference say of a batch."""
+
+    own: TokenOutputs
+    reference_log_probs: Tensor
+
+    def kl_nats(self, mask: Tensor) -> float:
+        """Return the mean over responses of the summed log ratio to the reference."""
+        ratio = kl_estimate(self.own.log_probs, self.reference_log_probs, "k1")
+        return float((ratio * mask).sum(dim=1).mean())
+
+
+class PPOTrainer:
+    """Trains a copy of the task's policy under one shape.
+
+    Args:
+        task: Models and prompts; its models are moved to the device.
+        shape: Where the reward falls.
+        settings: PPO's settings.
+        sampling: How responses are sampled.
+        seed: Decides prompts, sampling and minibatch order; two shapes with one seed see the same prompts and
+            random numbers (common random numbers).
+
+    Raises:
+        ConfigError: The settings do not fit the machine or the task's models.
+    """
+
+    def __init__(self, task: Task, shape: Shape, settings: PPOSettings, sampling: SamplingSettings, seed: int) -> None:
+        self.task, self.shape, self.settings, self.sampling, self.seed = task, shape, settings, sampling, seed
+        self.processes = Processes(settings.device)
+        self.processes.check_rows(settings.batch_size, "ppo.batch_size")
+        self.certificate = Certificate.empty(shape)
+        self.credit_tokens = self.credit_coalitions = 0
+        check_head(task.policy.to(self.processes.device))
+        for judge in (task.reward_model, task.gold_model):
+            # A reward model with a tokenizer of its own wraps the one that holds the weights.
+            if isinstance(model := getattr(getattr(judge, "inner", judge), "model", None), nn.Module):
+                model.to(self.processes.device)
+        self._shaper = Shaper(shape, task.reward_model, task.tokenizer, seed)
+        banned = None if sampling.stop_at_eos else task.eos_token_id
+        torch.manual_seed(seed)
+        self.policy = TrainedPolicy.of(task.policy, settings.lora)
+        half = torch.bfloat16 if self.precision == "bfloat16" else None
+        self._is_half = half is not None
+        critic = self._new_critic().to(self.processes.device)
+        self.actor = Actor(self.policy.model, critic, banned, sampling.temperature, half)
+        self.reference = Actor(task.policy, None, banned, sampling.temperature, half)
+        if settings.gradient_checkpointing:
+            self.actor.recompute_layers()
+        self._update = PolicyUpdate(self.actor, settings, self.processes)
+        order = torch.Generator().manual_seed(seed)
+        self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
+
+    def steps(self, start: int = 0) -> Iterator[CurvePoint]:
+        """Yield one curve point a training step, from step ``start`` on.
+
+        Raises:
+            TrialFailed: A reward, loss or gradient is not finite (``nan``), the policy left the reference's
+                neighbourhood (``kl_limit``), says one thing only (``collapse``) or nothing (``empty_responses``),
+                or memory did not suffice for half a micro-batch either (``out_of_memory``).
+        """
+        for step in range(start, self.settings.steps):
+            yield self.step(step)
+
+    def checkpoint(self, **values: Any) -> Checkpoint:
+        """Return the run's state after a training step, with the caller's own ``values`` beside it."""
+        tensors: dict[str, Tensor] = {f"actor.{name}": tensor for name, tensor in self._trained().items()}
+        for place, moments in self._update.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{place}.{name}": tensor for name, tensor in moments.items()}
+        tensors |= {"generator.shaper": self._shaper.generator_state(), "generator.torch": torch.get_rng_state()}
+        cost = {"credit_tokens": self.credit_tokens, "credit_coalitions": self.credit_coalitions}
+        return Checkpoint(tensors, {"certificate": self.certificate.to_dict(), **cost, **values})
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over the state of a checkpoint of a run with the same task, shape, settings and seed."""
+        tensors = checkpoint.tensors
+        with torch.no_grad():
+            for name, parameter in self._trained().items():
+                parameter.copy_(tensors[f"actor.{name}"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("optimizer."):
+                _, place, moment = name.split(".")
+                moments.setdefault(int(place), {})[moment] = value
+        optimizer = self._update.optimizer
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        self._shaper.set_generator_state(tensors["generator.shaper"])
+        torch.set_rng_state(tensors["generator.torch"])
+        self.certificate = Certificate.from_dict(checkpoint.values["certificate"])
+        self.credit_tokens = int(checkpoint.values["credit_tokens"])
+        # Checkpoints of earlier versions do not know it.
+        self.credit_coalitions = int(checkpoint.values.get("credit_coalitions", 0))
+
+    def step(self, step: int) -> CurvePoint:
+        """Return the curve point of one training step: sample, shape, update."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        rollouts, observed = self.sample(self._prompts(step), generator)
+        check_responses(step, rollouts, self.task.eos_token_id, self.settings)
+        token_rewards, scores = self._shaped(rollouts)
+        mask, old = rollouts.response_mask, observed.own
+        kl_nats, reward = observed.kl_nats(mask), float(scores.mean())
+        check_rewards(step, token_rewards, kl_nats, self.settings)
+        penalty = kl_estimate(old.log_probs, observed.reference_log_probs, self.settings.kl_estimator)
+        rewards = (token_rewards - self.settings.kl_coef * penalty) * mask
+        # A critic that knows nothing yet is taught what came, not its own guesses.
+        gae_lambda = 1.0 if self.settings.is_critic_warmup(step) else self.shape.gae_lambda
+        advantages, returns = generalized_advantages(rewards, old.values, mask, self.shape.gamma, gae_lambda)
+        batch = Batch(rollouts, old, whiten(advantages, mask), returns)
+        losses = self._update(step, batch, self._update.orders(len(rollouts), generator))[-1]
+        return CurvePoint(
+            step=step,
+            reward=reward,
+            kl_nats=kl_nats,
+            objective=reward - self.settings.kl_coef * kl_nats,
+            response_tokens=float(rollouts.response_tokens.float().mean()),
+            entropy_nats=float(masked_mean(old.entropy, mask)),
+            policy_loss=losses.policy,
+            value_loss=losses.value,
+            explained_variance=_explained_variance(old.values, returns, mask),
+        )
+
+    def sample(self, prompts: Prompts, generator: torch.Generator) -> tuple[Rollouts, Observed]:
+        """Return responses of the current policy, and what policy and reference say of them.
+
+        Each process samples its share and asks for it.
+        """
+        width, total, device = self.sampling.response_tokens, len(prompts), self.processes.device
+        uniforms = torch.rand(width, total, generator=generator)
+        rows = self.processes.rows(total)
+        ids, mask = prompts.ids.to(device), prompts.mask.to(device)
+        with self.actor.half_precision():
+            own = sample_responses(
+                self.actor.policy,
+                ids[rows],
+                mask[rows],
+                uniforms[:, rows],
+                self.task.eos_token_id,
+                self.sampling.stop_at_eos,
+                self.sampling.temperature,
+            )
+        said, rollouts = self._observed(own), own.rollouts
+        if self.processes.count > 1:
+            # Shares differ in their longest response.
+            missing = width - rollouts.response_ids.shape[1]
+            both = torch.stack([rollouts.response_ids, rollouts.response_mask.long()], dim=1)
+            found, said = (self.processes.gather(nn.functional.pad(each, (0, missing)), total) for each in (both, said))
+            whole = Rollouts(ids, mask, found[:, 0], found[:, 1].bool())
+            longest = int(whole.response_tokens.max())
+            rollouts, said = whole.first(longest), said[..., :longest]
+        log_probs, values, entropy, reference = said.unbind(dim=1)
+        return rollouts, Observed(TokenOutputs(log_probs, values, entropy), reference)
+
+    def _observed(self, sampled: Sampled) -> Tensor:
+        """Return log-probabilities, values, entropies and the reference's log-probabilities: ``B x 4 x T``.
+
+        Rounding makes half precision's states depend on how they were found: there the policy is asked again, in
+        whole sequences as the update asks it.
+        """
+        size, states = self._update.micro_batch_size, None if self._is_half else sampled.states
+        own = self.actor.observe(sampled.rollouts, size, with_entropy=True, states=states)
+        reference = self.reference.observe(sampled.rollouts, size)
+        return torch.stack([own.log_probs, own.values, own.entropy, reference.log_probs], dim=1)
+
+    def missing_eos_adjustment(self, rollouts: Rollouts) -> Tensor | None:
+        """Return what the missing end takes off each score (``B``): part of the total under every shape."""
+        if not self.sampling.stop_at_eos or self.sampling.missing_eos_penalty == 0:
+            return None
+        ended = (rollouts.response_ids == self.task.eos_token_id) & rollouts.response_mask
+        missing: Tensor = ~ended.any(dim=1)
+        return -self.sampling.missing_eos_penalty * missing.float()
+
+    def _shaped(self, rollouts: Rollouts) -> tuple[Tensor, Tensor]:
+        """Return token rewards (``B x T``), scaled, and scores (``B``), and note them in the certificate."""
+        forwarded = coalitions = 0
+
+        def shape(given: Rollouts) -> Tensor:
+            nonlocal forwarded, coalitions
+            shaped = self._shaper.shaped(given, adjustment=self.missing_eos_adjustment(given))
+            forwarded, coalitions = shaped.forwarded_tokens, shaped.coalitions
+            return torch.cat([shaped.scores[:, None], shaped.token_rewards], dim=1).to(given.response_ids.device)
+
+        found = self.processes.each(rollouts, shape)
+        scores, token_rewards = found[:, 0], self.settings.reward_scale * found[:, 1:]
+        self.certificate = self.certificate.including(token_rewards, scores, rollouts)
+        self.credit_tokens += int(self.processes.sum(forwarded))
+        self.credit_coalitions += int(self.processes.sum(coalitions))
+        return token_rewards, scores
+
+    def _prompts(self, step: int) -> Prompts:
+        size = self.settings.batch_size
+        places = torch.arange(step * size, (step + 1) * size) % len(self._prompt_order)
+        return self.task.train_prompts.select(self._prompt_order[places])
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {name: each for name, each in self.actor.named_parameters() if each.requires_grad}
+
+    @property
+    def precision(self) -> str:
+        """``bfloat16`` or ``float32``: of the policy's matrix products."""
+        chosen = self.settings.precision
+        return ("bfloat16" if self.processes.device.type == "cuda" else "float32") if chosen == "auto" else chosen
+
+    def _new_critic(self) -> nn.Module:
+        if self.settings.critic == "value_head":
+            return ValueHead(self.task.policy.config.get_text_config().hidden_size)
+        if self.settings.critic == "network":
+            return NetworkCritic(self.task.policy)
+        source = self.task.critic_source
+        if source is None:
+            raise ConfigError(
+                "ppo.critic = reward_model, but the reward model does not score prefixes in the policy's tokens",
+                "set ppo.critic to value_head or network",
+            )
+        return RewardCritic.of(source)
+
+
+def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    target = returns[mask]
+    variance = target.var()
+    return float(1 - (target - values[mask]).var() / variance) if float(variance) > 0 else 0.0

@@ -1,0 +1,110 @@
+"""Failed attempts of a job: what each was, and what is kept of them in the trial's folder."""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import traceback
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.runtime.files import read_lines
+from pipeline.runtime.out_of_memory import is_out_of_memory
+from pipeline.trials.run import Job
+from shaping.errors import ShapetuneError, TrialFailed
+
+EXCEPTION, OUT_OF_MEMORY, HUNG, WORKER_DIED, NODE_LOST = (
+    "exception",
+    "out_of_memory",
+    "hung",
+    "worker_died",
+    "node_lost",
+)
+# What training itself came to: another attempt from the same checkpoint would come to the same.
+FINAL = ("kl_limit", "collapse", "empty_responses", "certificate")
+# What no other attempt and no other trial can do better before somebody acts.
+HALTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt failed.
+
+    Attributes:
+        reason: A short name.
+        detail: One line.
+        trace: Where it happened; empty where nobody saw.
+        halts: Whether the study has to stop until somebody acts: no room or no right to write.
+    """
+
+    reason: str
+    detail: str
+    trace: str = ""
+    halts: bool = False
+
+    @property
+    def may_be_retried(self) -> bool:
+        """Whether another attempt from the last checkpoint may end differently."""
+        return self.reason not in FINAL
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what an exception of an attempt means."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, TrialFailed):
+        return Failure(error.reason, error.detail, trace)
+    if is_out_of_memory(error):
+        return Failure(OUT_OF_MEMORY, _line(error) or "the process ran out of memory", trace)
+    if isinstance(error, ShapetuneError):
+        return Failure(EXCEPTION, " ".join(part for part in (error.message, error.hint) if part), trace)
+    halts = stops_everything(error)
+    where = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(where[-1].filename).name}, line {where[-1].lineno})" if where else ""
+    return Failure(EXCEPTION, f"{type(error).__name__}: {_line(error)}{place}", trace, halts)
+
+
+def stops_everything(error: BaseException) -> bool:
+    """Return whether there is no room or no right to write."""
+    return isinstance(error, OSError) and error.errno in HALTING
+
+
+def halted(failure: Failure) -> ShapetuneError:
+    """Return the error that ends a study whose files cannot be written."""
+    return ShapetuneError(
+        f"the study cannot write any more on {socket.gethostname()}: {failure.detail}",
+        "make room there, or give back the right to write; then the same command goes on",
+    )
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def attempts_file(job: Job) -> Path:
+    """Return where a job's failed attempts are kept, one a line."""
+    return Path(job.folder) / f"failures-{'-'.join(map(str, job.seeds))}.jsonl"
+
+
+def stall_file(job: Job) -> Path:
+    """Return where a worker that hung writes what it was doing."""
+    return Path(job.folder) / f"stalled-{'-'.join(map(str, job.seeds))}.txt"
+
+
+def note_failure(job: Job, failure: Failure) -> None:
+    """Add a failed attempt to the trial's folder; a disk that takes nothing any more must not hide the cause."""
+    line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seeds": job.seeds, **asdict(failure)}
+    try:
+        Path(job.folder).mkdir(parents=True, exist_ok=True)
+        with attempts_file(job).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError:
+        if not failure.halts:
+            raise
+
+
+def noted_failures(path: Path) -> list[dict[str, Any]]:
+    """Return the failed attempts that a file holds; a line that was cut off is left out."""
+    return read_lines(path)

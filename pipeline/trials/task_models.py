@@ -1,0 +1,104 @@
+"""The models of a config's task: built where the cache has none, loaded, and held against the rest of the config."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from pipeline.config.schema import StudyConfig
+from pipeline.tasks.asset_cache import cache_folder
+from pipeline.tasks.prompt_file import PromptRow
+from pipeline.tasks.registry import load_task, task_kind
+from pipeline.trainers.base import Judge, Task
+from shaping.credit import METHODS, check_served
+from shaping.errors import ConfigError
+from shaping.reward_models import CausalRewardModel
+
+
+def assets_location(config: StudyConfig) -> Path | None:
+    """Return where what the task builds once stands, whether it is built or not; ``None`` for nothing."""
+    return task_kind(config.task).location(config.task, cache_folder())
+
+
+def build_assets(config: StudyConfig, console: Console) -> Path | None:
+    """Return the folder of what the task builds once, saying so when it has to be built; ``None`` for nothing."""
+    kind, cache = task_kind(config.task), cache_folder()
+    unbuilt = kind.unbuilt(config.task, cache)
+    if not unbuilt:
+        return kind.prepare(config.task, cache)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"the models of task {config.task.name} are not built yet, and one process alone can build them",
+            "run the same command once without torchrun, with --set ppo.steps=1",
+        )
+    started = time.perf_counter()
+    if not console.is_terminal:
+        console.print(f"{unbuilt} ...")
+    with console.status(unbuilt):
+        folder = kind.prepare(config.task, cache)
+    console.print(f"models built in {time.perf_counter() - started:.0f} s, kept in {escape(str(folder))}")
+    return folder
+
+
+def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Task:
+    """Return the loaded task, after its notes were printed.
+
+    Raises:
+        ConfigError: Something of it cannot be used, or does not fit the config.
+    """
+    with console.status("loading models"):
+        task = load_task(config.task, "" if assets is None else str(assets))
+    for note in task.notes:
+        console.print(note)
+    if config.ppo.critic == "reward_model" and task.critic_source is None:
+        raise ConfigError(
+            "ppo.critic = reward_model, but the reward model does not score prefixes in the policy's tokens",
+            "set ppo.critic to value_head or network",
+        )
+    _check_context(config, task)
+    return task
+
+
+def open_judge(config: StudyConfig, asked: Sequence[PromptRow], console: Console) -> Judge:
+    """Return the reward model of a config's task, with the ids of ``asked``; nothing else of the task is loaded.
+
+    Raises:
+        ConfigError: Something of it, or a prompt, cannot be used.
+    """
+    assets = build_assets(config, console)
+    with console.status("loading the reward model"):
+        return task_kind(config.task).load_judge(config.task, assets, asked)
+
+
+def check_methods(config: StudyConfig, task: Task) -> None:
+    """Refuse to search over methods that the reward model cannot serve.
+
+    Raises:
+        ConfigError: It gives no attention or no gradient, has fewer layers, or cannot take tokens away as asked.
+    """
+    for name in config.space.methods:
+        try:
+            check_served([METHODS[name]], task.reward_model, config.base_shape())
+        except ConfigError as error:
+            raise ConfigError(f"space.methods, {name}: {error.message}", error.hint) from error
+
+
+def _check_context(config: StudyConfig, task: Task) -> None:
+    prompt = max(int(prompts.mask.sum(dim=1).max()) for prompts in (task.train_prompts, task.held_out_prompts))
+    response, models = config.sampling.response_tokens, [("policy", task.policy, 0)]
+    for name, judge in (("reward model", task.reward_model), ("gold model", task.gold_model)):
+        if isinstance(judge, CausalRewardModel):
+            models.append((name, judge.model, judge.added_tokens))
+    for name, model, added in models:
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and prompt + response + added > limit:
+            raise ConfigError(
+                f"sampling.response_tokens = {response}: after the longest prompt, of {prompt} tokens, that is more "
+                f"than the {limit} tokens that the {name} can take",
+                "lower it, or task.max_prompt_tokens",
+            )

@@ -1,0 +1,126 @@
+"""The installed command, as a newcomer types it: a whole study under Ray, its status, report and shape."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shaping.shape import Shape
+
+COMMAND = [sys.executable, "-m", "pipeline.cli"]
+REPOSITORY = Path(__file__).parents[2]
+
+
+def shapetune(*arguments: str, cwd: Path, expected: int = 0) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
+    done = subprocess.run(
+        [*COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == expected, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def check_that_the_shape_trains(study: Path, cwd: Path) -> None:
+    """Train with a study's exported shape for a few steps: by TRL's GRPO, and by our own PPO."""
+    shape = study / "export" / "shape.json"
+    trained = shapetune("train", "smoke", "--shape", str(shape), "--set", "ppo.steps=2", "-o", "ppo", cwd=cwd)
+    assert Shape.load(shape).describe() in trained and (cwd / "ppo" / "policy" / "config.json").is_file()
+
+    said = shapetune("export", str(study), "-o", "grpo", "--format", "trl", cwd=cwd)
+    assert "shapetune_trl.py" in said and "prompts.jsonl" in said
+    options = ["--max_steps", "2", "--use_cpu", "--logging_steps", "1", "--output_dir", "trained"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "grpo/shapetune_trl.py", *options]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rewards/reward_model_score/mean" in done.stdout
+    assert (cwd / "trained" / "config.json").is_file()
+    refused = shapetune("export", str(study), "--format", "openrlhf", cwd=cwd, expected=2)
+    assert "takes the first values as the rewards" in refused
+
+
+@pytest.mark.slow
+def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
+    said = shapetune("launch", "smoke", cwd=tmp_path)
+    expected = (
+        "winner of the search",
+        "over 2 paired seeds",
+        "Before training J",
+        "kept in every run",
+        "studies/smoke/report.html",
+    )
+    for words in (*expected, "shape.json"):
+        assert words in said
+    assert "Traceback" not in said and "[INFO" not in said
+    study = tmp_path / "studies" / "smoke"
+    assert Shape.load(study / "export" / "shape.json").active_methods()
+    page = (study / "report.html").read_text()
+    assert "reward model prefix correlation 24" in page
+    assert page.count("<html") == 1 and len(page) < 8 * 2**20
+
+    rows = json.loads(shapetune("status", "studies/smoke", "--json", cwd=tmp_path))
+    assert [row["state"] for row in rows] == ["completed"] * 3
+    assert "best observed J" in shapetune("status", "studies/smoke", cwd=tmp_path)
+    assert "mine.html" in shapetune("report", "studies/smoke", "-o", "mine.html", cwd=tmp_path)
+    assert "elsewhere/shape.json" in shapetune("export", "studies/smoke", "-o", "elsewhere", cwd=tmp_path)
+
+    check_that_the_shape_trains(study, cwd=tmp_path)
+
+    before = (study / "verdict.json").read_text()
+    started = time.perf_counter()
+    again = shapetune("launch", "smoke", cwd=tmp_path)
+    # Nothing is trained and Ray is not even started: far below the seconds that one run takes.
+    assert time.perf_counter() - started < 120
+    assert "winner of the search" in again and (study / "verdict.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_killed_launch_goes_on_with_the_same_command(tmp_path: Path) -> None:
+    arguments = ["launch", "smoke", "--set", "executor.name=local", "--set", "ppo.steps=12"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen([*COMMAND, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    first = tmp_path / "studies" / "smoke" / "trials" / "0" / "result.json"
+    deadline = time.monotonic() + 300
+    while not first.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = first.read_text()
+    said = shapetune(*arguments, cwd=tmp_path)
+    assert "winner of the search" in said
+    assert first.read_text() == kept
+    rows = json.loads(shapetune("status", "studies/smoke", "--json", cwd=tmp_path))
+    assert [(row["index"], row["state"]) for row in rows] == [(0, "completed"), (1, "completed"), (2, "completed")]
+
+
+def test_doctor_names_what_is_there(tmp_path: Path) -> None:
+    said = shapetune("doctor", cwd=tmp_path)
+    for words in ("python", "torch", "ray", "cache", "GiB free"):
+        assert words in said
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_works_outside_the_repository(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(REPOSITORY)]
+    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    wheel = next(tmp_path.glob("shapetune-*.whl"))
+    target = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(install, check=True, capture_output=True, timeout=300)
+    probe = "import pipeline, shaping; from pipeline.cli import main; print(pipeline.__file__)\n"
+    probe += "from pipeline.config.schema import load_config; from pipeline.config.load import find_config\n"
+    probe += "print(load_config(find_config('quickstart')).name); import pipeline.report"
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    done = subprocess.run(
+        [sys.executable, "-c", probe], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    location, name = done.stdout.split()
+    assert location.startswith(str(target)) and name == "quickstart"
+    assert (target / "pipeline" / "report" / "report.html.j2").is_file()

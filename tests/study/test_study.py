@@ -1,0 +1,154 @@
+"""A whole study in this process: what it leaves, that it repeats itself, and that it goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.schema import StudyConfig
+from pipeline.executors.local import LocalExecutor
+from pipeline.study.folder import StudyFolder
+from pipeline.study.study import Study, confirmation_runs
+from pipeline.trials.ending import Ending
+from pipeline.trials.run import Job, Outcome, Progress
+from tests.support.studies import tiny_config
+
+
+class Events:
+    """A listener that writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.ended_jobs: list[tuple[str, str, bool]] = []
+        self.endings: list[Ending] = []
+        self.steps = self.left_jobs = 0
+
+    def started(self, stage: str, job: Job) -> None:
+        pass
+
+    def progressed(self, stage: str, job: Job, progress: Progress) -> None:
+        self.steps += 1
+
+    def left(self, stage: str, job: Job) -> None:
+        self.left_jobs += 1
+
+    def ended(self, stage: str, job: Job, ending: Ending) -> None:
+        self.endings.append(ending)
+        self.ended_jobs.append((stage, job.arm["name"], ending.outcome is not None))
+
+
+def study(config: StudyConfig, root: Path, assets: Path) -> tuple[Study, Events]:
+    folder = StudyFolder(root)
+    folder.create(config)
+    events = Events()
+    return Study(config, folder, assets, events), events
+
+
+def comparable(root: Path) -> dict[str, Any]:
+    """Every result of a study without its times."""
+    results = {}
+    for path in sorted(root.glob("*/*/result.json")):
+        result = json.loads(path.read_text())
+        result["metrics"].pop("training_cpu_seconds")
+        for run in result["runs"]:
+            run.pop("training_cpu_seconds")
+            run.pop("wall_seconds")
+            run.pop("machine")
+        results[str(path.relative_to(root))] = result
+    return results
+
+
+def test_a_study_searches_confirms_and_repeats_itself_exactly(tiny_assets: Path, tmp_path: Path) -> None:
+    config = tiny_config()
+    for name in ("a", "b"):
+        ran, events = study(config, tmp_path / name, tiny_assets)
+        LocalExecutor().run(ran)
+        assert ran.finished()
+        assert [stage for stage, _, _ in events.ended_jobs] == ["search"] * 6 + ["confirm"] * 12
+        assert all(succeeded for _, _, succeeded in events.ended_jobs)
+        assert events.steps == (6 * 2 + 12) * config.ppo.steps
+        verdict = ran.verdict()
+        assert verdict is not None and {d.seeds for d in verdict.differences} == {2}
+    first, second = comparable(tmp_path / "a"), comparable(tmp_path / "b")
+    assert len(first) == 18
+    assert first == second
+
+
+def test_arms_share_prompts_and_random_numbers_within_a_seed(tiny_assets: Path, tmp_path: Path) -> None:
+    ran, _ = study(tiny_config(), tmp_path / "s", tiny_assets)
+    LocalExecutor().run(ran)
+    runs = confirmation_runs(ran.folder)
+    # Before its first update every policy is the same, so the first step must show the same reward.
+    for place in range(2):
+        first_rewards = {results[place]["curve"][0]["reward"] for results in runs.values()}
+        assert len(first_rewards) == 1
+    assert runs["sparse"][0]["curve"][0]["reward"] != runs["sparse"][1]["curve"][0]["reward"]
+    ends = {round(results[0]["evaluation"]["objective"], 9) for results in runs.values()}
+    assert len(ends) > 1
+
+
+def test_the_policy_before_training_is_judged_once_a_fresh_seed(tiny_assets: Path, tmp_path: Path) -> None:
+    ran, _ = study(tiny_config(), tmp_path / "s", tiny_assets)
+    LocalExecutor().run(ran)
+    runs = confirmation_runs(ran.folder)
+    judged = [run for results in runs.values() for run in results if run["untrained"]]
+    assert judged == runs["sparse"]
+    first, second = (run["untrained"] for run in judged)
+    level = (first["objective"] + second["objective"]) / 2
+    assert first["reward"] != second["reward"] and first["kl_nats"] == pytest.approx(0, abs=1e-5)
+    searched = [json.loads(file.read_text()) for file in ran.folder.trials.glob("*/seed-*.json")]
+    assert searched and not any(run["untrained"] for run in searched)
+    verdict = ran.verdict()
+    assert verdict is not None and verdict.text[-1].startswith(f"Before training J is {level:z.3f}")
+
+
+class _Killed(BaseException):
+    """Stands for a process that dies: nothing may catch it."""
+
+
+class _DyingSource:
+    """A study that dies at a chosen event."""
+
+    def __init__(self, inner: Study, tells: int) -> None:
+        self._inner, self._tells = inner, tells
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def tell(self, job: Job, outcome: Outcome) -> None:
+        if self._tells == 0:
+            raise _Killed
+        self._tells -= 1
+        self._inner.tell(job, outcome)
+
+
+@pytest.mark.parametrize("tells", [0, 3, 7, 12], ids=["first seed", "search", "last of search", "confirmation"])
+def test_a_killed_study_goes_on_and_ends_with_the_same_results(tells: int, tiny_assets: Path, tmp_path: Path) -> None:
+    config = tiny_config(search={"trials": 4, "sobol_trials": 1, "seeds": [0, 1]})
+    whole, _ = study(config, tmp_path / "whole", tiny_assets)
+    LocalExecutor().run(whole)
+    killed, _ = study(config, tmp_path / "killed", tiny_assets)
+    with pytest.raises(_Killed):
+        LocalExecutor().run(_DyingSource(killed, tells))
+    resumed, events = study(config, tmp_path / "killed", tiny_assets)
+    LocalExecutor().run(resumed)
+    assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
+    # Two seeds a trial in the search: 8 jobs, then 12 of the confirmation.
+    assert events.left_jobs <= 20 - tells
+    # A study that has ended has nothing more to do.
+    again, events = study(config, tmp_path / "killed", tiny_assets)
+    assert again.finished() and again.ask() is None and events.ended_jobs == []
+
+
+def test_a_diverging_trial_is_recorded_with_its_reason_and_the_study_goes_on(tiny_assets: Path, tmp_path: Path) -> None:
+    config = tiny_config(ppo={"steps": 3, "batch_size": 4, "learning_rate": 0.5, "kl_limit_nats": 1e-6})
+    ran, events = study(config, tmp_path / "s", tiny_assets)
+    LocalExecutor().run(ran)
+    assert ran.finished() and not any(succeeded for _, _, succeeded in events.ended_jobs)
+    assert len(events.ended_jobs) == 6
+    failures = [json.loads(path.read_text()) for path in (tmp_path / "s").glob("trials/*/failure.json")]
+    assert {failure["reason"] for failure in failures} == {"kl_limit"}
+    assert all("kl_limit_nats" in failure["detail"] for failure in failures)
+    assert ran.verdict() is None and ran.ranking() == []
