@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.config.schema import StudyConfig
-from pipeline.report.attempts import Attempt
-from pipeline.report.provenance import Provenance
+from pipeline.report.provenance import Attempt, Provenance
 from pipeline.report.run_record import RunRecord, merged_certificate
 from pipeline.study.verdict import Verdict
 from pipeline.trials.arm import Arm

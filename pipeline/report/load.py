@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.config.schema import StudyConfig
-from pipeline.report.attempts import Attempt, read_attempts
 from pipeline.report.data import (
     ArmResult,
     Belief,
@@ -21,7 +20,7 @@ from pipeline.report.data import (
     TokenSample,
     TrialRow,
 )
-from pipeline.report.provenance import read_provenance
+from pipeline.report.provenance import Attempt, read_attempts, read_provenance
 from pipeline.report.run_record import RunRecord, merged_certificate, read_record
 from pipeline.report.sensitivity import read_sensitivity
 from pipeline.runtime.files import read_kept

@@ -18,7 +18,7 @@ from rich.text import Text
 from sqlalchemy import Connection, Row, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from pipeline.commands.status_table import trial_lines
+from pipeline.commands.status import trial_lines
 from pipeline.config.database_url import check_url
 from pipeline.storage.database import Database, explained, make_engine
 from pipeline.storage.keys import (

@@ -15,7 +15,7 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.cli import _run
-from pipeline.config.schema import load_config
+from pipeline.config.load import load_config
 from pipeline.explain.explain import explain, moved
 from pipeline.explain.question import Question
 from pipeline.explain.token_rewards import explained, make_shapers, token_rewards
