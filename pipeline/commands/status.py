@@ -81,13 +81,13 @@ def _stored(storage: str, study: str | None) -> _Shown:
 
         def look_at_all(width: int, height: int | None) -> tuple[RenderableType, bool]:
             found = stored.read_stored_studies(storage)
-            return stored.stored_studies_view(found), any(row["running"] for row in found)
+            return stored_studies_view(found), any(row["running"] for row in found)
 
         return _Shown(partial(stored.read_stored_studies, storage), lambda found: found, look_at_all)
 
     def look(width: int, height: int | None) -> tuple[RenderableType, bool]:
         found = stored.read_stored_status(storage, study)
-        return stored.stored_status_view(found, width, height), found["running"] is not None
+        return stored_status_view(found, width, height), found["running"] is not None
 
     return _Shown(partial(stored.read_stored_status, storage, study), lambda found: found["trials"], look)
 
@@ -199,3 +199,39 @@ def folded_shape(described: str, width: int) -> list[str]:
     for between in ("+", ","):
         unbroken = unbroken.replace(between + NO_BREAK, between + " ")
     return [line.replace(NO_BREAK, " ") for line in textwrap.wrap(unbroken, width, break_on_hyphens=False)]
+
+
+def stored_status_view(found: Mapping[str, Any], width: int, height: int | None = None) -> Group:
+    """Return what is printed of a study: its trials, the best so far, and who runs it.
+
+    Args:
+        found: As ``read_stored_status`` returns it.
+        width: Of the terminal, in columns.
+        height: Lines that it may take; ``None`` for as many as it needs.
+    """
+    who = Text(_who_runs(found["running"]))
+    rest = None if height is None else height - 1
+    return Group(*trial_lines(found["trials"], width, found["running"] is not None, rest), who)
+
+
+def stored_studies_view(found: list[dict[str, Any]]) -> RenderableType:
+    """Return what is printed of a database's studies, one a line."""
+    if not found:
+        return Text("no study is kept there yet")
+    table = Table(box=None, pad_edge=False)
+    for name in ("study", "trials", "best J", "now", "begun by"):
+        table.add_column(name, overflow="fold")
+    for row in found:
+        counts = ", ".join(f"{count} {state}" for state, count in row["trials"].items() if count)
+        best = "" if row["best_J"] is None else f"{row['best_J']:+z.3f}"
+        began = row["begun_by"]
+        where = f"{began['user']} on {began['host']}, {began['folder']}" if began["user"] else ""
+        table.add_row(*map(escape, (row["study"], counts or "none", best, _who_runs(row["running"]), where)))
+    return table
+
+
+def _who_runs(running: Mapping[str, Any] | None) -> str:
+    # With the database's library, which a study's own folder does not need.
+    from pipeline.study.database_status import who_runs
+
+    return who_runs(running)

@@ -18,6 +18,7 @@ from pipeline.explain.question import (
     named_shapes,
     shape_file,
 )
+from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.explain.token_rewards import (
     explained,
     make_shapers,
@@ -26,7 +27,6 @@ from pipeline.explain.token_rewards import (
     served_methods,
     winner_texts,
 )
-from pipeline.report.data import TokenRow, TokenSample
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.trainers.base import Judge
 from pipeline.trials.task_models import open_judge

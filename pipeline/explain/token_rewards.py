@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.report.data import TokenRow, TokenSample
+from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.runtime.files import read_kept, understood
 from pipeline.study.folder import StudyFolder
 from pipeline.study.study import confirmation_runs

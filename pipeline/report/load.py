@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.config.schema import StudyConfig
+from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.report.data import (
     ArmResult,
     Belief,
@@ -16,8 +17,6 @@ from pipeline.report.data import (
     Failure,
     HeldOut,
     ReportData,
-    TokenRow,
-    TokenSample,
     TrialRow,
 )
 from pipeline.report.provenance import Attempt, read_attempts, read_provenance

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.explain.samples import TokenSample
 from pipeline.report import preservation, words
-from pipeline.report.data import ReportData, TokenSample
+from pipeline.report.data import ReportData
 from pipeline.report.figures import base as figures
 from pipeline.report.figures.curves import curve_results, learning_curves, metrics_drawn
 from pipeline.report.figures.forest import forest
