@@ -139,7 +139,7 @@ def runs_file(label: str) -> Path:
     return RESULTS / f"papers-{label}.csv"
 
 
-def kept_runs(path: Path) -> dict[str, Run]:
+def saved_runs(path: Path) -> dict[str, Run]:
     """Return each finished run by its job."""
     if not path.exists():
         return {}
@@ -149,7 +149,7 @@ def kept_runs(path: Path) -> dict[str, Run]:
 
 def made(planned: Sequence[Planned], path: Path, workers: int) -> Iterable[Run]:
     """Yield each planned run: those of the file at once, the others when they end."""
-    kept = kept_runs(path)
+    kept = saved_runs(path)
     if not kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(",".join(entry.name for entry in fields(Run)) + "\n")

@@ -9,13 +9,13 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipeline.config.settings import (
     ConfirmSettings,
+    CustomTrainerSettings,
     ExecutorSettings,
     SearchSettings,
     Section,
     ShapeSettings,
     SpaceSettings,
     StorageSettings,
-    TrainerSettings,
 )
 from pipeline.tasks.settings import SentimentSettings, TaskSettings
 from pipeline.trainers.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
@@ -38,7 +38,9 @@ class StudyConfig(Section):
     search: SearchSettings = Field(default_factory=SearchSettings)
     confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
-    trainer: TrainerSettings | None = Field(None, description="In place of the built-in PPO; task is then unused.")
+    trainer: CustomTrainerSettings | None = Field(
+        None, description="In place of the built-in PPO; task is then unused."
+    )
     storage: StorageSettings = Field(default_factory=StorageSettings, description="An address alone is its url.")
 
     @field_validator("storage", mode="before")

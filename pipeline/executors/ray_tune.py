@@ -37,7 +37,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.executors.ray_failures import lost_attempt
-from pipeline.runtime.signals import handlers_kept
+from pipeline.runtime.signals import handlers_restored
 from pipeline.trials.failures import WORKER_DIED, Failure, failure_of, halted, note_failure
 from pipeline.trials.results import TrialResult
 from pipeline.trials.run import run_trial
@@ -83,7 +83,7 @@ class RayTuneExecutor:
             ShapetuneError: Ray could not be started or reached, wants another token, has not what a trial was
                 promised, or nothing can be written any more.
         """
-        with handlers_kept():
+        with handlers_restored():
             self._connect()
         try:
             resources = self._resources()

@@ -43,7 +43,7 @@ def token_rewards(task: Task, shape: Shape, texts: list[SampleText]) -> list[dic
         for name in served_methods(task.reward_model, shape)
     }
     shapers = make_shapers(task, {**shapes, "winner": shape})
-    return [plain_sample(explained(task, shapers, text.prompt_ids, text.response_ids)[0]) for text in texts]
+    return [plain_sample(explain_response(task, shapers, text.prompt_ids, text.response_ids)[0]) for text in texts]
 
 
 def write_token_rewards(prepared: PreparedStudy) -> None:
@@ -105,7 +105,7 @@ def make_shapers(judge: Judge | Task, shapes: Mapping[str, Shape]) -> dict[str, 
     return shapers
 
 
-def explained(
+def explain_response(
     judge: Judge | Task, shapers: Mapping[str, Shaper], prompt_ids: list[int], response_ids: list[int]
 ) -> tuple[TokenSample, dict[str, Certificate]]:
     """Return where the reward of one response falls under each shape, and what was seen of each shape.

@@ -81,7 +81,7 @@ class ComparedStudy:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StudyComparison:
     """The studies together.
 
     Attributes:
@@ -103,7 +103,7 @@ class Comparison:
 MISSING = object()
 
 
-def load_comparison(roots: Sequence[Path]) -> Comparison:
+def load_comparison(roots: Sequence[Path]) -> StudyComparison:
     """Return the comparison of the studies in the given folders.
 
     Raises:
@@ -120,11 +120,11 @@ def load_comparison(roots: Sequence[Path]) -> Comparison:
     return compare([ComparedStudy(label, data) for label, data in zip(labels, found, strict=True)])
 
 
-def compare(studies: Sequence[ComparedStudy]) -> Comparison:
+def compare(studies: Sequence[ComparedStudy]) -> StudyComparison:
     """Return what the studies show together."""
     differing, first = _differing(studies), studies[0]
     found = doubts(differing)
-    return Comparison(
+    return StudyComparison(
         studies=tuple(studies),
         same_scale=all(doubt.same_scale for doubt, _ in found),
         cautions=tuple(_cautions(studies, found)),

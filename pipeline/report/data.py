@@ -12,7 +12,7 @@ from pipeline.report.provenance import Attempt, Provenance
 from pipeline.report.run_record import RunRecord, merged_certificate
 from pipeline.study.verdict import Verdict
 from pipeline.trials.arm import Arm
-from pipeline.trials.records import Origin, StopRecord, TrialState
+from pipeline.trials.records import FailureRecord, Origin, StopRecord, TrialState
 from pipeline.trials.statistics import mean_and_error
 from shaping.certificate import Certificate
 from shaping.shape import Shape
@@ -70,15 +70,6 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A run that ended without an outcome: its arm, a short reason and one line of detail."""
-
-    arm: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class Belief:
     """What the search believed of an arm's J at its end.
 
@@ -124,7 +115,7 @@ class TrialRow:
     attempts: tuple[Attempt, ...]
     result: ArmResult | None
     belief: Belief | None
-    failure: Failure | None
+    failure: FailureRecord | None
     stop: StopRecord | None
 
     @property
@@ -225,7 +216,7 @@ class ReportData:
     verdict: Verdict | None
     confirmed: tuple[ConfirmedArm, ...]
     untrained: dict[str, Estimate]
-    confirmation_failures: tuple[Failure, ...]
+    confirmation_failures: tuple[FailureRecord, ...]
     confirmation_attempts: tuple[tuple[str, Attempt], ...]
     sensitivity: tuple[Sensitivity, ...]
     samples: tuple[TokenSample, ...]

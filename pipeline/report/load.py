@@ -13,7 +13,6 @@ from pipeline.report.data import (
     Belief,
     ConfirmedArm,
     Estimate,
-    Failure,
     HeldOut,
     ReportData,
     TrialRow,
@@ -26,7 +25,7 @@ from pipeline.study.confirm_stage import confirmed_arms
 from pipeline.study.folder import StudyFolder
 from pipeline.study.verdict import WINNER, Verdict, untrained_runs
 from pipeline.trials.arm import Arm
-from pipeline.trials.records import TrialFiles, trial_files
+from pipeline.trials.records import FailureRecord, TrialFiles, trial_files
 from pipeline.trials.results import RunResult
 
 EVALUATED = ("objective", "reward", "kl_nats", "gold_reward")
@@ -107,7 +106,7 @@ def _trial(files: TrialFiles, config: StudyConfig, baselines: set[str], beliefs:
         attempts=read_attempts(files),
         result=result,
         belief=beliefs.get(index),
-        failure=None if failure is None else Failure(failure.arm.name, failure.reason, failure.detail),
+        failure=failure,
         stop=files.stop(),
     )
 
@@ -153,9 +152,9 @@ def _confirmed(arms: Mapping[str, tuple[Arm, list[RunResult]]]) -> tuple[Confirm
     return tuple(sorted(confirmed, key=lambda c: (c.arm.name != WINNER, -c.result.metrics["objective"].mean)))
 
 
-def _confirmation_failures(folder: StudyFolder) -> tuple[Failure, ...]:
+def _confirmation_failures(folder: StudyFolder) -> tuple[FailureRecord, ...]:
     failures = (TrialFiles(path).failure() for path in sorted(folder.confirm.glob("*")))
-    return tuple(Failure(each.arm.name, each.reason, each.detail) for each in failures if each is not None)
+    return tuple(each for each in failures if each is not None)
 
 
 def _confirmation_attempts(folder: StudyFolder) -> tuple[tuple[str, Attempt], ...]:

@@ -59,7 +59,7 @@ def interruptible() -> Iterator[None]:
 
     # What is ignored stays ignored: that is how nohup works.
     heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    with handlers_kept():
+    with handlers_restored():
         for each in heard:
             signal.signal(each, first)
         try:
@@ -98,7 +98,7 @@ def interruption(message: Callable[[str], str], hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
+def handlers_restored() -> Iterator[None]:
     """Put the signals' handlers back after a library's start, which may have set its own."""
     if threading.current_thread() is not threading.main_thread():
         yield

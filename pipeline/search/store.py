@@ -45,7 +45,7 @@ from tenacity import (
 from pipeline.runtime.files import write_json
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.search.ax_patches import DATABASE_NUMBER, experiment_of, properties_of, strategy_of, unsaved_runs
-from pipeline.storage.database import Database, explained, held_connection, make_engine
+from pipeline.storage.database import Database, held_connection, make_engine, readable_error
 from pipeline.storage.keys import IDENTITY, plain_text
 from pipeline.storage.lock import StaleSession, lock_key
 from shaping.errors import ConfigError
@@ -207,7 +207,7 @@ class Store:
             done: T = retrying(self._once, work)
             return done
         except (DBAPIError, StaleSession) as error:
-            raise explained(error, self._database) from error
+            raise readable_error(error, self._database) from error
 
     def _once(self, work: Callable[[Connection], T]) -> T:
         with quiet_libraries(), self._engine.begin() as connection, _sessions_join(connection):

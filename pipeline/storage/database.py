@@ -72,7 +72,7 @@ def make_engine(database: Database, lock: DatabaseLock | None = None) -> Engine:
     return engine
 
 
-def explained(error: BaseException, database: Database) -> ShapetuneError:
+def readable_error(error: BaseException, database: Database) -> ShapetuneError:
     """Return a library's error as one that a user can act on; it quotes neither statements nor values."""
     said = str(getattr(error, "orig", None) or error).strip().partition("\n")[0] or type(error).__name__
     if not database.shared:
@@ -120,7 +120,7 @@ def locked(database: Database, name: str) -> Iterator[None]:
                 _held[key] = engine
     except (DBAPIError, StaleSession) as error:
         engine.dispose()
-        raise explained(error, database) from error
+        raise readable_error(error, database) from error
     try:
         yield
     finally:

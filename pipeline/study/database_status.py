@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.config.database_url import check_url
-from pipeline.storage.database import Database, explained, make_engine
+from pipeline.storage.database import Database, make_engine, readable_error
 from pipeline.storage.keys import (
     DEVIATION,
     IDENTITY,
@@ -115,7 +115,7 @@ def _reading(url: str) -> Iterator[tuple[Connection, Database]]:
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
             yield connection, database
     except DBAPIError as error:
-        raise explained(error, database) from error
+        raise readable_error(error, database) from error
     finally:
         engine.dispose()
 

@@ -15,7 +15,7 @@ from pipeline.runtime.signals import interruption
 from pipeline.storage.database import locked, study_database
 from pipeline.study.folder import StudyFolder
 from pipeline.study.progress import finished_runs
-from pipeline.study.provenance import check_own_files, note_launch, own_files
+from pipeline.study.provenance import check_user_files, note_launch, user_files
 from pipeline.study.warm_start import check_warm_start
 from pipeline.trials.task_models import ReadyModels, ready_models
 
@@ -59,8 +59,8 @@ def prepared_study(config: StudyConfig, studies: Path, console: Console) -> Iter
     folder = StudyFolder(studies / config.name)
     folder.check(config)
     check_warm_start(config)
-    files = own_files(config)
-    for name in check_own_files(folder, files):
+    files = user_files(config)
+    for name in check_user_files(folder, files):
         console.print(f"{name}: its code has changed since the last launch; runs that have ended keep what they found")
 
     def standing(signal: str) -> str:

@@ -115,16 +115,16 @@ def finished_runs(folder: Path) -> int:
     Args:
         folder: ``StudyFolder.trials`` or ``StudyFolder.confirm``.
     """
-    return sum(files.count_runs() for files in _own_trials(folder))
+    return sum(files.count_runs() for files in _trained_here(folder))
 
 
 def ended_search_runs(config: StudyConfig, folder: StudyFolder) -> int:
     """Return the search's runs that need not be made any more: those of a trial that was given up will never be."""
     all_seeds = len(config.search.seeds)
-    trials = _own_trials(folder.trials)
+    trials = _trained_here(folder.trials)
     return sum(all_seeds if files.has_stop or files.has_failure else files.count_runs() for files in trials)
 
 
-def _own_trials(folder: Path) -> list[TrialFiles]:
+def _trained_here(folder: Path) -> list[TrialFiles]:
     found = [TrialFiles(path) for path in folder.glob("*")]
     return [files for files in found if (record := files.record()) is None or not record.is_taken_over]

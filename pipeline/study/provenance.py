@@ -27,7 +27,7 @@ LOADED = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}
 NOTED = "files"
 
 
-def own_files(config: StudyConfig) -> dict[str, str]:
+def user_files(config: StudyConfig) -> dict[str, str]:
     """Return config field to SHA-256 of the contents of the files and folders on this machine that decide a study.
 
     A file's is what ``sha256sum`` prints; a folder's is that of the list that ``sha256sum`` prints of its files.
@@ -56,12 +56,12 @@ def _sums(config: StudyConfig, fields: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def check_own_files(folder: StudyFolder, now: Mapping[str, str]) -> list[str]:
+def check_user_files(folder: StudyFolder, now: Mapping[str, str]) -> list[str]:
     """Return the fields whose code has changed since the study's last launch.
 
     Args:
         folder: The study's.
-        now: What ``own_files`` returns.
+        now: What ``user_files`` returns.
 
     Raises:
         ConfigError: Data or a model has changed: the study's results would belong to neither.
@@ -119,7 +119,7 @@ def note_launch(folder: StudyFolder, files: Mapping[str, str]) -> None:
 
     Args:
         folder: The study's.
-        files: What ``pipeline.study.provenance.own_files`` returns.
+        files: What ``pipeline.study.provenance.user_files`` returns.
     """
     when = datetime.now(UTC).isoformat(timespec="seconds")
     line = json.dumps({"at": when, **found_here(), NOTED: dict(files)})

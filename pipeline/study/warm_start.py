@@ -11,7 +11,7 @@ from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_json, write_json
 from pipeline.search.outer_loop import EarlierTrial, tracked_values
 from pipeline.study.folder import StudyFolder
-from pipeline.study.provenance import differing, noted, own_files
+from pipeline.study.provenance import differing, noted, user_files
 from pipeline.trials.records import Origin, SavedResult, TrialFiles, TrialRecord, trial_files
 from pipeline.trials.results import TrialResult
 from search_spaces import BaselineArm, SearchSpace
@@ -76,7 +76,7 @@ def _found(config: StudyConfig, earlier: StudyFolder) -> dict[str, Any]:
     theirs, space = earlier.config(), config.make_space()
     same_question = _question(theirs) == _question(config) and set(config.search.seeds) <= set(theirs.search.seeds)
     # Files may be large: they are only summed where nothing else tells the studies apart.
-    if same_question and not differing(noted(earlier), own_files(config)):
+    if same_question and not differing(noted(earlier), user_files(config)):
         return {"trials": _data(config, earlier, space), "arms": []}
     arms = _best_arms(earlier, space, config.search.first_arms)
     return {"trials": [], "arms": [{"name": arm.name, "point": dict(arm.point)} for arm in arms]}

@@ -36,7 +36,7 @@ def find_trainer(reference: str) -> Trainer:
     return load_callable(reference, "trainer.function")
 
 
-def run_own(
+def run_custom(
     trainer: Trainer, arm: str, shape: Shape, seed: int, folder: Path, config: dict[str, Any]
 ) -> Iterator[tuple[int, dict[str, float], bool] | dict[str, Any]]:
     """Yield every step, then the seed's result; the last step's measures are the evaluation.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.config.load import parse_config
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.memory import keep_freed_memory
-from pipeline.trainers.custom import find_trainer, run_own
+from pipeline.trainers.custom import find_trainer, run_custom
 from pipeline.trials.arm import Arm
 from pipeline.trials.results import RunResult, TrialResult
 from pipeline.trials.types import Job, Progress
@@ -59,7 +59,7 @@ def _run_seed(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | R
         yield from _run_ppo(job, config, seed)
         return
     arm, trainer = Arm.from_dict(job.arm), find_trainer(config.trainer.function)
-    for told in run_own(trainer, arm.name, arm.shape, seed, Path(job.folder), job.config):
+    for told in run_custom(trainer, arm.name, arm.shape, seed, Path(job.folder), job.config):
         if isinstance(told, dict):
             yield RunResult.from_dict(told)
         else:

@@ -103,14 +103,14 @@ def ready_models(config: StudyConfig, console: Console) -> ReadyModels:
         return ReadyModels()
     assets = build_assets(config, console)
     task = open_task(config, assets, console)
-    check_methods(config, task)
+    check_space_methods(config, task)
     if config.executor.name != "local":
         # The workers load models of their own; this process needs the memory no more than the time.
         load_task.cache_clear()
     return ReadyModels(assets, task.critic_source is not None, task.quality)
 
 
-def check_methods(config: StudyConfig, task: Task) -> None:
+def check_space_methods(config: StudyConfig, task: Task) -> None:
     """Refuse to search over methods that the reward model cannot serve.
 
     Raises:
