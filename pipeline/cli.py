@@ -36,7 +36,7 @@ def launch(
     changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
     studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
 ) -> None:
-    """Start a study, or go on with it where it stopped."""
+    """Start a study, or resume it where it stopped."""
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # Ax announces its database as soon as it is imported
@@ -55,7 +55,7 @@ def submit(
     variables: Annotated[list[str], typer.Option("--env", help="A variable that the job needs, by name.")] = [],  # noqa: B006
     follow: Annotated[bool, typer.Option("--follow", help="Print what the job prints, until it ends.")] = False,
 ) -> None:
-    """Launch a study as a job of a Ray cluster, or go on with it."""
+    """Launch a study as a job of a Ray cluster, or resume it."""
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():

@@ -165,7 +165,7 @@ class StudyDisplay:
         """Print why an attempt failed."""
         name = f"trial {job.index:>2}" if stage == SEARCH else _plain(job.arm["name"])
         self._progress.console.print(
-            f"  {name}, seed {job.seeds[0]}: [yellow]goes on from its last checkpoint[/] after {_plain(reason)}"
+            f"  {name}, seed {job.seeds[0]}: [yellow]resumes from its last checkpoint[/] after {_plain(reason)}"
         )
 
     def ended(self, stage: str, job: Job, ending: Ending) -> None:

@@ -113,7 +113,7 @@ def status_view(standing: Standing, width: int, height: int | None = None) -> Gr
     if standing.runner is not None:
         head.append(f"runs on {standing.runner}")
     elif not standing.ended:
-        head.append("shapetune launch goes on with it")
+        head.append("shapetune launch resumes it")
     confirming = [run for run in standing.runs if run.stage == CONFIRM]
     if confirming and standing.progress is not None:
         now = ", ".join(_confirming(run, standing.progress.run_steps) for run in confirming)

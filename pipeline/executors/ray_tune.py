@@ -1,7 +1,7 @@
 """Runs trials side by side under Ray Tune.
 
 Tune asks this file's searcher for trials and the searcher asks the study; Tune keeps no truth of its own, so a
-study that goes on after an interruption simply starts a fresh Tuner.
+study that is resumed after an interruption simply starts a fresh Tuner.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# A signal ends the study, which says how to go on; Tune would save a state that nobody reads.
+# A signal ends the study, which says how to resume; Tune would save a state that nobody reads.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 # A trial sees the GPUs it was given and no others: none, where it was given none.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")

@@ -20,7 +20,7 @@ class Interrupted(BaseException):
     Args:
         number: The signal's.
         message: What stands at that moment; may be filled in by whom it passes.
-        hint: How to go on.
+        hint: How to resume.
     """
 
     def __init__(self, number: int, message: str = "", hint: str = "") -> None:
@@ -80,13 +80,13 @@ def raise_again() -> None:
 
 @contextmanager
 def interruption(message: Callable[[str], str], hint: str) -> Iterator[None]:
-    """Say at a signal within the block what stands then, and how to go on.
+    """Say at a signal within the block what stands then, and how to resume.
 
     Compiled code of libraries that a signal arrives in turns ``Interrupted`` into errors of its own.
 
     Args:
         message: From the signal's name.
-        hint: How to go on.
+        hint: How to resume.
     """
     try:
         yield

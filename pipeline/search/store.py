@@ -145,7 +145,7 @@ class Store:
         where = f"{user} on {host} in {folder}" if theirs else "other software"
         raise ConfigError(
             f"{self._database.shown} holds a study {self._name!r} of another folder, begun by {where}",
-            "change name in the config to start a new study, or launch from that folder to go on with the old one",
+            "change name in the config to start a new study, or launch from that folder to resume the old one",
         )
 
     def _read_identity(self) -> dict[str, Any] | None:

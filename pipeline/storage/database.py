@@ -82,7 +82,7 @@ def readable_error(error: BaseException, database: Database) -> ShapetuneError:
         )
     return ShapetuneError(
         f"database {database.shown}: {said}",
-        "check that the server runs and lets you in (PGPASSWORD or ~/.pgpass), then run the same command to go on; "
+        "check that the server runs and lets you in (PGPASSWORD or ~/.pgpass), then run the same command to resume; "
         "nothing that was finished is lost",
     )
 

@@ -110,7 +110,7 @@ class StudyFolder:
             raise ConfigError(
                 f"{self.root} holds a study of another config: "
                 f"{field} is {theirs.get(field)!r} there, {mine.get(field)!r} here",
-                "change name in the config to start a new study, or undo the change to go on with the old one",
+                "change name in the config to start a new study, or undo the change to resume the old one",
             )
 
     def create(self, config: StudyConfig) -> None:

@@ -67,7 +67,7 @@ def prepared_study(config: StudyConfig, studies: Path, console: Console) -> Iter
         done = finished_runs(folder.trials) + finished_runs(folder.confirm)
         return f"stopped by {signal} with {done} runs finished; nothing of them is lost"
 
-    with interruption(standing, "the same command goes on, with those that had begun from their last checkpoints"):
+    with interruption(standing, "the same command resumes, those that had begun from their last checkpoints"):
         # A database that cannot be reached, or whose study runs elsewhere, is refused before models are built.
         with locked(study_database(config.storage, folder.root), config.name):
             models = ready_models(config, console)

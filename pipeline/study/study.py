@@ -1,4 +1,4 @@
-"""A study: the search, then the confirmation, as one source of jobs. Launching and going on are the same call."""
+"""A study: the search, then the confirmation, as one source of jobs. Launching and resuming are the same call."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Listener(Protocol):
         """A job ended, whatever became of it."""
 
     def retried(self, stage: str, job: Job, reason: str) -> None:
-        """An attempt of a job failed; another one goes on from its last checkpoint."""
+        """An attempt of a job failed; another one resumes from its last checkpoint."""
 
     def ended(self, stage: str, job: Job, ending: Ending) -> None:
         """A trial ended; ``job`` is the last of its jobs that said something."""
@@ -133,7 +133,7 @@ class Study:
             if len({str(each.arm["name"]) for each, *_ in self._suspected}) > 1:
                 raise ShapetuneError(
                     f"no run came to its end; two arms failed in the same way: {detail}",
-                    "mend that, and the same command goes on; the whole trace is in "
+                    "mend that, and the same command resumes; the whole trace is in "
                     f"{job.files.attempts_file(job.seeds)}",
                 )
             return

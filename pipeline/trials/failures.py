@@ -73,7 +73,7 @@ def halted(failure: Failure) -> ShapetuneError:
     """Return the error that ends a study whose files cannot be written."""
     return ShapetuneError(
         f"the study cannot write any more on {socket.gethostname()}: {failure.detail}",
-        "make room there, or give back the right to write; then the same command goes on",
+        "make room there, or give back the right to write; then the same command resumes the study",
     )
 
 

@@ -138,7 +138,7 @@ class TrialFiles:
         return self.folder / f"seed-{seed}.json"
 
     def checkpoint(self, seed: int) -> Path:
-        """Return where a seed's run that goes on is."""
+        """Return where a seed's run resumes from."""
         return self.folder / f"seed-{seed}.safetensors"
 
     def has_run(self, seed: int) -> bool:

@@ -108,7 +108,7 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | Ru
 
 
 def _run_identity(job: Job, seed: int) -> str:
-    """Return a hash of everything that decides a seed's run: a checkpoint of another run is not gone on with."""
+    """Return a hash of everything that decides a seed's run: a checkpoint of another run is not resumed."""
     decides = {name: job.config[name] for name in ("task", "ppo", "sampling", "evaluation")}
     decided = {**decides, "arm": job.arm, "assets": Path(job.assets).name, "seed": seed}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()

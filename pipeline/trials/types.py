@@ -106,7 +106,7 @@ class TrialSource(Protocol):
         ...
 
     def retried(self, job: Job, reason: str, detail: str) -> None:
-        """Take note of an attempt that failed; another one goes on from its last checkpoint."""
+        """Take note of an attempt that failed; another one resumes from its last checkpoint."""
         ...
 
 

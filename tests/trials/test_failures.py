@@ -107,7 +107,7 @@ def test_a_full_disk_ends_the_study_and_gives_no_trial_up(
     make_executor: Callable[[], Executor], tmp_path: Path
 ) -> None:
     source = ListSource(faulty_jobs(tmp_path, ["fine", "full"]))
-    with pytest.raises(ShapetuneError, match=r"(?s)cannot write any more on .*No space left.*the same command goes on"):
+    with pytest.raises(ShapetuneError, match=r"(?s)cannot write any more on .*No space left.*the same command resumes"):
         make_executor().run(source)
     assert not source.failures and 1 in source.running and not source.retries
 

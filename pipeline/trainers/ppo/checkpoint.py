@@ -20,7 +20,7 @@ from pipeline.runtime.files import remove_partials, replacing
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on as if it had never stopped.
+    """Everything a run needs to resume as if it had never stopped.
 
     Attributes:
         tensors: Parameters, optimizer moments and generator states, by name.

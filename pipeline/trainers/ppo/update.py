@@ -130,7 +130,7 @@ class PolicyUpdate:
             if not is_out_of_memory(error):
                 raise
         self.micro_batch_size = max(1, min(len(rows), self.micro_batch_size or len(rows)) // 2)
-        logger.warning("out of memory at step %d: going on with micro_batch_size %d", step, self.micro_batch_size)
+        logger.warning("out of memory at step %d: continuing with micro_batch_size %d", step, self.micro_batch_size)
         try:
             return self._gradients(batch, rows)
         except (MemoryError, RuntimeError) as error:
