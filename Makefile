@@ -15,7 +15,7 @@ check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive shaping search_spaces pipeline benchmarks
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive shaping search_spaces pipeline shapetune benchmarks
 
 # Debian's browser, which opens the pages in the tests; where it cannot be installed, they say how to go without.
 browser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -28,6 +29,21 @@ app = typer.Typer(
 # Of several processes that train one policy, the first one speaks.
 console = open_console(quiet=os.environ.get("RANK", "0") != "0")
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.print(f"shapetune {version('shapetune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    shown: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Finds where a response's reward should fall, and proves that its total never changes."""
 
 
 @app.command()
@@ -214,7 +230,11 @@ def export(
     study: StudyArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The folder to write into.")] = None,
     form: Annotated[
-        str, typer.Option("--format", help="shape, or with a trainer's module: verl, skyrl, trl or slime.")
+        str,
+        typer.Option(
+            "--format",
+            help="shape, with a trainer's module: verl, skyrl, trl or slime, or ax: the search for Ax's own client.",
+        ),
     ] = "shape",
 ) -> None:
     """Write the best shape, for your own loop or for a production trainer."""
@@ -228,7 +248,8 @@ def export(
         folder = StudyFolder.existing(study)
         written = export_winner(folder, output or folder.export, form)
     for place, path in enumerate(written.paths):
-        console.print(f"{'shape  ' if place == 0 else form[:7].ljust(7)} {escape(printable(str(path)))}")
+        what = "shape" if place == 0 and form != "ax" else form
+        console.print(f"{what[:7]:<7} {escape(printable(str(path)))}")
     for note in written.notes:
         console.print(f"note    {escape(printable(note))}")
 

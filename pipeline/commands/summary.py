@@ -15,7 +15,8 @@ from pipeline.runtime.files import read_json
 from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status
-from pipeline.study.verdict import UNTRAINED, WINNER, Runs, Verdict, untrained_runs
+from pipeline.study.verdict import UNTRAINED, Runs, Verdict, untrained_runs
+from pipeline.trials.arm import WINNER
 from pipeline.trials.records import TrialState
 from pipeline.trials.results import RunResult, certificate_of
 from pipeline.trials.statistics import mean_and_error

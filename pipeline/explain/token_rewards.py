@@ -12,10 +12,9 @@ from pipeline.runtime.files import read_saved, understood, write_json
 from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
 from pipeline.study.prepared import PreparedStudy
-from pipeline.study.verdict import WINNER
 from pipeline.tasks.registry import load_task
 from pipeline.trainers.base import Judge, SampleText, Task
-from pipeline.trials.arm import Arm
+from pipeline.trials.arm import WINNER, Arm
 from pipeline.trials.records import trial_files
 from pipeline.trials.results import RunResult
 from shaping.alignment import DecodedRollouts

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +28,9 @@ from shaping.shape_file import ShapeFile
 
 SHAPE = "shape"
 TRAINERS = ("verl", "skyrl", "trl", "slime")
+# For Ax's own client, on any machine that has Ax.
+AX, AX_FILE = "ax", "ax_client.json"
+FORMATS = (SHAPE, *TRAINERS, AX)
 # Why there is no way into a trainer, and what to do instead.
 REFUSED = {
     "openrlhf": (
@@ -43,7 +47,7 @@ class Written:
     """What an export wrote.
 
     Attributes:
-        paths: The files; the first is ``shape.json``.
+        paths: The files; the first is ``shape.json``, or the snapshot for Ax.
         notes: What is left to whoever uses them.
     """
 
@@ -95,11 +99,15 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     Args:
         folder: The study.
         target: The folder to write into.
-        form: ``shape`` for the shape alone, or a trainer: ``verl``, ``skyrl``, ``trl`` or ``slime``.
+        form: ``shape`` for the shape alone, a trainer (``verl``, ``skyrl``, ``trl`` or ``slime``), or ``ax`` for the
+            search as a snapshot of Ax's client in place of the shape.
 
     Raises:
         ConfigError: The study has no winner yet, its reward model is not there any more, or there is no such form.
     """
+    check_format(form)
+    if form == AX:
+        return _export_ax(folder, target)
     snippet = _snippet(form)
     config = folder.config()
     task, assets = winner_models(config)
@@ -117,6 +125,19 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     return Written(tuple(paths), notes)
 
 
+def _export_ax(folder: StudyFolder, target: Path) -> Written:
+    # Ax takes seconds to import.
+    from pipeline.search.detached import snapshot
+    from pipeline.study.replay import replayed
+
+    path = target / AX_FILE
+    text = snapshot(replayed(folder).outer.detached_client())
+    target.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    note = f"ax-platform {version('ax-platform')} wrote it: Client.load_from_json_file({AX_FILE!r}) reads it; "
+    return Written((path,), (f"{note}get_next_trials or compute_analyses fit its model, predict needs it fitted",))
+
+
 def check_format(form: str) -> None:
     """Refuse a form that there is no export in.
 
@@ -125,8 +146,8 @@ def check_format(form: str) -> None:
     """
     if form in REFUSED:
         raise ConfigError(*REFUSED[form])
-    if form not in (SHAPE, *TRAINERS):
-        raise ConfigError(f"--format {form} is not known", f"choose one of {', '.join((SHAPE, *TRAINERS))}")
+    if form not in FORMATS:
+        raise ConfigError(f"--format {form} is not known", f"choose one of {', '.join(FORMATS)}")
 
 
 def _snippet(form: str) -> Callable[[Exported], dict[str, str]] | None:

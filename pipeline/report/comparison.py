@@ -16,7 +16,8 @@ from pipeline.report.data import ArmResult, ReportData
 from pipeline.report.load import load_report_data
 from pipeline.report.run_record import Ratio, cpu_ratio
 from pipeline.study.folder import StudyFolder, what_decides
-from pipeline.study.verdict import WINNER, Difference, paired_difference
+from pipeline.study.verdict import Difference, paired_difference
+from pipeline.trials.arm import WINNER
 from shaping.errors import ConfigError
 from shaping.method_names import SPARSE
 

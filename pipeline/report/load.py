@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.config.schema import StudyConfig
-from pipeline.explain.samples import TokenRow, TokenSample
+from pipeline.explain.samples import read_samples
 from pipeline.report.data import (
     ArmResult,
     Belief,
@@ -23,8 +23,8 @@ from pipeline.report.sensitivity import read_sensitivity
 from pipeline.runtime.files import read_saved
 from pipeline.study.confirm_stage import confirmed_arms
 from pipeline.study.folder import StudyFolder
-from pipeline.study.verdict import WINNER, Verdict, untrained_runs
-from pipeline.trials.arm import Arm
+from pipeline.study.verdict import Verdict, untrained_runs
+from pipeline.trials.arm import WINNER, Arm
 from pipeline.trials.records import FailureRecord, TrialFiles, trial_files
 from pipeline.trials.results import RunResult
 
@@ -62,7 +62,7 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
         confirmation_failures=_confirmation_failures(folder),
         confirmation_attempts=_confirmation_attempts(folder),
         sensitivity=read_saved(folder.sensitivity_file, lambda content: read_sensitivity(content, space)) or (),
-        samples=read_saved(folder.tokens_file, _samples) or (),
+        samples=read_saved(folder.tokens_file, read_samples) or (),
         provenance=read_provenance(
             folder.provenance_file,
             folder.models_file,
@@ -80,8 +80,8 @@ def _modelled(folder: StudyFolder, modelled: bool, with_ax: bool) -> dict[str, A
         return {}
     # Ax takes seconds to import.
     from pipeline.analysis.landscape import landscape
-    from pipeline.analysis.replay import replayed
     from pipeline.search.ax_analyses import ax_analyses
+    from pipeline.study.replay import replayed
 
     replay = replayed(folder)
     return {
@@ -167,17 +167,3 @@ def _confirmation_attempts(folder: StudyFolder) -> tuple[tuple[str, Attempt], ..
             # A run that has not ended says its name in its folder's alone.
             found += [(arm.name if arm else path.name.rpartition("-")[0], attempt) for attempt in attempts]
     return tuple(found)
-
-
-def _samples(content: list[dict[str, Any]]) -> tuple[TokenSample, ...]:
-    return tuple(_sample(values) for values in content)
-
-
-def _sample(values: dict[str, Any]) -> TokenSample:
-    tokens = tuple(str(token) for token in values["tokens"])
-    rows = [TokenRow(method, tuple(float(v) for v in rewards)) for method, rewards in values["rewards"].items()]
-    uneven = [row.method for row in rows if len(row.rewards) != len(tokens)]
-    if uneven:
-        raise ValueError(f"{', '.join(uneven)}: not one reward for each of {len(tokens)} tokens")
-    rows.sort(key=lambda row: row.method != WINNER)
-    return TokenSample(str(values["prompt"]), tokens, float(values["score"]), tuple(rows))

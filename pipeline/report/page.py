@@ -20,7 +20,7 @@ from pipeline.report.run_record import cpu_ratio
 from pipeline.report.sections import LandscapeSection, ax_groups
 from pipeline.report.sensitivity import SHARE
 from pipeline.runtime.files import write_text
-from pipeline.study.verdict import WINNER
+from pipeline.trials.arm import WINNER
 from pipeline.trials.statistics import SMOOTHING_STEPS
 from shaping.certificate import TOLERANCE
 from shaping.errors import ShapetuneError

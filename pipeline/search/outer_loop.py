@@ -21,21 +21,20 @@ from pipeline.config.settings import SearchSettings
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.search import ax_patches
 from pipeline.search.ax_patches import experiment_of, node_of, strategy_of
+from pipeline.search.detached import detached
 from pipeline.search.early_stopping import Projection
 from pipeline.search.generation_strategy import SOBOL, discrete_points, fit_effort, generation_strategy
-from pipeline.search.observations import Observations, seed_metric
+from pipeline.search.observations import TRACKED, Observations, seed_metric
 from pipeline.search.posterior import Posterior, Prediction
 from pipeline.search.store import Store, as_stored
 from pipeline.storage.database import Database, sqlite_file
 from pipeline.storage.keys import DEVIATION, OBJECTIVE, ORIGIN, PROJECTED, REASON, SHAPE, TAKEN_OVER, plain_text
-from pipeline.trials.records import Metrics, Origin
+from pipeline.trials.records import Origin
 from search_spaces import BaselineArm, Fillable, SearchSpace, filling
-from shaping.certificate import Certificate
 from shaping.errors import ShapetuneError
 from shaping.method_names import SPARSE
 from shaping.shape import Shape
 
-TRACKED = ("reward", "kl_nats", "gold_reward", "certificate_error")
 # Of a parameter's range: closer points are the same.
 NEAR = 1e-3
 ATTEMPTS = 2
@@ -341,6 +340,11 @@ class OuterLoop:
         self._observations.refresh()
         return list(self._client.compute_analyses(display=False))
 
+    def detached_client(self) -> Client:
+        """Return a client of Ax that knows all that was told so far and keeps nothing; see ``detached``."""
+        self._observations.refresh()
+        return detached(self._experiment, self._search.model)
+
     def posterior(self) -> Posterior:
         """Return the model of all that was told so far."""
         self._observations.refresh()
@@ -366,12 +370,6 @@ class OuterLoop:
     @property
     def _experiment(self) -> Any:
         return experiment_of(self._client)
-
-
-def tracked_values(metrics: Metrics, certificate: Certificate) -> dict[str, float]:
-    """Return what a result tells beside its objective: means of its metrics, and the certificate's error."""
-    means = {name: metrics[name][0] for name in TRACKED if name in metrics}
-    return {**means, "certificate_error": certificate.largest_error}
 
 
 def _filling_arms(space: SearchSpace, count: int, seed: int) -> list[BaselineArm]:

@@ -210,7 +210,7 @@ class Store:
             raise readable_error(error, self._database) from error
 
     def _once(self, work: Callable[[Connection], T]) -> T:
-        with quiet_libraries(), self._engine.begin() as connection, _sessions_join(connection):
+        with quiet_libraries(), self._engine.begin() as connection, sessions_join(connection):
             self._was_connected = True
             return work(connection)
 
@@ -234,7 +234,7 @@ class Store:
 
 
 @contextmanager
-def _sessions_join(connection: Connection) -> Iterator[None]:
+def sessions_join(connection: Connection) -> Iterator[None]:
     """Let the sessions that Ax opens write through a connection, and leave it to its owner to commit."""
     before = db.SESSION_FACTORY
     db.SESSION_FACTORY = scoped_session(

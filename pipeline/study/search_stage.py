@@ -7,7 +7,8 @@ from statistics import fmean
 
 from pipeline.config.schema import StudyConfig
 from pipeline.search.early_stopping import EarlyStopping, Projection
-from pipeline.search.outer_loop import OuterLoop, Proposal, tracked_values
+from pipeline.search.observations import tracked_values
+from pipeline.search.outer_loop import OuterLoop, Proposal
 from pipeline.storage.database import study_database
 from pipeline.study.folder import StudyFolder
 from pipeline.study.running_trial import RunningTrial

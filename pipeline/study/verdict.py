@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import bootstrap
 from scipy.stats import t as student_t
 
-from pipeline.trials.arm import Arm
+from pipeline.trials.arm import WINNER, Arm
 from pipeline.trials.results import RunResult
 from pipeline.trials.statistics import SMOOTHING_STEPS, first_step_reaching, smoothed_mean_curve
 from shaping.method_names import SPARSE, UNIFORM
@@ -23,7 +23,6 @@ CONFIDENCE = 0.95
 RESAMPLES, RESAMPLING_SEED = 10_000, 0
 # Two differences have three resampled means: too few for a tail of 2.5 %.
 LEAST_RESAMPLED = 3
-WINNER = "winner"
 # The policy that every run starts from: a rival that costs nothing.
 UNTRAINED = "before training"
 # Sparse PPO wants lambda 1, or a critic that starts as the reward model and then a small lambda as dense credit does:

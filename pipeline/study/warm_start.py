@@ -9,7 +9,8 @@ from typing import Any
 
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_json, write_json
-from pipeline.search.outer_loop import EarlierTrial, tracked_values
+from pipeline.search.observations import tracked_values
+from pipeline.search.outer_loop import EarlierTrial
 from pipeline.study.folder import StudyFolder
 from pipeline.study.provenance import differing, noted, user_files
 from pipeline.trials.records import Origin, SavedResult, TrialFiles, TrialRecord, trial_files

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pipeline.report import words
 from pipeline.report.data import Estimate, ReportData, TrialRow
 from pipeline.report.figures.base import ARM_COLOURS, FAINT, embedded, layout
-from pipeline.study.verdict import WINNER
+from pipeline.trials.arm import WINNER
 from pipeline.trials.records import Origin
 
 # Colour and sign of each way in which a trial comes about; signs alone tell them apart, too.

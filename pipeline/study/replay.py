@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from pipeline.config.schema import StudyConfig
 from pipeline.search.early_stopping import Projection
-from pipeline.search.outer_loop import OuterLoop, tracked_values
+from pipeline.search.observations import tracked_values
+from pipeline.search.outer_loop import OuterLoop
 from pipeline.study.folder import StudyFolder
 from pipeline.trials.records import TrialFiles, trial_files
 from search_spaces import BaselineArm, SearchSpace
