@@ -31,7 +31,8 @@ class Kept(Protocol):
         ...
 
 
-Job, Done = TypeVar("Job"), TypeVar("Done", bound=Kept)
+Job = TypeVar("Job")
+Done = TypeVar("Done", bound=Kept)
 
 
 def fingerprint(patterns: Sequence[str]) -> str:

@@ -163,7 +163,7 @@ def _bootstrapped(name: str, ratio: float, own: Curve, peer: Curve) -> Claim:
 
     For the interval this engine's tokens are taken to grow as its coalitions do.
     """
-    generator, count = np.random.default_rng(0), own.errors.shape[1]
+    generator, count = np.random.default_rng(0), int(own.errors.shape[1])
     whole = peer.at_error(LEVEL)[1] / own.at_error(LEVEL)[0]
     draws = (generator.integers(0, count, count) for _ in range(BOOTSTRAP))
     found = [ratio * peer.at_error(LEVEL, rows)[1] / own.at_error(LEVEL, rows)[0] / whole for rows in draws]

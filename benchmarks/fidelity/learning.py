@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -88,7 +89,7 @@ def relate(fidelity: tuple[str, Mapping[str, float]], learning: tuple[str, Mappi
     """
     methods = [name for name in fidelity[1] if learning[1].get(name)]
     if len(methods) < FEWEST_METHODS:
-        return Relation(fidelity[0], learning[0], *[float("nan")] * 3, len(methods))
+        return Relation(fidelity[0], learning[0], math.nan, math.nan, math.nan, len(methods))
     known = np.round([fidelity[1][name] for name in methods], DIGITS)
     seeds = [np.array(learning[1][name]) for name in methods]
     chooser = np.random.default_rng(RESAMPLING_SEED)

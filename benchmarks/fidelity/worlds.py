@@ -69,7 +69,7 @@ def in_world(name: str, task: Task, tokens: int) -> Task:
     raw = word_effects(task.tokenizer, WORLDS[name].flippers, LEAST_LETTERS, SEED)
     prompts = task.train_prompts.select(torch.arange(min(SCALED_ON, len(task.train_prompts))))
     samples = own_samples(task.policy, prompts.to_ids(), tokens, task.eos_token_id, False, SEED)
-    mean, deviation = score_scale(raw, samples)  # type: ignore[arg-type]
+    mean, deviation = score_scale(raw, samples)
     truth = raw.standardised(mean, deviation)
     return replace(task, name=name, reward_model=truth, gold_model=truth, quality={})
 

@@ -51,7 +51,7 @@ def gram(gradients: Tensor, block: int = 65_536) -> Tensor:
     estimators, groups, _ = gradients.shape
     rows = gradients.flatten(0, 1)
     found = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for part in rows.split(block, dim=1):
+    for part in torch.split(rows, block, dim=1):
         found += (part @ part.T).double()
     return found.view(estimators, groups, estimators, groups)
 

@@ -85,14 +85,16 @@ def peak(rows: Array) -> Array:
     """Return a closed form with one maximum, inside the simplex, at a lambda that depends on sparse's share."""
     shares, gae_lambda = rows[:, :3], _unit_lambda(rows)
     miss = ((shares - PEAK) ** 2 * np.array([1.0, 2.0, 1.5])).sum(axis=1)
-    return -miss - 0.4 * (gae_lambda - (1 - 0.6 * shares.sum(axis=1))) ** 2
+    found: Array = -miss - 0.4 * (gae_lambda - (1 - 0.6 * shares.sum(axis=1))) ** 2
+    return found
 
 
 def face(rows: Array) -> Array:
     """Return a closed form with diminishing returns of two methods, harm of a third and the maximum on a face."""
     shares, gae_lambda = rows[:, :3], _unit_lambda(rows)
     gain = 1.2 * np.tanh(2.5 * shares[:, 0]) + 0.7 * np.tanh(3 * shares[:, 2]) - 0.9 * shares[:, 1]
-    return gain - 0.5 * (gae_lambda - 0.35 - 0.3 * shares[:, 2]) ** 2
+    found: Array = gain - 0.5 * (gae_lambda - 0.35 - 0.3 * shares[:, 2]) ** 2
+    return found
 
 
 def extremes(mean: Callable[[Array], Array]) -> tuple[float, float]:
@@ -156,7 +158,8 @@ class Runs:
     @property
     def means(self) -> Array:
         """Each row's mean, as if the shared seed did to all what other seeds do on average."""
-        return (self.own + self.shared + (self.own - self.shared).mean()) / 2
+        found: Array = (self.own + self.shared + (self.own - self.shared).mean()) / 2
+        return found
 
 
 def kept_runs(measure: str = "objective") -> Runs:

@@ -73,7 +73,7 @@ def picture(label: str) -> Path:
 
 
 def _write(found: list[Comparison], commit: str) -> None:
-    details = {
+    details: dict[str, object] = {
         comparison.label: {
             "config": comparison.config.model_dump(mode="json"),
             "chosen": {name: each.arm.to_dict() for name, each in comparison.chosen.items()},

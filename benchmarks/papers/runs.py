@@ -91,9 +91,10 @@ class Run:
         """Return the run of a line."""
         numbers = {entry.name: float(row[entry.name]) for entry in fields(cls) if entry.type == "float"}
         points = [tuple(map(float, point.split("/"))) for point in row["held_out"].split()]
+        words = {name: row[name] for name in ("entrant", "critic", "job", "commit", "state", "machine")}
+        values: dict[str, Any] = {**words, **numbers}
         return cls(
-            **{name: row[name] for name in ("entrant", "critic", "job", "commit", "state", "machine")},
-            **numbers,
+            **values,
             seed=int(row["seed"]),
             curve=tuple(map(float, row["curve"].split())),
             held_out=tuple((point[0], point[1], point[2]) for point in points),

@@ -63,7 +63,7 @@ def main() -> None:
     """Measure everything and write ``results/ppo.json``."""
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
-    claims, rows, details = [], [], {}
+    claims, rows, details = list[Claim](), list[list[str]](), dict[str, object]()
     found = _overhead()
     for model in options.models:
         repeats, sized = SIZES[model]
@@ -71,10 +71,8 @@ def main() -> None:
         spent = _measure(run, repeats, options.trl)
         claims += [claim for side in OWN for claim in compared(model, side, spent[side], spent[PEER])]
         rows += [_row(model, side, spent[side], spent[PEER]) for side in (PEER, *OWN)]
-        details[model] = {
-            "run": {**asdict(run), "folder": Path(run.folder).name},
-            **{each.name: [asdict(s) for s in spent[each]] for each in spent},
-        }
+        described: dict[str, object] = {**asdict(run), "folder": Path(run.folder).name}
+        details[model] = {"run": described, **{each.name: [asdict(s) for s in spent[each]] for each in spent}}
     claims += [Claim.of(f"ppo.overhead_{name}", shares(found, name)) for name in SHAPES if name != "sparse"]
     details["overhead"] = found
     tables = (markdown(COLUMNS, rows), _overhead_table(found), markdown(CLAIM_COLUMNS, [_claim_row(c) for c in claims]))
