@@ -75,8 +75,8 @@ def main() -> None:
         for place, arm in enumerate(chosen)
     }
     claims, table = results(runs)
-    kept = {name: [_kept(run) for run in found] for name, found in runs.items()}
-    write("shapes", claims, table, {"seeds": options.seeds, "config": plain, "runs": kept}, commit)
+    recorded = {name: [_recorded(run) for run in found] for name, found in runs.items()}
+    write("shapes", claims, table, {"seeds": options.seeds, "config": plain, "runs": recorded}, commit)
 
 
 def results(runs: dict[str, list[dict[str, Any]]]) -> tuple[list[Claim], str]:
@@ -109,7 +109,7 @@ def _values(found: list[dict[str, Any]], measure: str) -> list[float]:
     return [float(value) for value in values if value is not None]
 
 
-def _kept(run: dict[str, Any]) -> dict[str, Any]:
+def _recorded(run: dict[str, Any]) -> dict[str, Any]:
     curve = [round(float(point["objective"]), 4) for point in run["curve"]]
     return {"seed": run["seed"], "objective": run["evaluation"]["objective"], "curve": curve}
 

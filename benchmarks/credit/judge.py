@@ -92,8 +92,8 @@ def _first_layers(layers: int) -> tuple[LlamaForSequenceClassification, Any]:
     values = {name: value for name, value in whole.config.to_dict().items() if name != "quantization_config"}
     config = LlamaConfig(**{**values, "num_hidden_layers": layers, "num_labels": 1})
     model = LlamaForSequenceClassification(config).eval()
-    kept = {name: value for name, value in whole.model.state_dict().items() if name in model.model.state_dict()}
-    model.model.load_state_dict(kept)
+    lower = {name: value for name, value in whole.model.state_dict().items() if name in model.model.state_dict()}
+    model.model.load_state_dict(lower)
     return model, tokenizer
 
 

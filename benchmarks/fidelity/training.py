@@ -78,7 +78,7 @@ def _candidate(contender: Contender, gae_lambda: float) -> Candidate:
 
 
 def lessons_file(world: str, folder: Path = RESULTS) -> Path:
-    """Return where a world's runs are kept."""
+    """Return where a world's runs are saved."""
     return folder / f"fidelity-{world}.csv"
 
 

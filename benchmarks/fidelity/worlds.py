@@ -45,7 +45,7 @@ WORLDS: Mapping[str, World] = {
     ),
     "taught_effects": World((), "the score is that of a network which was taught a sum of token effects", taught=True),
 }
-# All that decides a world beside its name: a run kept from another one is not taken for one of this.
+# All that decides a world beside its name: a run saved of another one is not taken for one of this.
 RECIPE = (SEED, FLIPPERS, LEAST_LETTERS, SCALED_ON)
 
 

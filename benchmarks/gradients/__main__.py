@@ -2,7 +2,7 @@
 
     python -m pip install 'shapetune[bench,instruction]'
     python -m benchmarks.gradients
-    python -m benchmarks.gradients --quick     # in minutes, at a size that proves nothing; printed, not kept
+    python -m benchmarks.gradients --quick     # in minutes, at a size that proves nothing; printed, not saved
 
 Credit that looks at whole responses to pay their tokens is no baseline: its gradient need not point where the reward's
 does. Whether that costs anything depends on how much noise it takes away in return. Both are measured here, on the
@@ -22,7 +22,7 @@ from benchmarks.common.record import Claim, current_commit, write
 from benchmarks.gradients import tables
 from benchmarks.gradients.learning import predicted
 from benchmarks.gradients.measure import VARIANTS, Sizes, measure, task_config
-from benchmarks.papers.runs import kept_runs, runs_file
+from benchmarks.papers.runs import runs_file, saved_runs
 from pipeline.runtime.console import open_console
 from pipeline.trials.task_models import build_assets
 
@@ -49,7 +49,7 @@ def main() -> None:
         build_assets(config, open_console(stderr=True))
         batch, when = config.ppo.batch_size, [0] if options.quick else [0, config.ppo.steps // 2]
         stages = [measure(label, steps, sizes, options.workers, batch) for steps in when]
-        relation = predicted(stages[0], list(kept_runs(runs_file(label)).values()))
+        relation = predicted(stages[0], list(saved_runs(runs_file(label)).values()))
         claims += [*tables.claims(label, sizes.groups, stages), *tables.relation_claims(label, relation)]
         texts.append(tables.text(label, batch, stages, relation))
         details[label] = config.model_dump(mode="json")
@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--groups", type=int, default=32, help="Of responses; the intervals are the jackknife's.")
     parser.add_argument("--group", type=int, default=128, help="Responses of one group.")
     parser.add_argument("--workers", type=int, default=2, help="Groups side by side.")
-    parser.add_argument("--quick", action="store_true", help="Everything in minutes, and nothing of it kept.")
+    parser.add_argument("--quick", action="store_true", help="Everything in minutes, and nothing of it saved.")
     return parser.parse_args()
 
 

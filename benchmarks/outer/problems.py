@@ -162,12 +162,12 @@ class Runs:
         return found
 
 
-def kept_runs(measure: str = "objective") -> Runs:
-    """Return what ``benchmarks.outer.landscape_trials`` kept."""
+def measured_runs(measure: str = "objective") -> Runs:
+    """Return what ``benchmarks.outer.landscape_trials`` measured."""
     with DATA.open(newline="") as file:
-        kept = list(csv.DictReader(file))
-    shared = {run["point"]: run for run in kept if int(run["seed"]) == SHARED_SEED}
-    own = {run["point"]: run for run in kept if int(run["seed"]) != SHARED_SEED}
+        found = list(csv.DictReader(file))
+    shared = {run["point"]: run for run in found if int(run["seed"]) == SHARED_SEED}
+    own = {run["point"]: run for run in found if int(run["seed"]) != SHARED_SEED}
     pairs = [(shared[point], own[point]) for point in shared if point in own]
     # The file has weights among the methods and their balance with sparse.
     rows = [
@@ -179,12 +179,12 @@ def kept_runs(measure: str = "objective") -> Runs:
 
 
 def replay(measure: str) -> Landscape:
-    """Return the landscape of the kept runs: the mean of a Gaussian process, with the noise of real runs.
+    """Return the landscape of the real runs: the mean of a Gaussian process, with the noise of real runs.
 
     Noise is that of runs on a shared seed, since a study's trials share their seeds. It falls as the mean rises:
     the two runs of a row differ by twice as much among the worst rows as among the best.
     """
-    runs = kept_runs(measure)
+    runs = measured_runs(measure)
     model = fitted(runs)
     paired, unpaired = variances(*residuals(runs, model))
     level = noise_level(model.predict(features(runs.rows)), runs.own - runs.shared)

@@ -1,4 +1,4 @@
-"""One training run of the comparison, and the file that keeps it: what is done is never done again."""
+"""One training run of the comparison, and the file that it is saved in: what is done is never done again."""
 
 from __future__ import annotations
 
@@ -135,11 +135,11 @@ class Planned:
 
 
 def runs_file(label: str) -> Path:
-    """Return where a task's runs are kept."""
+    """Return where a task's runs are saved."""
     return RESULTS / f"papers-{label}.csv"
 
 
-def kept_runs(path: Path) -> dict[str, Run]:
+def saved_runs(path: Path) -> dict[str, Run]:
     """Return each finished run by its job."""
     if not path.exists():
         return {}
@@ -149,12 +149,12 @@ def kept_runs(path: Path) -> dict[str, Run]:
 
 def made(planned: Sequence[Planned], path: Path, workers: int) -> Iterable[Run]:
     """Yield each planned run: those of the file at once, the others when they end."""
-    kept = kept_runs(path)
-    if not kept:
+    saved = saved_runs(path)
+    if not saved:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(",".join(entry.name for entry in fields(Run)) + "\n")
-    yield from (kept[each.job] for each in planned if each.job in kept)
-    missing = [each for each in planned if each.job not in kept]
+    yield from (saved[each.job] for each in planned if each.job in saved)
+    missing = [each for each in planned if each.job not in saved]
     if missing:
         yield from each_done(train, missing, lambda each: each.job, path, workers)
 
