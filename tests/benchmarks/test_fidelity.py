@@ -25,7 +25,7 @@ from benchmarks.fidelity.measure import against_exact, against_truth, exact_shap
 from benchmarks.fidelity.taught import explained, teach, thinned
 from benchmarks.fidelity.training import LAMBDAS, lessons, lessons_file
 from benchmarks.fidelity.worlds import SEED, WORLDS, in_world
-from benchmarks.papers import runs as kept
+from benchmarks.papers import runs as papers_runs
 from benchmarks.papers.field import BUDGET, ENTRANTS, REWARD_MODEL, TUNED, candidates
 from benchmarks.papers.runs import COMPLETED, Run, saved_runs
 from pipeline.config.load import find_config, parse_config
@@ -305,11 +305,11 @@ def test_the_comparisons_fresh_runs_are_those_of_the_setting_that_was_run_most()
 
 
 def test_what_is_learned_without_an_informed_critic_is_the_mean_over_lambdas_on_the_tuning_seeds() -> None:
-    kept = [
+    saved = [
         run("R3HF", seed, 2.0 * gae_lambda + seed, gae_lambda=gae_lambda) for seed in (0, 1) for gae_lambda in (0, 1)
     ]
     others = [run("R3HF", 200, 9.0), replace(run("R3HF", 0, 9.0, gae_lambda=0), critic=REWARD_MODEL)]
-    found = uninformed(contenders(Shape()), kept + others)
+    found = uninformed(contenders(Shape()), saved + others)
     # The curve is half a point below J.
     assert found.pop("prefix") == pytest.approx([0.5, 1.5])
     assert not any(found.values()) and uninformed(contenders(Shape()), []) == {}
@@ -390,7 +390,7 @@ def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeyp
     def again(*_: object) -> None:
         raise AssertionError("made twice")
 
-    monkeypatch.setattr(kept, "each_done", again)
+    monkeypatch.setattr(papers_runs, "each_done", again)
     header = (tmp_path / "fidelity-known_effects.csv").read_text().splitlines()[0]
     runs = [
         replace(run(each, seed, float(place)), job=f"{each}{seed}")
