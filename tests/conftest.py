@@ -23,17 +23,7 @@ from pipeline.tasks.sentiment.task import build_sentiment
 from pipeline.tasks.settings import Recipe
 from tests.support.servers.browser import launched
 from tests.support.servers.fixtures import postgres, postgres_server, proxy  # noqa: F401  (fixtures are found by name)
-
-TINY_RECIPE = {
-    "vocabulary": 400,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "layers": 2,
-    "heads": 2,
-    "policy_epochs": 1,
-    "reward_epochs": 1,
-    "max_reviews": 600,
-}
+from tests.support.studies import TINY_RECIPE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,8 +16,8 @@ import shaping
 from pipeline.study.folder import StudyFolder
 from pipeline.trials.arm import Arm
 from pipeline.trials.types import Job
-from tests.executors.test_executors import ListSource
 from tests.support import slow_trainer
+from tests.support.list_source import ListSource
 from tests.support.studies import tiny_config
 
 ROOT = Path(__file__).parents[2]

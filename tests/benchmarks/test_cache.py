@@ -8,42 +8,24 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
 from benchmarks.common.cache import each_done
+from tests.support.slow_jobs import SECONDS, slow
 
 ROOT = Path(__file__).parents[2]
-# A job's.
-SECONDS = 1.0
 SCRIPT = """
 import sys
 from pathlib import Path
 from benchmarks.common.cache import each_done
-from tests.benchmarks.test_cache import slow
+from tests.support.slow_jobs import slow
 if __name__ == "__main__":
     for done in each_done(slow, list(range(50)), str, Path(sys.argv[1]), 2):
         print(done.number, flush=True)
 """
-
-
-@dataclass(frozen=True)
-class Done:
-    number: int
-
-    def line(self) -> str:
-        return str(self.number)
-
-
-def slow(number: int, mark: str) -> Done:
-    folder = os.environ.get("BEGUN")
-    if folder:
-        Path(folder, str(number)).touch()
-    time.sleep(SECONDS)
-    return Done(number)
 
 
 def test_every_job_stands_in_the_file_once_it_is_told(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ from pipeline.runtime.csv import write_csv
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_standing, read_status
 from shaping.shape import Shape
-from tests.report.conftest import SyntheticStudy
-from tests.study.test_status import SHAPE, Trials
+from tests.support.reports.synthetic_study import SyntheticStudy
+from tests.support.trial_files import SHAPE, Trials
 
 MIX = Shape(weights={"attention": 0.28, "prefix": 0.25, "shapley": 0.25, "owen": 0.22}, gae_lambda=0.6)
 RUNS = [

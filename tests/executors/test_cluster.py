@@ -19,8 +19,8 @@ import yaml
 
 from pipeline.trials.failures import NODE_LOST, OUT_OF_MEMORY, WORKER_DIED
 from shaping.errors import ConfigError
-from tests.study.test_interruption import found
 from tests.support import slow_trainer
+from tests.support.launches import found
 from tests.support.servers.clusters import Cluster, Node, free_port
 
 # A run lasts longer than a worker takes to start: Tune gives a trial that waits for one the first that is free.
@@ -217,7 +217,7 @@ def test_a_ray_of_the_studys_own_lets_nobody_in(tmp_path: Path) -> None:
 
 def test_nothing_is_waited_for_where_nothing_listens_and_no_token_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.executors.ray_tune import RayTuneExecutor
-    from tests.executors.test_executors import ListSource
+    from tests.support.list_source import ListSource
 
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     with pytest.raises(ConfigError, match=r"executor\.address = 127.*could not be reached"):

@@ -12,10 +12,10 @@ from pipeline.report.page import render
 from pipeline.report.pages import render_explanation, write_explanation
 from pipeline.report.words import signed
 from shaping.errors import ShapetuneError
-from tests.report.conftest import SyntheticStudy
-from tests.security.test_report_browser import open_page
 from tests.support.explanations import written
 from tests.support.hostile import ALL, OWNED, PAYLOADS, Page
+from tests.support.reports.synthetic_study import SyntheticStudy
+from tests.support.servers.browser_probe import open_page
 
 WORDS = [" alpha", "beta\n", " gamma"]
 ROWS = {"winner of x": [0.5, -0.25, 1.0], "sparse": [0.0, 0.0, 1.25]}

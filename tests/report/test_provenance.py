@@ -10,7 +10,7 @@ from pipeline.report.page import cost_line, render, shareable, shareable_yaml
 from pipeline.report.run_record import cpu_ratio, read_record
 from pipeline.study.provenance import found_here, note_launch
 from shaping.errors import ShapetuneError
-from tests.report.test_report_page import page_of
+from tests.support.reports.page import page_of
 
 
 def test_every_launch_is_a_line_and_the_page_says_what_they_ran_with(whole_study):

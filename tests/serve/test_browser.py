@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser
 
 from shaping.shape import Shape
-from tests.report.conftest import SyntheticStudy
 from tests.support.hostile import OWNED, hostile_study
+from tests.support.reports.synthetic_study import SyntheticStudy
 from tests.support.servers.browser import PHONE, Visit
 from tests.support.servers.serving import served
 

@@ -23,8 +23,8 @@ from pipeline.serve.folders import FolderSource
 from pipeline.serve.server import LOOPBACK, allowed_hosts, find_source
 from pipeline.serve.source import Entry, Version, key_of
 from shaping.errors import ConfigError
-from tests.report.conftest import SyntheticStudy
 from tests.support.hostile import ALL, PAYLOADS, RUN, hostile_study
+from tests.support.reports.synthetic_study import SyntheticStudy
 from tests.support.servers.serving import SECONDS, client_of, finish, write_studies
 
 

@@ -12,7 +12,7 @@ from pipeline.config.settings import StorageSettings
 from pipeline.storage.database import Database, locked, study_database
 from pipeline.study.database_status import read_stored_status, read_stored_studies
 from shaping.errors import ShapetuneError
-from tests.search.test_store import asked, made, measured, outer_loop, tell
+from tests.support.searches import asked, made, measured, outer_loop, tell
 from tests.support.servers.postgres import PASSWORD, PostgresServer
 from tests.support.servers.proxy import Proxy
 from tests.support.studies import tiny_config

@@ -19,8 +19,8 @@ from pipeline.search.outer_loop import OuterLoop
 from pipeline.storage.database import Database, locked, make_engine
 from pipeline.storage.lock import find_holders, lock_key
 from shaping.errors import ShapetuneError
-from tests.search.test_store import asked, outer_loop, tell
-from tests.storage.test_connection import database_of
+from tests.support.searches import asked, outer_loop, tell
+from tests.support.servers.databases import database_of
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import Proxy
 

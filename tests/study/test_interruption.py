@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,52 +11,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
 from pipeline.runtime.signals import Interrupted, interruptible, interruption, raise_again
-from tests.support import slow_trainer
-
-TRIALS, SEEDS, STEPS = 7, 2, 4
-
-
-def write_config(folder: Path, executor: str, seconds: float) -> Path:
-    values = {
-        "name": "s",
-        "trainer": {"function": f"{slow_trainer.__file__}:train"},
-        "space": {"methods": ["prefix", "attention"]},
-        "ppo": {"steps": STEPS},
-        "search": {"trials": TRIALS, "sobol_trials": 2, "seeds": list(range(SEEDS))},
-        "confirm": {"seeds": [100]},
-        "executor": {"name": executor, "slots": 2},
-    }
-    values["trainer"]["options"] = {"seconds": seconds, "log": str(folder / "steps.log")}
-    folder.mkdir(exist_ok=True)
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def launch(config: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline.cli", "launch", str(config), "--studies", str(config.parent / "studies")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+from tests.support.launches import SEEDS, STEPS, TRIALS, found, launch, write_config
 
 
 def wait_for_steps(config: Path, process: subprocess.Popen[str], count: int) -> None:
     log = config.parent / "steps.log"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < count):
         time.sleep(0.02)
-
-
-def found(config: Path) -> dict[str, object]:
-    """What a study came to: every run's curve, the winner and the verdict's numbers."""
-    study = config.parent / "studies" / "s"
-    runs = {
-        str(path.relative_to(study)): json.loads(path.read_text())["curve"] for path in study.glob("*/*/seed-*.json")
-    }
-    shapes = {path.parent.name: json.loads(path.read_text())["shape"] for path in study.glob("trials/*/trial.json")}
-    verdict = json.loads((study / "verdict.json").read_text())
-    winner = json.loads((study / "winner.json").read_text())
-    return {"runs": runs, "shapes": shapes, "winner": winner, "differences": verdict["differences"]}
 
 
 def test_a_study_that_is_stopped_again_and_again_ends_like_one_that_was_left_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipeline.tasks.sentiment import reviews
 from pipeline.tasks.sentiment.task import build_sentiment, load_sentiment
 from pipeline.tasks.settings import Recipe
 from shaping.errors import ShapetuneError
-from tests.conftest import TINY_RECIPE
+from tests.support.studies import TINY_RECIPE
 
 
 def _write_two_files(folder: Path) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from pipeline.trials.arm import Arm
 from pipeline.trials.failures import FINAL, attempts_file, failure_of, noted_failures
 from pipeline.trials.types import Executor, Job
 from shaping.errors import ConfigError, ShapetuneError, TrialFailed
-from tests.executors.test_executors import ListSource
 from tests.support import faulty_trainer
 from tests.support.faulty_trainer import FAULTY_STEP, STEPS, job_value
+from tests.support.list_source import ListSource
 from tests.support.studies import tiny_config
 
 RETRIES = 1

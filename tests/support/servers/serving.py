@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from pipeline.serve.app import make_app
 from pipeline.serve.server import LOOPBACK
-from tests.report.conftest import SyntheticStudy
+from tests.support.reports.synthetic_study import SyntheticStudy
 
 REPOSITORY = Path(__file__).parents[3]
 SECONDS = 120
