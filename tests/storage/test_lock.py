@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from tests.support.searches import asked, outer_loop, tell
 from tests.support.servers.databases import database_of
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import Proxy
+from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 HOLD = """
@@ -132,9 +132,6 @@ def test_a_killed_process_leaves_no_lock(postgres: PostgresServer, tmp_path: Pat
             raise AssertionError
         process.send_signal(signal.SIGKILL)
         process.wait()
-    for _ in range(100):
-        if not holders(postgres, database):
-            break
-        time.sleep(0.1)
+    wait_until(lambda: not holders(postgres, database), "the server notices that the process is gone")
     with locked(database, "study"):
         pass

@@ -13,31 +13,31 @@ from pathlib import Path
 import pytest
 
 from pipeline.runtime.signals import Interrupted, interruptible, interruption, raise_again
-from tests.support.launches import SEEDS, STEPS, TRIALS, found, launch, write_config
+from tests.support.launches import SEEDS, STEPS, TRIALS, found, launch, launched, write_config
+from tests.support.waiting import LIMIT_SECONDS, lines_of, wait_until
 
 
 def wait_for_steps(config: Path, process: subprocess.Popen[str], count: int) -> None:
     log = config.parent / "steps.log"
-    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < count):
-        time.sleep(0.02)
+    wait_until(lambda: len(lines_of(log)) >= count, f"{count} steps are made", process=process)
 
 
 def test_a_study_that_is_stopped_again_and_again_ends_like_one_that_was_left_alone(tmp_path: Path) -> None:
     quiet = write_config(tmp_path / "quiet", "local", 0.0)
-    assert launch(quiet).wait() == 0
+    launched(quiet)
     config = write_config(tmp_path / "disturbed", "local", 0.02)
     for number, steps in ((signal.SIGKILL, 5), (signal.SIGTERM, 30), (signal.SIGINT, 50)):
         process = launch(config)
         wait_for_steps(config, process, steps)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=LIMIT_SECONDS)
         if number is signal.SIGKILL:
             assert process.returncode == -number
             continue
         assert process.returncode == 128 + number
         assert f"stopped by {number.name} with" in errors and "the same command goes on" in errors
         assert "Traceback" not in errors
-    assert launch(config).wait() == 0
+    launched(config)
     assert found(config) == found(quiet)
     # A step is noted after it was made: a kill in between makes that one step again, and no other.
     made = Counter(line.rsplit(" ", 1)[0] for line in (config.parent / "steps.log").read_text().splitlines())
@@ -53,15 +53,12 @@ def test_a_driver_under_ray_leaves_no_process_behind_and_goes_on(number: signal.
     process = launch(config)
     wait_for_steps(config, process, 10)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=LIMIT_SECONDS)
     if number is signal.SIGTERM:
         assert process.returncode == 143 and "stopped by SIGTERM with" in errors and "Traceback" not in errors
     workers = {int(line.split()[-1]) for line in (config.parent / "steps.log").read_text().splitlines()}
-    until = time.monotonic() + 60
-    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < until:
-        time.sleep(0.2)
-    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
-    assert launch(config).wait() == 0
+    wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), "no worker is left")
+    launched(config)
     made = Counter(line.rsplit(" ", 1)[0] for line in (config.parent / "steps.log").read_text().splitlines())
     assert len(made) == (TRIALS * SEEDS + 4) * STEPS
     assert sum(count - 1 for count in made.values()) <= 2
@@ -105,9 +102,9 @@ with interruptible():
         os.kill(os.getpid(), signal.SIGTERM)
     except Interrupted:
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(60)
+        time.sleep(600)
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=50).returncode == 130
+    assert subprocess.run([sys.executable, "-c", code], timeout=LIMIT_SECONDS).returncode == 130
 
 
 def test_an_error_that_a_library_made_of_the_signal_is_still_the_signals() -> None:

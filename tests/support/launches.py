@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from tests.support import slow_trainer
+from tests.support.waiting import LIMIT_SECONDS
 
 TRIALS, SEEDS, STEPS = 7, 2, 4
 
@@ -35,6 +36,14 @@ def write_config(folder: Path, executor: str, seconds: float) -> Path:
 def launch(config: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pipeline.cli", "launch", str(config), "--studies", str(config.parent / "studies")]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+
+
+def launched(config: Path) -> str:
+    """Launch a study to its end; return what it said of what went wrong."""
+    process = launch(config)
+    _, errors = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 0, errors
+    return errors
 
 
 def found(config: Path) -> dict[str, object]:

@@ -1,14 +1,15 @@
-"""A benchmark's job that takes its time; processes that are started afresh can import it."""
+"""A benchmark's job that can be held up; processes that are started afresh can import it."""
 
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# A job's.
-SECONDS = 1.0
+from tests.support.waiting import wait_until
+
+# Jobs before this one are never held up.
+HELD_FROM = 2
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,10 @@ class Done:
 
 
 def slow(number: int, mark: str) -> Done:
+    """Note that the job began in the folder ``BEGUN``; end once ``go on`` stands beside that."""
     folder = os.environ.get("BEGUN")
     if folder:
         Path(folder, str(number)).touch()
-    time.sleep(SECONDS)
+        if number >= HELD_FROM:
+            wait_until(Path(folder).with_name("go on").exists, "the job may go on")
     return Done(number)

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.servers.browser import chromium
+from tests.support.waiting import LIMIT_SECONDS
 
 # Points at everything, clicks everything, and says in the page what became of it.
 PROBE = """<script>
@@ -50,7 +51,7 @@ def open_page(text: str, folder: Path) -> dict[str, str]:
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     options += [f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=60000", "--dump-dom"]
     done = subprocess.run(
-        [chromium(), *options, page.as_uri()], capture_output=True, text=True, timeout=180, check=False
+        [chromium(), *options, page.as_uri()], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
     )
     opened = re.search(r"<html[^>]*>", done.stdout)
     assert opened, done.stderr[-2000:]
