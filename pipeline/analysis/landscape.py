@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
-from pipeline.analysis.axes import SPARSE, Axis, Position, axes, mixed
+from pipeline.analysis.axes import Axis, Position, axes, mixed
 from search_spaces import SearchSpace
+from shaping.method_names import SPARSE
 from shaping.shape import Shape
 
 if TYPE_CHECKING:

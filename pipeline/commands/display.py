@@ -13,8 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import time_left
-from pipeline.study.progress import ProgressFile
-from pipeline.study.status import CONFIRM, SEARCH, STAGES
+from pipeline.study.progress import CONFIRM, SEARCH, STAGES, ProgressFile
 from pipeline.study.verdict import confirmation_arms
 from pipeline.trials.arm import Arm
 from pipeline.trials.types import Ending, Job

@@ -19,8 +19,8 @@ from rich.text import Text
 from pipeline.runtime.console import watch
 from pipeline.runtime.csv import write_csv
 from pipeline.study.folder import StudyFolder
-from pipeline.study.progress import RunOut
-from pipeline.study.status import CONFIRM, Standing, best_of, read_standing, read_status
+from pipeline.study.progress import CONFIRM, RunOut
+from pipeline.study.status import Standing, best_of, read_standing, read_status
 from shaping.errors import ConfigError
 from shaping.printable import printable
 from shaping.shape import Shape

@@ -38,9 +38,10 @@ from ray.tune.search import Searcher
 
 from pipeline.executors.ray_failures import lost_attempt
 from pipeline.runtime.signals import handlers_kept
-from pipeline.trials.failures import WORKER_DIED, Failure, failure_of, halted, note_failure, stall_file
+from pipeline.trials.failures import WORKER_DIED, Failure, failure_of, halted, note_failure
+from pipeline.trials.results import TrialResult
 from pipeline.trials.run import run_trial
-from pipeline.trials.types import Job, Outcome, Progress, TrialSource
+from pipeline.trials.types import Job, Progress, TrialSource
 from pipeline.trials.watchdog import WorkerWatch
 from shaping.errors import ShapetuneError
 
@@ -167,8 +168,8 @@ class _InnerTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self._job = _job_of(config)
-        self._watch = WorkerWatch(config["stall_minutes"], stall_file(self._job))
-        self._results: Iterator[Progress | Outcome] = run_trial(self._job)
+        self._watch = WorkerWatch(config["stall_minutes"], self._job.files.stall_file(self._job.seeds))
+        self._results: Iterator[Progress | TrialResult] = run_trial(self._job)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -183,7 +184,7 @@ class _InnerTrial(tune.Trainable):
             self._watch.progressed()
             for result in self._results:
                 self._watch.progressed()
-                if isinstance(result, Outcome):
+                if isinstance(result, TrialResult):
                     told["outcome"] = json.dumps(result.to_dict())
                     break
                 steps.append(asdict(result))
@@ -278,7 +279,7 @@ class _SourceSearcher(Searcher):
         job = self._jobs.pop(trial_id)
         with _errors_carried():
             if result.get("outcome"):
-                self._source.tell(job, Outcome.from_dict(json.loads(result["outcome"])))
+                self._source.tell(job, TrialResult.from_dict(json.loads(result["outcome"])))
             elif result.get("failure"):
                 self._source.fail(job, *json.loads(result["failure"]))
             else:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_kept
+from pipeline.runtime.files import read_saved
 from pipeline.study.folder import StudyFolder
 from pipeline.tasks.prompt_file import PromptRow, read_answered
 from pipeline.trials.arm import Arm
@@ -78,7 +78,7 @@ def find_subject(question: Question) -> Subject:
     config, study = _config(question.subject, question.changes)
     if study is None:
         return Subject(config.name, config)
-    winner = read_kept(study.winner_file, Arm.from_dict)
+    winner = read_saved(study.winner_file, Arm.from_dict)
     if winner is None and not question.methods and not question.shapes:
         raise ConfigError(f"{study.root} has no winner yet", "let its search finish, or name methods with --method")
     named = None if winner is None else (f"winner of {config.name}", winner.shape)

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 from pipeline.config.schema import StudyConfig
 from pipeline.export.reward_model_code import reward_model_code
 from pipeline.export.template import Exported, PolicySource
-from pipeline.runtime.files import read_kept
+from pipeline.runtime.environment import installed_versions
+from pipeline.runtime.files import read_saved, write_text
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status
 from pipeline.tasks.asset_cache import cache_folder
@@ -36,7 +36,6 @@ REFUSED = {
         "export for a trainer that passes token rewards on to its advantages: --format verl or --format skyrl",
     )
 }
-PACKAGES = ("shapetune", "torch", "transformers", "ax-platform", "botorch")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, 
     Raises:
         ConfigError: The study has no winner yet.
     """
-    winner = read_kept(folder.winner_file, Arm.from_dict)
+    winner = read_saved(folder.winner_file, Arm.from_dict)
     if winner is None:
         raise ConfigError(f"{folder.root} has no winner yet", "let shapetune launch finish its search first")
     name, sha256 = reward_model or (None, None)
@@ -79,7 +78,7 @@ def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, 
         reward_model_sha256=sha256,
         study=_origin(folder, config, winner.name),
         confirmed=_confirmed(folder),
-        versions={package: version(package) for package in PACKAGES},
+        versions=installed_versions(),
     )
 
 
@@ -114,7 +113,7 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     paths = [target / "shape.json", *(target / name for name in texts)]
     content.write(paths[0])
     for path, text in zip(paths[1:], texts.values(), strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return Written(tuple(paths), notes)
 
 
@@ -190,7 +189,7 @@ def _short(function: str) -> str:
 
 
 def _confirmed(folder: StudyFolder) -> dict[str, Any] | None:
-    return read_kept(folder.verdict_file, _told)
+    return read_saved(folder.verdict_file, _told)
 
 
 def _told(kept: dict[str, Any]) -> dict[str, Any]:

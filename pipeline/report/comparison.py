@@ -16,8 +16,9 @@ from pipeline.report.data import ArmResult, ReportData
 from pipeline.report.load import load_report_data
 from pipeline.report.run_record import Ratio, cpu_ratio
 from pipeline.study.folder import StudyFolder, what_decides
-from pipeline.study.verdict import SPARSE, WINNER, Difference, paired_difference
+from pipeline.study.verdict import WINNER, Difference, paired_difference
 from shaping.errors import ConfigError
+from shaping.method_names import SPARSE
 
 NAME = "name"
 

@@ -16,8 +16,7 @@ from ax.core.trial_status import TrialStatus
 
 from pipeline.config.settings import SearchSettings
 from pipeline.storage.keys import DEVIATION, OBJECTIVE, PROJECTED, SEED
-
-SPARSE = "sparse"
+from shaping.method_names import SPARSE
 
 
 def seed_metric(seed: int) -> str:

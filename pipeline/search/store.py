@@ -42,6 +42,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from pipeline.runtime.files import write_json
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.search.ax_patches import DATABASE_NUMBER, experiment_of, properties_of, strategy_of, unsaved_runs
 from pipeline.storage.database import Database, explained, held_connection, make_engine
@@ -161,9 +162,7 @@ class Store:
         file = self._database.identity_file
         if file is None:
             return
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(json.dumps(identity))
-        os.replace(partial, file)
+        write_json(file, identity)
 
     def save(self, client: Client, index: int, whole: bool = False) -> None:
         """Write a trial with its data, and what the generation strategy generated since the last time.

@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.config.load import FORMAT, FORMAT_KEY, load_config
 from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import write_text
 from pipeline.study.lock import lock_holder, study_lock
 from shaping.errors import ConfigError
 
@@ -116,10 +117,8 @@ class StudyFolder:
         """Make the folder and keep the resolved config in it, with the trials that it was raised to."""
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists() or self.config().search.trials < config.search.trials:
-            partial = self.root / ".study.yaml.partial"
             # Last, so that a file that was cut off has it not.
-            partial.write_text(f"{config.to_yaml()}{FORMAT_KEY}: {FORMAT}\n")
-            os.replace(partial, self.config_file)
+            write_text(self.config_file, f"{config.to_yaml()}{FORMAT_KEY}: {FORMAT}\n")
 
     def put_aside_winner(self, trials: int) -> None:
         """Keep what was found about the winner of a shorter search under ``earlier/TRIALS``."""

@@ -290,7 +290,7 @@ def test_kept_searches_count_only_for_the_code_that_made_them(tmp_path: Path) ->
     other = replace(done, job=Job(PLAIN, 2, 25), fingerprint="another")
     path = tmp_path / "kept.jsonl"
     path.write_text("\n".join(each.line() for each in (done, other)) + "\n")
-    assert early_stopping.read_kept(path) == {done.job: done}
+    assert early_stopping.read_saved(path) == {done.job: done}
 
 
 def test_the_default_and_what_it_is_compared_with_have_more_repeats_and_longer_ones() -> None:

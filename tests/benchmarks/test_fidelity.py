@@ -35,7 +35,6 @@ from shaping.credit.permutations import with_reverses
 from shaping.method_names import METHOD_NAMES
 from shaping.scoring import score_responses
 from shaping.variants import Variants
-from tests.benchmarks.test_fidelity_learning import run
 from tests.support.games import by_orders, by_subsets
 from tests.support.models.tiny_models import (
     BOS,
@@ -48,6 +47,7 @@ from tests.support.models.tiny_models import (
 )
 from tests.support.models.tiny_models import tiny_tokenizer as tokenizer
 from tests.support.models.tiny_task import tiny_task
+from tests.support.paper_runs import run
 
 EFFECTS = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 1.0, -2.0, 0.5, 0.0, 3.0])
 # Tokens 3 and 4 turn what follows round, and so does 8.

@@ -13,13 +13,8 @@ from benchmarks.fidelity.field import contenders
 from benchmarks.fidelity.learning import OVERALL, compared, over_lambdas, relate, relations_of, uninformed, values
 from benchmarks.fidelity.training import LAMBDAS
 from benchmarks.papers.field import REWARD_MODEL, TUNED
-from benchmarks.papers.runs import COMPLETED, Run
 from shaping import Shape
-
-
-def run(entrant: str, seed: int, objective: float, state: str = COMPLETED, **more: object) -> Run:
-    curve = (objective - 1, objective)
-    return Run(entrant, more.pop("gae_lambda", 0.8), "", seed, f"{entrant}{seed}", "c", state, objective, curve=curve)
+from tests.support.paper_runs import run
 
 
 def test_a_relation_is_spearmans_over_methods_and_its_interval_holds_their_luck() -> None:

@@ -22,8 +22,7 @@ from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.explain.token_rewards import explained, make_shapers, token_rewards
 from pipeline.tasks.registry import load_task
 from pipeline.tasks.sentiment.task import load_sentiment
-from pipeline.trainers.base import Judge
-from pipeline.trainers.ppo.evaluation import SampleText
+from pipeline.trainers.base import Judge, SampleText
 from pipeline.trials.task_models import open_judge
 from shaping.credit import METHODS
 from shaping.errors import ConfigError

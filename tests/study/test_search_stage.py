@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.runtime.files import read_json, write_json
 from pipeline.search.outer_loop import Proposal
-from pipeline.study.running_trial import OpenTrial
+from pipeline.study.running_trial import RunningTrial
 from pipeline.study.search_stage import SearchStage
-from pipeline.trials.run import seed_file
+from pipeline.trials.records import TrialFiles
 from pipeline.trials.types import Ending, Job, Progress
 from shaping.shape import Shape
 from tests.support.search_stages import config_of, level, run_of, stage_of, tell
@@ -150,7 +150,7 @@ def test_what_ended_just_before_a_kill_is_not_run_again(tmp_path: Path) -> None:
     run_baselines(stage)
     # The worker finished both seeds of one trial and the driver wrote that another one stopped; neither was told.
     for seed in (0, 1):
-        write_json(seed_file(Path(ask(stage).folder), seed), run_of(seed, level(4.0)))
+        write_json(TrialFiles(Path(ask(stage).folder)).run_file(seed), run_of(seed, level(4.0)))
     other = Path(ask(stage).folder)
     write_json(other / "stopped.json", {"steps": 3, "objective": 0.5, "deviation": 0.1, "curve": level(0.5)[:3]})
     again = stage_of(config, tmp_path)
@@ -160,7 +160,7 @@ def test_what_ended_just_before_a_kill_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_curve_is_the_mean_over_all_seeds_up_to_the_slowest_ones_step(tmp_path: Path) -> None:
-    trial = OpenTrial(Proposal(0, "any", Shape(), "model"), tmp_path, (0, 1))
+    trial = RunningTrial(Proposal(0, "any", Shape(), "model"), tmp_path, (0, 1))
     trial.observe(1, 0, 10.0)
     assert trial.curve() == []
     trial.observe(0, 0, 1.0)

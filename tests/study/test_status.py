@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.status import read_status
-from pipeline.study.study import confirmation_runs
 from pipeline.study.verdict import judge
 from pipeline.trials.arm import Arm
 from shaping.certificate import Certificate

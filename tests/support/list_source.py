@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.trials.types import Job, Outcome, Progress
+from pipeline.trials.results import TrialResult
+from pipeline.trials.types import Job, Progress
 
 
 class ListSource:
@@ -15,7 +16,7 @@ class ListSource:
         self.running: set[int] = set()
         self.most_running = 0
         self.progress: dict[int, list[int]] = {job.index: [] for job in jobs}
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, TrialResult] = {}
         self.failures: dict[int, tuple[str, str]] = {}
         self.retries: list[tuple[int, str, str]] = []
 
@@ -39,7 +40,7 @@ class ListSource:
         self.running.remove(job.index)
         self.stopped_jobs.append(job.index)
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job, outcome: TrialResult) -> None:
         self.running.remove(job.index)
         self.outcomes[job.index] = outcome
 

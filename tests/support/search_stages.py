@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
 from pipeline.study.search_stage import SearchStage
-from pipeline.trials.run import seed_file, summarize
+from pipeline.trials.results import RunResult, TrialResult
 from pipeline.trials.types import Ending, Job, Progress
 from tests.support.studies import tiny_config
 
@@ -51,9 +50,9 @@ def tell(stage: SearchStage, job: Job, curve: list[float]) -> Ending | None:
         if stage.should_stop(job):
             stage.stopped(job)
             return ending
-    run = run_of(seed, curve)
-    write_json(seed_file(Path(job.folder), seed), run)
-    return stage.tell(job, summarize([run]))
+    run = RunResult.from_dict(run_of(seed, curve))
+    job.files.write_run(run)
+    return stage.tell(job, TrialResult.of([run]))
 
 
 def level(value: float) -> list[float]:

@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pipeline.trainers.custom import Training
+from pipeline.trainers.base import TrainingJob
 
 # Steps that an attempt makes before it is held up.
 HELD_AFTER = 6
 
 
-def train(job: Training) -> Iterator[tuple[int, Mapping[str, float]]]:
+def train(job: TrainingJob) -> Iterator[tuple[int, Mapping[str, float]]]:
     """Yield a J that depends on the shape, the seed and the step alone.
 
     With the option ``hold``, as long as a file of that name exists: steps take their time only then, and no attempt
