@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.home import entries, real_home, variables_of_a_home
+from tests.support.servers import starting
 from tests.support.servers.ray_limits import PATIENT
 from tests.support.waiting import CouldNotStart
 
@@ -32,11 +33,24 @@ from tests.support.servers.browser import launched
 from tests.support.servers.fixtures import postgres, postgres_server, proxy  # noqa: F401  (fixtures are found by name)
 from tests.support.studies import TINY_RECIPE
 
+# Fixtures that start something, which tests of every day go without.
+STARTING = {"browser", "postgres", "postgres_server", "proxy"}
 
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take minutes, so that none of them is left to one process at the end."""
+    for item in items:
+        if STARTING & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Remember which test runs: some may not start anything."""
+    starting.runs(item)
 
 
 @pytest.hookimpl(wrapper=True)

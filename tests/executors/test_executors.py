@@ -105,6 +105,7 @@ def test_trials_side_by_side_see_devices_of_their_own_and_only_what_they_were_pr
         assert {machine["threads"] for machine in machines.values()} == {1}
 
 
+@pytest.mark.slow
 def test_resources_that_no_node_has_are_refused_before_tune_waits_for_ever() -> None:
     from pipeline.executors.ray_tune import RayTuneExecutor
 

@@ -62,6 +62,7 @@ def test_hostile_texts_add_no_element_and_no_attribute(payload: str) -> None:
     assert skeleton(page(payload)) == skeleton(page("harmless"))
 
 
+@pytest.mark.slow
 def test_no_hostile_text_runs_in_the_browser_and_pointing_reads_a_number(tmp_path: Path) -> None:
     explanation = written([ALL, "b"], {ALL: [1.0, -1.0], "b": [0.0, 0.0]}, ALL, ALL)
     found = open_page(render_explanation(explanation), tmp_path)

@@ -11,6 +11,9 @@ from pipeline.report.page import render
 from tests.support.servers.browser import chromium
 from tests.support.waiting import LIMIT_SECONDS
 
+# Starts a browser.
+pytestmark = pytest.mark.slow
+
 # Does one thing after another and keeps what is then seen.
 PROBE = """<script>
 addEventListener("load", async () => {

@@ -24,7 +24,7 @@ Databases = Callable[[str], Database]
 ROUNDING = 1e-4
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Databases:
     """Makes the database of a study's folder; studies share it where databases are shared."""
     if request.param == "sqlite":

@@ -11,6 +11,9 @@ from pipeline.report.page import render
 from tests.support.hostile import OWNED, PAYLOADS, RUN, hostile_study
 from tests.support.servers.browser_probe import open_page
 
+# Starts a browser.
+pytestmark = pytest.mark.slow
+
 
 def test_no_hostile_text_runs_in_the_browser(tmp_path: Path) -> None:
     found = open_page(render(load_report_data(hostile_study(tmp_path / "study").folder)), tmp_path)

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config.load import builtin_folder
-from pipeline.config.schema import load_config
+from pipeline.config.load import builtin_folder, load_config
 from pipeline.study.folder import what_decides
 from pipeline.tasks import asset_cache
 from pipeline.trainers.ppo.run import InnerRun

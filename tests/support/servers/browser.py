@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.support.servers.starting import starts
 from tests.support.waiting import LIMIT_MS
 
 # Set to leave out what needs a browser; without it, a machine that has none fails the tests.
@@ -26,6 +27,7 @@ DRAWN = """() => [...document.querySelectorAll("[data-figure]")]
 
 def chromium() -> str:
     """Return the browser's path; where there is none, skip if that was asked for, else fail."""
+    starts("a browser")
     if os.environ.get(WITHOUT):
         pytest.skip(f"{WITHOUT} is set")
     found = next(filter(None, map(shutil.which, NAMES)), None)

@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from tests.support.servers.starting import starts
 from tests.support.waiting import LIMIT_SECONDS, CouldNotStart, wait_until
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -114,6 +115,7 @@ class Cluster:
         self.nodes: list[Node] = []
 
     def __enter__(self) -> Cluster:
+        starts("a Ray cluster")
         arguments = ["--head", f"--port={self.address.rpartition(':')[2]}", f"--temp-dir={self.folder}"]
         arguments += [f"--include-dashboard={str(self._dashboard).lower()}", f"--dashboard-port={self._port}"]
         try:

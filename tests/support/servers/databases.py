@@ -10,9 +10,12 @@ from pipeline.search.outer_loop import EarlierTrial
 from pipeline.storage.database import Database, study_database
 from tests.support.searches import SPACE, asked, outer_loop
 from tests.support.servers.postgres import PostgresServer
+from tests.support.waiting import LIMIT_SECONDS
 
 
-def database_of(server: PostgresServer, folder: Path, port: int | None = None, patience: float = 30) -> Database:
+def database_of(
+    server: PostgresServer, folder: Path, port: int | None = None, patience: float = LIMIT_SECONDS
+) -> Database:
     url = server.url(server.new_database(), port=port)
     return study_database(StorageSettings(url=url, patience_seconds=patience), folder)
 

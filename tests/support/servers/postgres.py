@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from tests.support.servers.starting import starts
 from tests.support.waiting import LIMIT_SECONDS, CouldNotStart
 
 # Distinctive, so that it is found wherever it is not to be.
@@ -56,6 +57,7 @@ class PostgresServer:
         return self._folder / newest.relative_to(package.parent)
 
     def __enter__(self) -> PostgresServer:
+        starts("a database server")
         secret = self._folder / "password"
         secret.write_text(PASSWORD)
         options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C", "--no-sync"]
