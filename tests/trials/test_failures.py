@@ -23,7 +23,7 @@ from tests.support.studies import tiny_config
 
 RETRIES = 1
 # A worker's silence begins with its imports, which take long where the machine has other work.
-LOCAL_STALL_MINUTES, WORKER_STALL_MINUTES = 0.02, 0.7
+LOCAL_STALL_MINUTES, WORKER_STALL_MINUTES = 0.1, 1.5
 
 
 def ray_executor() -> Executor:
