@@ -22,7 +22,7 @@ from pipeline.trials.run import _run_identity
 from pipeline.trials.task_models import assets_location
 from pipeline.trials.types import Job
 from shaping.shape import Shape
-from tests.fixtures.study_8987f0a.record import CONFIG, HERE, ROOT, came_to
+from tests.fixtures.study_8987f0a.record import CONFIG, HERE, ROOT, anywhere, came_to
 from tests.support.models.tiny_task import tiny_trainer
 from tests.support.waiting import LIMIT_SECONDS
 
@@ -93,14 +93,15 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 def test_configs_runs_and_assets_are_known_under_the_same_identities(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Asset keys hold the versions of libraries.
+    # Asset keys hold the versions of libraries, and configs where their files are looked for.
     monkeypatch.setattr(asset_cache, "version", lambda library: "any")
+    monkeypatch.chdir(ROOT)
     config = load_config(builtin_folder() / f"{name}.yaml")
     arm = {"name": "any", "shape": config.base_shape().to_dict()}
-    job = Job(0, "", arm, (0,), config.model_dump(mode="json"), "/cache/any-0123")
+    job = Job(0, "", arm, (0,), anywhere(config.model_dump(mode="json")), "/cache/any-0123")
     location = assets_location(config)
     assert RUNS["identities"][name] == {
-        "config": hashlib.sha256(json.dumps(what_decides(config), sort_keys=True).encode()).hexdigest(),
+        "config": hashlib.sha256(json.dumps(anywhere(what_decides(config)), sort_keys=True).encode()).hexdigest(),
         "run": _run_identity(job, 0),
         "assets": None if location is None else location.name,
     }
