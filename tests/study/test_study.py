@@ -85,10 +85,10 @@ def test_arms_share_prompts_and_random_numbers_within_a_seed(tiny_assets: Path, 
     runs = confirmation_runs(ran.folder)
     # Before its first update every policy is the same, so the first step must show the same reward.
     for place in range(2):
-        first_rewards = {results[place]["curve"][0]["reward"] for results in runs.values()}
+        first_rewards = {results[place].curve[0]["reward"] for results in runs.values()}
         assert len(first_rewards) == 1
-    assert runs["sparse"][0]["curve"][0]["reward"] != runs["sparse"][1]["curve"][0]["reward"]
-    ends = {round(results[0]["evaluation"]["objective"], 9) for results in runs.values()}
+    assert runs["sparse"][0].curve[0]["reward"] != runs["sparse"][1].curve[0]["reward"]
+    ends = {round(results[0].objective, 9) for results in runs.values()}
     assert len(ends) > 1
 
 
