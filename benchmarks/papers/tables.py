@@ -208,7 +208,7 @@ def learning_words(found: Mapping[str, Difference]) -> str:
     below = [name for name, each in found.items() if each.is_loss]
     undecided = [name for name in found if name not in above + below]
     if not below + undecided:
-        return "everybody ends above it."
+        return "all end above it."
     said = []
     if len(above) < len(undecided):
         said.append(f"{named(above) + ' alone' if above else 'nobody'} can be told to end above it")
@@ -233,9 +233,9 @@ def text(comparison: Comparison) -> str:
 
 
 def shown(comparison: Comparison, picture: str) -> str:
-    """Return what the README shows of a task, folded: its results and its picture, relative to the README."""
+    """Return a task's section of the page of benchmarks, folded: its results and its picture, relative to the page."""
     label = comparison.label
-    heading = f"<details>\n<summary>{label.capitalize()}: everybody's results and curves</summary>"
+    heading = f'<details markdown="1">\n<summary>{label.capitalize()}: results and curves of all methods</summary>'
     image = f"![{label}: J over training steps, and reward over KL]({picture})"
     return "\n\n".join((heading, *summary(comparison), image, "</details>"))
 
