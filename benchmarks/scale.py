@@ -30,13 +30,13 @@ import torch
 from benchmarks import cheap_trainer
 from benchmarks.common.record import RESULTS, Claim, current_commit, machine, markdown, today, write
 from pipeline.commands.launch import make_executor
-from pipeline.config.schema import StudyConfig, parse_config
+from pipeline.config.load import parse_config
+from pipeline.config.schema import StudyConfig
 from pipeline.runtime.logging import quiet_libraries
-from pipeline.search.store import locked, study_database
+from pipeline.storage.database import locked, study_database
 from pipeline.study.folder import StudyFolder
 from pipeline.study.study import Study
-from pipeline.trials.ending import Ending
-from pipeline.trials.run import Job, Progress
+from pipeline.trials.types import Ending, Job, Progress
 
 TRIALS = 500
 SLOTS, WAVES, SLEEP_SECONDS = (1, 2, 4, 8, 16), 6, 60.0

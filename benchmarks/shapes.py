@@ -18,13 +18,15 @@ from typing import Any
 import torch
 
 from benchmarks.common.record import Claim, current_commit, markdown, write
-from pipeline.config.load import find_config
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import find_config, load_config
+from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
-from pipeline.study.verdict import first_step_reaching, paired_difference, smoothed_mean_curve
+from pipeline.study.verdict import paired_difference
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import Job, Outcome, run_trial
+from pipeline.trials.run import run_trial
+from pipeline.trials.statistics import first_step_reaching, smoothed_mean_curve
 from pipeline.trials.task_models import build_assets
+from pipeline.trials.types import Job, Outcome
 
 TUNED = "sparse, reward-model critic"
 RIVALS = ("sparse", TUNED)

@@ -83,8 +83,7 @@ def train(
     with quiet_libraries():  # a space of one's own may import Ax
         from pipeline.commands.train import TrainingRun, chosen_shape, show_result
         from pipeline.commands.train import train as train_policy
-        from pipeline.config.load import find_config
-        from pipeline.config.schema import load_config
+        from pipeline.config.load import find_config, load_config
         from pipeline.trials.task_models import build_assets, open_task
 
         settings = load_config(find_config(config), tuple(changes))
@@ -123,9 +122,9 @@ def report(
 
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.report.comparison import load_comparison
-        from pipeline.report.comparison_page import render_comparison
         from pipeline.report.load import load_report_data
         from pipeline.report.page import write_page, write_report
+        from pipeline.report.pages import render_comparison
         from pipeline.study.folder import StudyFolder
 
         if len(studies) > 1:

@@ -7,8 +7,6 @@ node, so a block reads one short list of keys: the prompt, the path to its first
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -175,14 +173,3 @@ def check_window(model: PreTrainedModel, longest: int) -> None:
     window = min((size for size in sizes if isinstance(size, int) and size), default=longest)
     if window < longest:
         raise UnsupportedAttention(f"a row of {longest} tokens is longer than its attention window of {window}")
-
-
-@contextmanager
-def attention_of(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Run with another attention implementation, then with the old one again."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)

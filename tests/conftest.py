@@ -19,8 +19,8 @@ import torch
 from playwright.sync_api import Browser
 
 from pipeline.tasks.asset_cache import cache_folder
-from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.sentiment.task import build_sentiment
+from pipeline.tasks.settings import Recipe
 from tests.support.servers.browser import launched
 from tests.support.servers.fixtures import postgres, postgres_server, proxy  # noqa: F401  (fixtures are found by name)
 

@@ -14,12 +14,13 @@ import torch
 from benchmarks.early_stopping.problems import STEPS, CurveLandscape
 from benchmarks.early_stopping.quick import QuickStopping
 from benchmarks.outer.problems import SEEDS, row_of
-from pipeline.config.load import find_config
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import find_config, load_config
+from pipeline.config.schema import StudyConfig
 from pipeline.config.settings import EarlyStoppingSettings
 from pipeline.study.folder import StudyFolder
 from pipeline.study.search_stage import SearchStage
-from pipeline.trials.run import DISTINCT, Job, Progress, summarize
+from pipeline.trials.run import DISTINCT, summarize
+from pipeline.trials.types import Job, Progress
 from shaping.shape import Shape
 
 # What a trial costs that is trained to its end.

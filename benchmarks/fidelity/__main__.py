@@ -42,8 +42,8 @@ from benchmarks.fidelity.training import FIRST_SEED, learn, lessons, lessons_fil
 from benchmarks.fidelity.worlds import WORLDS, load_world
 from benchmarks.papers.field import BUDGET
 from benchmarks.papers.runs import kept_runs, runs_file
-from pipeline.config.load import find_config
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import find_config, load_config
+from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
 from pipeline.tasks.sentiment.task import load_sentiment
 from pipeline.trainers.base import Task

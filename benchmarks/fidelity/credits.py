@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.fidelity.field import Contender
-from pipeline.tasks.models.score_scale import own_samples
+from pipeline.tasks.models.calibration import own_samples
 from pipeline.trainers.base import Task
 from shaping.closure import close
 from shaping.credit import METHODS, score_batch

@@ -17,8 +17,8 @@ from transformers import LlamaForSequenceClassification
 
 from benchmarks.fidelity.known_effects import KnownEffects
 from pipeline.tasks.asset_cache import build_once, cache_folder, read_manifest
+from pipeline.tasks.models.calibration import own_samples
 from pipeline.tasks.models.reward_model import classifier_config
-from pipeline.tasks.models.score_scale import own_samples
 from pipeline.trainers.base import Task
 from shaping.reward_models import CausalRewardModel
 from shaping.rollouts import Rollouts, model_inputs, unpadded

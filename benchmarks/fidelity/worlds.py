@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.fidelity.known_effects import KnownEffects, word_effects
 from benchmarks.fidelity.taught import taught_task
-from pipeline.tasks.models.score_scale import own_samples, score_scale
+from pipeline.tasks.models.calibration import own_samples, score_scale
 from pipeline.tasks.sentiment.task import load_sentiment
 from pipeline.trainers.base import Task
 

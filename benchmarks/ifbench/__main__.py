@@ -21,7 +21,7 @@ from benchmarks.common.record import Claim, current_commit, interval, markdown, 
 from benchmarks.ifbench.prompts import BenchPrompt, passed, read_ifbench
 from pipeline.runtime.console import open_console
 from pipeline.tasks.asset_cache import cache_folder
-from pipeline.tasks.models.score_scale import own_samples
+from pipeline.tasks.models.calibration import own_samples
 from pipeline.tasks.models.smollm2 import load_smollm2
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.trainers.base import quiet_transformers

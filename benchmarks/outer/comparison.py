@@ -65,7 +65,6 @@ MEASURES = ("objective", "curve_objective", "reward", "gold_reward")
 ALL_USE = ("benchmarks/outer/problems.py", "benchmarks/outer/methods.py", "search_spaces/credit_mix.py")
 MODEL_USES = (
     *(f"search/{name}" for name in ("outer_loop", "generation_strategy", "observations", "posterior", "ax_patches")),
-    "search/noise",
     "config/settings",
 )
 OWN_USE = (*(f"pipeline/{name}.py" for name in MODEL_USES), "search_spaces/*.py")

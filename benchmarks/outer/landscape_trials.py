@@ -26,12 +26,13 @@ import numpy as np
 import torch
 
 from benchmarks.common.cache import DATA
-from pipeline.config.load import find_config
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import find_config, load_config
+from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import Job, Outcome, run_trial
+from pipeline.trials.run import run_trial
 from pipeline.trials.task_models import build_assets
+from pipeline.trials.types import Job, Outcome
 
 SHARED_SEED, FIRST_OWN_SEED = 0, 1_000
 MEASURES = ("objective", "reward", "kl_nats", "gold_reward")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy.stats import ttest_rel
 
 from benchmarks.papers.runs import COMPLETED, Run
-from pipeline.study.verdict import Difference, first_step_reaching, paired_difference, smoothed_mean_curve
+from pipeline.study.verdict import Difference, paired_difference
+from pipeline.trials.statistics import first_step_reaching, smoothed_mean_curve
 
 RESAMPLES, RESAMPLING_SEED = 2_000, 0
 

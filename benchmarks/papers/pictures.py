@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import DOUBLED, SPARSE, TUNED, UNIFORM, WINNER
 from benchmarks.papers.measures import Runs, completed
-from pipeline.study.verdict import SMOOTHING_STEPS, smoothed
+from pipeline.trials.statistics import SMOOTHING_STEPS, smoothed
 
 # Those of Okabe and Ito (2008) and of Tol (2021), told apart without colour vision too; whoever is not named here is
 # drawn in grey.

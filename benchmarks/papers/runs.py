@@ -17,7 +17,8 @@ from benchmarks.common.cache import each_done
 from benchmarks.common.record import RESULTS, machine
 from benchmarks.papers.field import Candidate
 from pipeline.config.schema import StudyConfig
-from pipeline.trials.run import Job, Outcome, certificate_of, run_trial
+from pipeline.trials.run import certificate_of, run_trial
+from pipeline.trials.types import Job, Outcome
 from shaping.errors import TrialFailed
 
 COMPLETED = "completed"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.papers.field import BUDGET, DOUBLED, LAMBDAS, SCAR, SCAR_TOKEN, SPARSE, TUNED, UNIFORM, WINNER
-from pipeline.config.load import find_config
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import find_config, load_config
+from pipeline.config.schema import StudyConfig
 
 # What is held out is looked at along the way, always on the same prompts.
 ALONG = ("evaluation.every_steps=4", "evaluation.curve_prompts=128")

@@ -15,9 +15,8 @@ from benchmarks.papers.field import WINNER, Candidate
 from benchmarks.papers.settings import Setting
 from pipeline.commands.launch import launch_study
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_json
+from pipeline.runtime.files import read_json, write_json
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import write_json
 
 # Like the others: it is run on fresh seeds by the comparison itself.
 UNCONFIRMED = "confirm.seeds=[]"

@@ -18,9 +18,9 @@ from transformers import (
 from pipeline.tasks.asset_cache import build_once, cache_folder
 from pipeline.tasks.corpora import fetch
 from pipeline.tasks.models.smollm2 import SMOLLM2
-from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.sentiment.reviews import fetch_reviews, read_reviews
 from pipeline.tasks.sentiment.task import build_sentiment
+from pipeline.tasks.settings import Recipe
 
 PROMPT_TOKENS = 6
 PROMPTS = 1_000

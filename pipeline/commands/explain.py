@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.explain.explain import Explanation, moved
+from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.report import words
-from pipeline.report.data import TokenRow, TokenSample
 from pipeline.report.page import token_depths
 from shaping.printable import printable
 

@@ -11,27 +11,24 @@ from rich.console import Console
 
 from pipeline.commands.display import StudyDisplay
 from pipeline.commands.summary import show_summary
-from pipeline.config.load import find_config
-from pipeline.config.schema import StudyConfig, load_config
-from pipeline.explain.kept_texts import winner_texts
-from pipeline.explain.token_rewards import token_rewards
+from pipeline.config.load import find_config, load_config
+from pipeline.config.schema import StudyConfig
+from pipeline.explain.token_rewards import token_rewards, winner_texts
 from pipeline.export.export import export_winner
 from pipeline.report.load import load_report_data
 from pipeline.report.page import write_report
-from pipeline.runtime.files import read_kept
+from pipeline.runtime.files import read_kept, write_json
 from pipeline.runtime.signals import interruption
-from pipeline.search.store import locked, study_database
+from pipeline.storage.database import locked, study_database
 from pipeline.study.folder import StudyFolder
-from pipeline.study.launch_record import note_launch
 from pipeline.study.progress import ProgressFile
-from pipeline.study.provenance import check_own_files, own_files
+from pipeline.study.provenance import check_own_files, note_launch, own_files
 from pipeline.study.status import is_taken_over
 from pipeline.study.study import Study
 from pipeline.study.verdict import Verdict
 from pipeline.study.warm_start import check_warm_start
 from pipeline.tasks.registry import load_task
 from pipeline.trainers.custom import find_trainer
-from pipeline.trials.run import write_json
 from pipeline.trials.task_models import build_assets, check_methods, open_task
 from pipeline.trials.types import Executor
 from shaping.errors import ShapetuneError

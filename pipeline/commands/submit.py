@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipeline.config.load import find_config
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import find_config, load_config
+from pipeline.config.schema import StudyConfig
 from pipeline.runtime.signals import Interrupted
 from pipeline.trainers.custom import find_trainer
 from shaping.errors import ConfigError

@@ -17,13 +17,13 @@ from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import write_json
 from pipeline.study.folder import unlike
 from pipeline.study.provenance import task_files
 from pipeline.trainers.base import Task
 from pipeline.trainers.ppo.evaluation import Evaluation
 from pipeline.trainers.ppo.run import InnerRun
 from pipeline.trainers.ppo.trainer import PPOTrainer
-from pipeline.trials.run import write_json
 from shaping.errors import ConfigError
 from shaping.printable import printable
 from shaping.shape import Shape

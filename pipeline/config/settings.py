@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from pipeline.config.database_url import check_url
 from search_spaces import SPACES
 from shaping.shape import UNITS_WITHIN_TURNS
 
@@ -137,6 +138,21 @@ class TrainerSettings(Section):
 
     function: str = Field(pattern=r"^.+:.+$", description="package.module:name or file.py:name.")
     options: dict[str, Any] = Field(default_factory=dict, description="The trainer's own.")
+
+
+class StorageSettings(Section):
+    """Where the search's trials are kept: a SQLite file in the study's folder, or a PostgreSQL database."""
+
+    # Errors and tracebacks repeat what they refuse, and an address may hold a password.
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    url: str | None = Field(None, description="postgresql+psycopg://USER@HOST:PORT/DATABASE, without a password.")
+    patience_seconds: float = Field(300, ge=0, description="How long a lost connection is tried again.")
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: str | None) -> str | None:
+        return None if value is None else check_url(value).render_as_string()
 
 
 def distinct_seeds(value: tuple[int, ...]) -> tuple[int, ...]:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 
 from pipeline.trials.failures import Failure, failure_of, halted, note_failure
-from pipeline.trials.run import Job, Outcome, Progress, run_trial
-from pipeline.trials.types import TrialSource
+from pipeline.trials.run import run_trial
+from pipeline.trials.types import Job, Outcome, Progress, TrialSource
 from pipeline.trials.watchdog import alarm
 from shaping.errors import ShapetuneError
 

@@ -20,7 +20,7 @@ from pipeline.trials.failures import (
     noted_failures,
     stall_file,
 )
-from pipeline.trials.run import Job
+from pipeline.trials.types import Job
 from pipeline.trials.watchdog import silence
 
 # A node that does not answer for so long is gone.

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pipeline.executors.ray_address import CONNECT_SECONDS, TOKEN_REMEDY, use_given_token
+from pipeline.executors.ray_address import use_given_token
+from pipeline.executors.ray_private import CONNECT_SECONDS, TOKEN_REMEDY
 from shaping.errors import ConfigError, ShapetuneError
 
 # What a config's folder holds that no job needs; those that begin with a slash at its top alone.

@@ -26,7 +26,8 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 # A trial sees the GPUs it was given and no others: none, where it was given none.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
-from pipeline.executors.ray_address import TOKEN_REMEDY, check_address, use_given_token
+from pipeline.executors.ray_address import check_address, use_given_token
+from pipeline.executors.ray_private import TOKEN_REMEDY
 
 use_given_token()
 
@@ -38,8 +39,8 @@ from ray.tune.search import Searcher
 from pipeline.executors.ray_failures import lost_attempt
 from pipeline.runtime.signals import handlers_kept
 from pipeline.trials.failures import WORKER_DIED, Failure, failure_of, halted, note_failure, stall_file
-from pipeline.trials.run import Job, Outcome, Progress, run_trial
-from pipeline.trials.types import TrialSource
+from pipeline.trials.run import run_trial
+from pipeline.trials.types import Job, Outcome, Progress, TrialSource
 from pipeline.trials.watchdog import WorkerWatch
 from shaping.errors import ShapetuneError
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.explain.kept_texts import winner_texts
 from pipeline.explain.question import (
     ALL,
     Question,
@@ -19,8 +18,15 @@ from pipeline.explain.question import (
     named_shapes,
     shape_file,
 )
-from pipeline.explain.token_rewards import explained, make_shapers, method_shape, plain_sample, served_methods
-from pipeline.report.data import TokenRow, TokenSample
+from pipeline.explain.samples import TokenRow, TokenSample
+from pipeline.explain.token_rewards import (
+    explained,
+    make_shapers,
+    method_shape,
+    plain_sample,
+    served_methods,
+    winner_texts,
+)
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.trainers.base import Judge
 from pipeline.trials.task_models import open_judge

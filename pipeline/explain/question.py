@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.config.load import find_config
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import find_config, load_config
+from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_kept
 from pipeline.study.folder import StudyFolder
 from pipeline.tasks.prompt_file import PromptRow, read_answered

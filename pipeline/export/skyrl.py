@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.export.origin import origin
-from pipeline.export.template import Exported
+from pipeline.export.template import Exported, origin
 
 MODULE = '''\
 """Trains in SkyRL 0.3 with dense rewards; what SETTINGS does not hold is given as to SkyRL itself:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.export.origin import origin
-from pipeline.export.template import Exported
+from pipeline.export.template import Exported, origin
 
 MODULE = '''\
 """Dense rewards for slime 0.3: its advantage function; the arguments stand in shapetune_slime.sh."""

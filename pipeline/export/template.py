@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.export.reward_model_code import RewardModelCode
 from pipeline.trainers.ppo.settings import SamplingSettings
+from shaping.printable import printable
 from shaping.shape_file import ShapeFile
 
 
@@ -42,3 +43,14 @@ class Exported:
     reward_model: RewardModelCode
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
     policy: PolicySource | None = None
+
+
+def origin(content: ShapeFile) -> str:
+    """Return comment lines: study, arm, shape, and what the study took off scores.
+
+    Names are quoted as Python quotes them, so that none ends its line.
+    """
+    lines = [f"Study {content.study.get('name')!r}, arm {content.study.get('arm')!r}: {content.shape.describe()}."]
+    if content.missing_eos_penalty:
+        lines.append(f"The study took {content.missing_eos_penalty:g} off the score of a response without its end.")
+    return "\n".join(f"# {printable(line)}" for line in lines)

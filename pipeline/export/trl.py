@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipeline.export.origin import origin
-from pipeline.export.template import Exported, PolicySource
+from pipeline.export.template import Exported, PolicySource, origin
 
 MODULE = '''\
 """Trains by TRL's GRPO with dense rewards; all of TRL's own options go behind:

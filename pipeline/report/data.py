@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.config.schema import StudyConfig
-from pipeline.report.attempts import Attempt
-from pipeline.report.provenance import Provenance
+from pipeline.explain.samples import TokenSample
+from pipeline.report.provenance import Attempt, Provenance
 from pipeline.report.run_record import RunRecord, merged_certificate
 from pipeline.study.verdict import Verdict
 from pipeline.trials.arm import Arm
 from pipeline.trials.statistics import mean_and_error
-from shaping.certificate import TOLERANCE, Certificate
+from shaping.certificate import Certificate
 from shaping.shape import Shape
 
 if TYPE_CHECKING:
@@ -207,33 +206,6 @@ class Sensitivity:
     total: float
     first: float
     direction: str
-
-
-@dataclass(frozen=True)
-class TokenRow:
-    """One response's token rewards under one method, in reward-model units."""
-
-    method: str
-    rewards: tuple[float, ...]
-
-    @property
-    def total(self) -> float:
-        """The row's sum."""
-        return math.fsum(self.rewards)
-
-
-@dataclass(frozen=True)
-class TokenSample:
-    """A real response and where its reward falls under every method, winner first."""
-
-    prompt: str
-    tokens: tuple[str, ...]
-    score: float
-    rows: tuple[TokenRow, ...]
-
-    def keeps_sum(self, row: TokenRow) -> bool:
-        """Return whether the row sums to the score, within the certificate's tolerance."""
-        return abs(row.total - self.score) <= TOLERANCE * max(1.0, abs(self.score))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.config.schema import StudyConfig
-from pipeline.report.attempts import Attempt, read_attempts
+from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.report.data import (
     ArmResult,
     Belief,
@@ -17,11 +17,9 @@ from pipeline.report.data import (
     Failure,
     HeldOut,
     ReportData,
-    TokenRow,
-    TokenSample,
     TrialRow,
 )
-from pipeline.report.provenance import read_provenance
+from pipeline.report.provenance import Attempt, read_attempts, read_provenance
 from pipeline.report.run_record import RunRecord, merged_certificate, read_record
 from pipeline.report.sensitivity import read_sensitivity
 from pipeline.runtime.files import read_kept

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from pipeline.explain.samples import TokenSample
 from pipeline.report import preservation, words
-from pipeline.report.data import ReportData, TokenSample
+from pipeline.report.data import ReportData
 from pipeline.report.figures import base as figures
 from pipeline.report.figures.curves import curve_results, learning_curves, metrics_drawn
 from pipeline.report.figures.forest import forest
 from pipeline.report.figures.trials import trial_values
-from pipeline.report.landscape_section import LandscapeSection
 from pipeline.report.run_record import cpu_ratio
-from pipeline.report.sections import ax_groups
+from pipeline.report.sections import LandscapeSection, ax_groups
 from pipeline.report.sensitivity import SHARE
-from pipeline.report.shareable import shareable, shareable_yaml
-from pipeline.study.verdict import SMOOTHING_STEPS, SPARSE, WINNER
+from pipeline.study.verdict import SPARSE, WINNER
+from pipeline.trials.statistics import SMOOTHING_STEPS
 from shaping.certificate import TOLERANCE
 from shaping.errors import ShapetuneError
 
@@ -150,3 +151,28 @@ def _method_words(data: ReportData) -> dict[str, str]:
     named = {name for shape in shapes if shape for name in shape.active_methods()}
     named |= {row.method for sample in data.samples for row in sample.rows}
     return {name: text for name, text in words.METHOD_WORDS.items() if name in named}
+
+
+LEFT_OUT = "…"
+_END = r"\s'\"<>:;,()\[\]{}|"
+# At least two parts, so that "and/or" and a lone "/" stay; not inside a word, a tag or a relative path.
+_PATH = re.compile(rf"(?<![\w.<:/])~?(?:/[^/{_END}]+)+/([^/{_END}]+)")
+_URL = re.compile(r"\b([a-z][a-z0-9+.-]*)://[^\s'\"<>]+", re.IGNORECASE)
+_IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?(?![\w.])")
+# A value that is a path as a whole may hold blanks; an address may be a bare host name.
+_YAML_PATH = re.compile(r"^(\s*(?:- )*(?:[\w.-]+: )?['\"]?)/(?:[^/\n]+/)+([^/\n]+)$", re.MULTILINE)
+_YAML_ADDRESS = re.compile(r"^(\s*address: )(?!local$|auto$).+$", re.MULTILINE)
+
+
+def shareable(text: str) -> str:
+    """Return a text in which of absolute paths only the last part is left, and of addresses only the scheme."""
+    home = str(Path.home())
+    text = text if len(home) < 2 else text.replace(f"{home}/", "~/")
+    text = _URL.sub(rf"\1://{LEFT_OUT}", text)
+    return _PATH.sub(rf"{LEFT_OUT}/\1", _IPV4.sub(LEFT_OUT, text))
+
+
+def shareable_yaml(text: str) -> str:
+    """Return a config's text, line for line, in which no folder and no address is left."""
+    text = _YAML_PATH.sub(rf"\1{LEFT_OUT}/\2", text)
+    return shareable(_YAML_ADDRESS.sub(rf"\1{LEFT_OUT}", text))

@@ -1,4 +1,4 @@
-"""Where a study's results come from: with what it was launched, where its runs ran, and how long they took."""
+"""Where a report's numbers come from: versions, machines, files, and the attempts that failed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from typing import Any
 
 from pipeline.report.run_record import RunRecord
 from pipeline.runtime.files import read_kept, read_lines, understood
-from pipeline.study.launch_record import installed_version
-from pipeline.study.provenance import differing, last_noted, noted_in
+from pipeline.study.provenance import differing, installed_version, last_noted, noted_in
 
 
 @dataclass(frozen=True)
@@ -147,3 +146,53 @@ def _stage(name: str, runs: Sequence[RunRecord]) -> Stage:
         None if None in cpu else sum(cpu),
         None if None in credit else sum(tokens or 0 for tokens in credit),
     )
+
+
+AGAIN, WAITS, GIVEN_UP = "tried again", "to be tried again", "given up"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One failed attempt of a run.
+
+    Attributes:
+        seeds: Of the run; almost always one.
+        at: When it was noted, in ISO 8601.
+        reason: A short name.
+        detail: One line.
+        then: What became of the run: ``tried again``, ``to be tried again``, or ``given up``.
+    """
+
+    seeds: tuple[int, ...]
+    at: str
+    reason: str
+    detail: str
+    then: str
+
+    @property
+    def was_retried(self) -> bool:
+        """Whether another attempt followed, or will."""
+        return self.then != GIVEN_UP
+
+
+def read_attempts(folder: Path) -> tuple[Attempt, ...]:
+    """Return the failed attempts of a trial's folder, oldest first.
+
+    Raises:
+        DamagedFileError: A line is not what shapetune writes; one that was cut off is left out.
+    """
+    found: list[Attempt] = []
+    for path in sorted(folder.glob("failures-*.jsonl")):
+        with understood(path):
+            lines = [(tuple(int(seed) for seed in line["seeds"]), line) for line in read_lines(path)]
+            last = len(lines) - 1
+            found += [_attempt(seeds, line, folder, place == last) for place, (seeds, line) in enumerate(lines)]
+    return tuple(sorted(found, key=lambda attempt: attempt.at))
+
+
+def _attempt(seeds: tuple[int, ...], line: dict[str, Any], folder: Path, is_last: bool) -> Attempt:
+    then = AGAIN
+    ended = (folder / "result.json").exists() or all((folder / f"seed-{seed}.json").exists() for seed in seeds)
+    if is_last and not ended:
+        then = GIVEN_UP if (folder / "failure.json").exists() else WAITS
+    return Attempt(seeds, str(line["at"]), str(line["reason"]), str(line["detail"]), then)

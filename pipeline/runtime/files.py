@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,3 +73,10 @@ def understood(path: Path) -> Iterator[None]:
     except MISREAD as error:
         said = " ".join(str(error).split())[:80]
         raise DamagedFileError(f"{path} is damaged: {type(error).__name__}: {said}", REMEDY) from error
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a file so that it is either whole or not there."""
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    partial.write_text(json.dumps(values))
+    os.replace(partial, path)

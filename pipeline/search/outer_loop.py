@@ -19,14 +19,14 @@ from ax.utils.common.random import with_rng_seed
 
 from pipeline.config.settings import SearchSettings
 from pipeline.runtime.logging import quiet_libraries
-from pipeline.search import ax_patches as face_tolerance
-from pipeline.search import plain_expressions
+from pipeline.search import ax_patches
+from pipeline.search.ax_patches import experiment_of, node_of, strategy_of
 from pipeline.search.early_stopping import Projection
 from pipeline.search.generation_strategy import SOBOL, discrete_points, fit_effort, generation_strategy
 from pipeline.search.observations import Observations, seed_metric
 from pipeline.search.posterior import Posterior, Prediction
-from pipeline.search.store import Store, as_stored, sqlite_file
-from pipeline.storage.database import Database
+from pipeline.search.store import Store, as_stored
+from pipeline.storage.database import Database, sqlite_file
 from pipeline.storage.keys import DEVIATION, EARLIER, OBJECTIVE, ORIGIN, PROJECTED, REASON, SHAPE, plain_text
 from search_spaces import BaselineArm, Fillable, SearchSpace, filling
 from shaping.errors import ShapetuneError
@@ -90,8 +90,7 @@ class OuterLoop:
         earlier: Sequence[EarlierTrial] = (),
         first_arms: Sequence[BaselineArm] = (),
     ) -> None:
-        face_tolerance.install()
-        plain_expressions.install()
+        ax_patches.install()
         self._space, self._search = space, search
         self._baselines, self._first_arms = space.baselines(), list(first_arms)
         self._filling = _filling_arms(space, max(0, search.sobol_trials - len(earlier)), search.seed)
@@ -116,7 +115,7 @@ class OuterLoop:
             parameters=self._space.parameters(), parameter_constraints=self._space.constraints(), name=name
         )
         client.configure_optimization(OBJECTIVE, outcome_constraints=_outcome_constraints(search) or None)
-        constrained = set(client._experiment.metrics)
+        constrained = set(experiment_of(client).metrics)
         seeds = [seed_metric(seed) for seed in search.seeds]
         client.configure_tracking_metrics(
             [each for each in (*TRACKED, *seeds, PROJECTED, DEVIATION) if each not in constrained]
@@ -125,7 +124,7 @@ class OuterLoop:
         # An earlier study's trials fill the space as well as new ones.
         initial = len(earlier) + len(unknown) + max(0, search.sobol_trials - len(earlier))
         client.set_generation_strategy(
-            generation_strategy(initial, search.model, search.seed, discrete_points(client._experiment))
+            generation_strategy(initial, search.model, search.seed, discrete_points(experiment_of(client)))
         )
         return client
 
@@ -203,7 +202,7 @@ class OuterLoop:
 
         All trials share their seeds, so a second run of a point would tell nothing. Ax compares points digit by digit.
         """
-        experiment, strategy = self._experiment, self._client._generation_strategy_or_choose()
+        experiment, strategy = self._experiment, strategy_of(self._client)
         fit_effort(strategy, discrete_points(experiment), len(experiment.trials))
         seed = self._search.seed * 100_003 + len(experiment.trials) + 7_919 * attempt
         # Ax draws from the global generators: seeding them by trial makes proposals repeatable.
@@ -264,7 +263,7 @@ class OuterLoop:
             return BASELINE
         if trial.arms[0].name.startswith(f"{FILLING} "):
             return FILLING
-        return FILLING if trial.generator_runs[0]._generation_node_name == SOBOL else "model"
+        return FILLING if node_of(trial.generator_runs[0]) == SOBOL else "model"
 
     def _own(self) -> list[int]:
         """Return the indices of this study's own trials."""
@@ -365,7 +364,7 @@ class OuterLoop:
 
     @property
     def _experiment(self) -> Any:
-        return self._client._experiment
+        return experiment_of(self._client)
 
 
 def tracked_values(metrics: Mapping[str, Sequence[Any]], certificate: Mapping[str, Any]) -> dict[str, float]:

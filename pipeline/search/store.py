@@ -13,10 +13,9 @@ import os
 import socket
 import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas
@@ -30,78 +29,29 @@ from ax.storage.sqa_store.save import (
     update_generation_strategy,
 )
 from ax.storage.sqa_store.sqa_classes import SQAExperiment, SQATrial
-from sqlalchemy import URL, Connection, Engine, make_url, select, text
+from ax.storage.sqa_store.utils import COPY_DB_IDS_ATTRS_TO_SKIP
+from ax.utils.common.base import Base
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import scoped_session, sessionmaker
 from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
-    retry_if_exception_type,
-    stop_after_attempt,
     stop_after_delay,
     wait_exponential_jitter,
-    wait_fixed,
 )
 
-from pipeline.config.schema import StorageSettings
 from pipeline.runtime.logging import quiet_libraries
-from pipeline.search.database_ids import ids_below, restore_ids
-from pipeline.storage.database import Database, explained, make_engine
+from pipeline.search.ax_patches import DATABASE_NUMBER, experiment_of, properties_of, strategy_of, unsaved_runs
+from pipeline.storage.database import Database, explained, held_connection, make_engine
 from pipeline.storage.keys import IDENTITY, plain_text
-from pipeline.storage.lock import DatabaseLock, StaleSession, lock_key
+from pipeline.storage.lock import StaleSession, lock_key
 from shaping.errors import ConfigError
 
 T = TypeVar("T")
-# In a study's folder: which study of its database it belongs to.
-IDENTITY_FILE = "database.json"
 # A server that became a standby's; the other server is found by connecting again.
 READ_ONLY = "25006"
-# For a lock that was given back while its holder was looked for.
-LOCK_WAIT, LOCK_STOP = wait_fixed(0.2), stop_after_attempt(5)
-# The one connection of each study that this process has locked, by address and study.
-_held: dict[tuple[str, str], Engine] = {}
-
-
-def sqlite_file(path: Path) -> Database:
-    """Return the database that is one file, made when it is not there."""
-    return Database(URL.create("sqlite", database=str(path)))
-
-
-def study_database(settings: StorageSettings, root: Path) -> Database:
-    """Return the database of the study in a folder: the one that its config names, or ``study.db`` in the folder."""
-    url = URL.create("sqlite", database=str(root / "study.db")) if settings.url is None else make_url(settings.url)
-    return Database(url, settings.patience_seconds, root / IDENTITY_FILE)
-
-
-@contextmanager
-def locked(database: Database, name: str) -> Iterator[None]:
-    """Hold a study of a shared database against launches on other hosts; the folder's lock is enough for a file.
-
-    The lock belongs to the one connection that the study is written through while it is held: a launch that lost
-    its lock cannot write, and takes it again with its next step.
-
-    Raises:
-        ShapetuneError: Another process runs the study, or the database cannot be reached.
-    """
-    if not database.shared:
-        yield
-        return
-    engine, key = make_engine(database, DatabaseLock(name, database.shown)), (str(database.url), name)
-    try:
-        for attempt in Retrying(
-            retry=retry_if_exception_type(StaleSession), wait=LOCK_WAIT, stop=LOCK_STOP, reraise=True
-        ):
-            with attempt, engine.connect():
-                _held[key] = engine
-    except (DBAPIError, StaleSession) as error:
-        engine.dispose()
-        raise explained(error, database) from error
-    try:
-        yield
-    finally:
-        del _held[key]
-        engine.dispose()
 
 
 def as_stored(values: Mapping[str, float]) -> dict[str, float]:
@@ -123,7 +73,7 @@ class Store:
 
     def __init__(self, database: Database, name: str) -> None:
         self._database, self._name = database, name
-        held = _held.get((str(database.url), name))
+        held = held_connection(database, name)
         self._engine = make_engine(database) if held is None else held
         # Until then a connection that fails is a mistake in the address, and waiting does not mend it.
         self._was_connected = held is not None
@@ -160,7 +110,7 @@ class Store:
         client = Client()
         client.set_experiment(load_experiment(self._name))
         client.set_generation_strategy(
-            load_generation_strategy_by_experiment_name(self._name, experiment=client._experiment)
+            load_generation_strategy_by_experiment_name(self._name, experiment=experiment_of(client))
         )
         return client
 
@@ -170,9 +120,9 @@ class Store:
                 f"{self._database.shown} holds no study {self._name!r}, but this folder's study was begun there",
                 "put a copy of the database back, or point storage to the one that the study was begun in",
             )
-        client._experiment._properties[IDENTITY] = {"study": identity["study"], **self._origin()}
-        save_experiment(client._experiment)
-        save_generation_strategy(client._generation_strategy_or_choose())
+        properties_of(experiment_of(client))[IDENTITY] = {"study": identity["study"], **self._origin()}
+        save_experiment(experiment_of(client))
+        save_generation_strategy(strategy_of(client))
         return client
 
     def _origin(self) -> dict[str, str]:
@@ -226,9 +176,9 @@ class Store:
         Raises:
             ShapetuneError: It could not be written however often it was tried. Nothing of it is written then.
         """
-        experiment, strategy = client._experiment, client._generation_strategy_or_choose()
+        experiment, strategy = experiment_of(client), strategy_of(client)
         trial = experiment.trials[index]
-        runs = [run for run in strategy._generator_runs if run.db_id is None]
+        runs = unsaved_runs(strategy)
         before, attempts = ids_below([trial, *runs, *([experiment] if whole else [])]), 0
 
         def write(connection: Connection) -> None:
@@ -280,7 +230,7 @@ class Store:
 
     def close(self) -> None:
         """Close the connection; one that holds a lock stays."""
-        if (str(self._database.url), self._name) not in _held:
+        if held_connection(self._database, self._name) is None:
             self._engine.dispose()
 
 
@@ -318,3 +268,35 @@ def prepare(connection: Connection, database: Database) -> None:
 def _is_stored(connection: Connection, experiment: int, index: int) -> bool:
     found = select(SQATrial.id).where(SQATrial.experiment_id == experiment, SQATrial.index == index)
     return connection.execute(found).first() is not None
+
+
+# An object, one of its attributes, and the value.
+Ids = list[tuple[Any, str, int | None]]
+
+
+def ids_below(roots: Iterable[Any]) -> Ids:
+    """Return the numbers of objects and of all that they consist of, as far as Ax gives numbers."""
+    found: Ids = []
+    seen: set[int] = set()
+    waiting = list(roots)
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, Mapping):
+            waiting += each.values()
+        elif isinstance(each, list | tuple | set):
+            waiting += each
+        elif isinstance(each, Base) and id(each) not in seen:
+            seen.add(id(each))
+            # An object without a number has none of its own.
+            for name, value in {DATABASE_NUMBER: None, **vars(each)}.items():
+                if name.endswith(DATABASE_NUMBER):
+                    found.append((each, name, value))
+                elif name not in COPY_DB_IDS_ATTRS_TO_SKIP:
+                    waiting.append(value)
+    return found
+
+
+def restore_ids(ids: Ids) -> None:
+    """Give objects the numbers back that they had."""
+    for each, name, value in ids:
+        setattr(each, name, value)

@@ -11,15 +11,16 @@ from typing import TypeVar
 import anyio
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.report.page import Live
-from pipeline.serve.headers import SafeHeaders
 from pipeline.serve.pages import list_page, problem_page
 from pipeline.serve.source import Entry, Source, UnknownStudy, Version, mark_of
 from shaping.errors import ShapetuneError
@@ -166,3 +167,37 @@ def _mark(entries: Sequence[Entry]) -> str:
 
 def _sent(page: Page) -> Response:
     return HTMLResponse(page.text, page.status)
+
+
+HEADERS = {
+    # As in the report itself, and what only a header can say: no page of another site may frame it.
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    # Studies are nobody else's, also not those who use the browser later.
+    "Cache-Control": "no-store",
+}
+
+
+class SafeHeaders:
+    """Adds them.
+
+    Args:
+        app: What answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        await self._app(scope, receive, sent)

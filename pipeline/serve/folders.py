@@ -11,7 +11,7 @@ from pipeline.report.load import load_report_data
 from pipeline.report.page import Live, render
 from pipeline.serve.source import Entry, UnknownStudy, Version, key_of, mark_of
 from pipeline.study.folder import StudyFolder
-from pipeline.study.standing import Standing, best_of, read_standing
+from pipeline.study.status import Standing, best_of, read_standing
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.printable import printable
 

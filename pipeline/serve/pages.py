@@ -12,7 +12,7 @@ from pipeline.report import page as report_page
 from pipeline.report import words
 from pipeline.report.page import Live
 from pipeline.serve.source import Entry
-from pipeline.study.standing import best_of
+from pipeline.study.status import best_of
 from shaping.shape import Shape
 
 

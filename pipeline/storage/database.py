@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from pipeline.storage.lock import APPLICATION, DatabaseLock
+from pipeline.config.settings import StorageSettings
+from pipeline.storage.lock import APPLICATION, DatabaseLock, StaleSession
 from shaping.errors import ShapetuneError
 
 # How a lost connection is noticed, in libpq's words, unless the address says otherwise.
@@ -20,6 +25,12 @@ CONNECTION = {
     "tcp_user_timeout": 60_000,
 }
 SQLITE_WAIT_SECONDS = 60
+# In a study's folder: which study of its database it belongs to.
+IDENTITY_FILE = "database.json"
+# For a lock that was given back while its holder was looked for.
+LOCK_WAIT, LOCK_STOP = wait_fixed(0.2), stop_after_attempt(5)
+# The one connection of each study that this process has locked, by address and study.
+_held: dict[tuple[str, str], Engine] = {}
 
 
 @dataclass(frozen=True)
@@ -74,3 +85,49 @@ def explained(error: BaseException, database: Database) -> ShapetuneError:
         "check that the server runs and lets you in (PGPASSWORD or ~/.pgpass), then run the same command to go on; "
         "nothing that was finished is lost",
     )
+
+
+def sqlite_file(path: Path) -> Database:
+    """Return the database that is one file, made when it is not there."""
+    return Database(URL.create("sqlite", database=str(path)))
+
+
+def study_database(settings: StorageSettings, root: Path) -> Database:
+    """Return the database of the study in a folder: the one that its config names, or ``study.db`` in the folder."""
+    url = URL.create("sqlite", database=str(root / "study.db")) if settings.url is None else make_url(settings.url)
+    return Database(url, settings.patience_seconds, root / IDENTITY_FILE)
+
+
+@contextmanager
+def locked(database: Database, name: str) -> Iterator[None]:
+    """Hold a study of a shared database against launches on other hosts; the folder's lock is enough for a file.
+
+    The lock belongs to the one connection that the study is written through while it is held: a launch that lost
+    its lock cannot write, and takes it again with its next step.
+
+    Raises:
+        ShapetuneError: Another process runs the study, or the database cannot be reached.
+    """
+    if not database.shared:
+        yield
+        return
+    engine, key = make_engine(database, DatabaseLock(name, database.shown)), (str(database.url), name)
+    try:
+        for attempt in Retrying(
+            retry=retry_if_exception_type(StaleSession), wait=LOCK_WAIT, stop=LOCK_STOP, reraise=True
+        ):
+            with attempt, engine.connect():
+                _held[key] = engine
+    except (DBAPIError, StaleSession) as error:
+        engine.dispose()
+        raise explained(error, database) from error
+    try:
+        yield
+    finally:
+        del _held[key]
+        engine.dispose()
+
+
+def held_connection(database: Database, name: str) -> Engine | None:
+    """Return the one connection through which this process writes a study that it has locked; ``None`` without one."""
+    return _held.get((str(database.url), name))

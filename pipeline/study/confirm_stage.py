@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
 from pipeline.study.verdict import SPARSE
 from pipeline.trials.arm import Arm
-from pipeline.trials.ending import Ending
-from pipeline.trials.run import Job, Outcome, write_json
+from pipeline.trials.types import Ending, Job, Outcome
 
 
 class ConfirmStage:

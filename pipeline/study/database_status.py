@@ -11,14 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 from sqlalchemy import Connection, Row, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from pipeline.commands.status_table import trial_lines
 from pipeline.config.database_url import check_url
 from pipeline.storage.database import Database, explained, make_engine
 from pipeline.storage.keys import (
@@ -191,35 +186,6 @@ def _running(holder: Holder | None) -> dict[str, Any] | None:
 
 def _count(rows: list[dict[str, Any]], state: str) -> int:
     return sum(row["state"] == state for row in rows)
-
-
-def stored_status_view(found: Mapping[str, Any], width: int, height: int | None = None) -> Group:
-    """Return what is printed of a study: its trials, the best so far, and who runs it.
-
-    Args:
-        found: As ``read_stored_status`` returns it.
-        width: Of the terminal, in columns.
-        height: Lines that it may take; ``None`` for as many as it needs.
-    """
-    who = Text(who_runs(found["running"]))
-    rest = None if height is None else height - 1
-    return Group(*trial_lines(found["trials"], width, found["running"] is not None, rest), who)
-
-
-def stored_studies_view(found: list[dict[str, Any]]) -> RenderableType:
-    """Return what is printed of a database's studies, one a line."""
-    if not found:
-        return Text("no study is kept there yet")
-    table = Table(box=None, pad_edge=False)
-    for name in ("study", "trials", "best J", "now", "begun by"):
-        table.add_column(name, overflow="fold")
-    for row in found:
-        counts = ", ".join(f"{count} {state}" for state, count in row["trials"].items() if count)
-        best = "" if row["best_J"] is None else f"{row['best_J']:+z.3f}"
-        began = row["begun_by"]
-        where = f"{began['user']} on {began['host']}, {began['folder']}" if began["user"] else ""
-        table.add_row(*map(escape, (row["study"], counts or "none", best, who_runs(row["running"]), where)))
-    return table
 
 
 def who_runs(running: Mapping[str, Any] | None) -> str:

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import FORMAT, FORMAT_KEY, StudyConfig, load_config
+from pipeline.config.load import FORMAT, FORMAT_KEY, load_config
+from pipeline.config.schema import StudyConfig
 from pipeline.study.lock import lock_holder, study_lock
 from shaping.errors import ConfigError
 

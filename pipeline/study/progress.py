@@ -1,14 +1,16 @@
-"""Keeps how far a launch is in its study's folder, for ``pipeline.study.launch_progress``."""
+"""How far a launch is: written into the study's folder as it runs, read by whoever looks from elsewhere."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.trials.run import write_json
+from pipeline.runtime.files import DamagedFileError, read_kept, write_json
 
 # A file of a few hundred bytes; who watches looks no more often.
 SECONDS_BETWEEN = 1.0
@@ -31,3 +33,72 @@ class ProgressFile:
             with suppress(OSError):
                 write_json(self._path, values())
             self._written = self._clock()
+
+
+@dataclass(frozen=True)
+class RunOut:
+    """A run that a launch has handed out and not got back.
+
+    Attributes:
+        stage: ``search`` or ``confirm``.
+        index: Its trial's; -1 in the confirmation.
+        arm: Its arm's name.
+        seed: Its seed.
+        done_steps: Its training steps so far.
+    """
+
+    stage: str
+    index: int
+    arm: str
+    seed: int
+    done_steps: int
+
+
+@dataclass(frozen=True)
+class LaunchProgress:
+    """What a launch last said of itself.
+
+    Attributes:
+        run_steps: Training steps of a run.
+        done: Stage to steps that need not be made any more.
+        total: Stage to planned steps.
+        runs: What was out.
+        seconds_left: ``None`` where nobody knows yet.
+    """
+
+    run_steps: int
+    done: dict[str, int]
+    total: dict[str, int]
+    runs: tuple[RunOut, ...]
+    seconds_left: float | None
+
+
+def read_progress(path: Path) -> LaunchProgress | None:
+    """Return what the launch last said, or ``None`` where it said nothing that can be read: nothing depends on it."""
+    try:
+        return read_kept(path, _progress)
+    except (DamagedFileError, OSError):
+        return None
+
+
+def _progress(kept: dict[str, Any]) -> LaunchProgress:
+    stages, left = kept["stages"], kept["seconds_left"]
+    if int(kept["run_steps"]) < 1 or not math.isfinite(left or 0.0):
+        raise ValueError("no launch writes that")
+    return LaunchProgress(
+        run_steps=int(kept["run_steps"]),
+        done={str(name): int(each["done_steps"]) for name, each in stages.items()},
+        total={str(name): int(each["total_steps"]) for name, each in stages.items()},
+        runs=tuple(_run(run) for run in kept["runs"]),
+        seconds_left=None if left is None else float(left),
+    )
+
+
+def _run(values: dict[str, Any]) -> RunOut:
+    return RunOut(
+        str(values["stage"]),
+        int(values["index"]),
+        str(values["arm"]),
+        int(values["seed"]),
+        int(values["done_steps"]),
+    )

@@ -1,4 +1,4 @@
-"""A search trial whose seeds are being run: which are done, which are out, and what their curves say together."""
+"""A search trial between proposal and end: its seeds, their curves together, and what its folder says of it."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pipeline.runtime.files import read_kept
+from pipeline.runtime.files import read_kept, write_json
 from pipeline.search.outer_loop import Proposal
-from pipeline.study.verdict import smoothed
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import seed_file
+from pipeline.trials.run import seed_file, summarize
+from pipeline.trials.statistics import smoothed
+from pipeline.trials.types import Outcome
 
 
 class OpenTrial:
@@ -83,3 +84,35 @@ def _run(content: dict[str, Any]) -> dict[str, Any]:
     for value in (content["seed"], content["evaluation"]["objective"], *curve):
         float(value)
     return content
+
+
+def write_begun(trial: OpenTrial) -> None:
+    """Write what is run."""
+    proposal, arm = trial.proposal, trial.arm
+    made = {"index": proposal.index, "arm": arm.name, "origin": proposal.origin, "shape": arm.shape.to_dict()}
+    write_json(trial.folder / "trial.json", made)
+
+
+def write_result(trial: OpenTrial) -> Outcome:
+    """Write the outcome of all seeds and return it."""
+    outcome = summarize(trial.ordered_runs())
+    kept = {**outcome.to_dict(), "arm": trial.arm.to_dict(), "seeds": list(trial.seeds)}
+    write_json(trial.folder / "result.json", kept)
+    return outcome
+
+
+def restore(trial: OpenTrial, row: dict[str, Any]) -> None:
+    """Write what an ended trial's folder lacks.
+
+    Args:
+        trial: The trial.
+        row: What the database says of it; see ``OuterLoop.trials``.
+    """
+    if not (trial.folder / "trial.json").exists():
+        write_begun(trial)
+    if row["status"] == "completed" and trial.complete and not (trial.folder / "result.json").exists():
+        write_result(trial)
+    if row["status"] == "abandoned" and not (trial.folder / "failure.json").exists():
+        reason, _, detail = row["reason"].partition(": ")
+        failure = {"reason": reason or "unknown", "detail": detail, "arm": trial.arm.to_dict()}
+        write_json(trial.folder / "failure.json", failure)

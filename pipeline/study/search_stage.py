@@ -7,16 +7,15 @@ from pathlib import Path
 from statistics import fmean
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_kept
+from pipeline.runtime.files import read_kept, write_json
 from pipeline.search.early_stopping import EarlyStopping, Projection
 from pipeline.search.outer_loop import BASELINE, OuterLoop, Proposal, tracked_values
-from pipeline.search.store import study_database
+from pipeline.storage.database import study_database
 from pipeline.study.folder import StudyFolder
-from pipeline.study.running_trial import OpenTrial
-from pipeline.study.trial_files import restore, write_begun, write_result
+from pipeline.study.running_trial import OpenTrial, restore, write_begun, write_result
 from pipeline.study.warm_start import copy_results, read_warm_start
-from pipeline.trials.ending import Ending
-from pipeline.trials.run import Job, Outcome, Progress, searched_value, write_json
+from pipeline.trials.run import searched_value
+from pipeline.trials.types import Ending, Job, Outcome, Progress
 
 
 class SearchStage:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_kept
+from pipeline.runtime.files import read_kept, write_json
 from pipeline.runtime.signals import raise_again
 from pipeline.search.posterior import Prediction
 from pipeline.study.confirm_stage import ConfirmStage
@@ -14,9 +14,8 @@ from pipeline.study.folder import StudyFolder
 from pipeline.study.search_stage import SearchStage
 from pipeline.study.verdict import Verdict, confirmation_arms, judge
 from pipeline.trials.arm import Arm
-from pipeline.trials.ending import Ending
 from pipeline.trials.failures import EXCEPTION, attempts_file
-from pipeline.trials.run import Job, Outcome, Progress, write_json
+from pipeline.trials.types import Ending, Job, Outcome, Progress
 from shaping.errors import ShapetuneError
 
 CERTIFICATE_FAILED = "certificate"

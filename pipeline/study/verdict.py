@@ -14,13 +14,13 @@ from scipy.stats import bootstrap
 from scipy.stats import t as student_t
 
 from pipeline.trials.arm import Arm
+from pipeline.trials.statistics import SMOOTHING_STEPS, first_step_reaching, smoothed_mean_curve
 from shaping.shape import Shape
 
 CONFIDENCE = 0.95
 RESAMPLES, RESAMPLING_SEED = 10_000, 0
 # Two differences have three resampled means: too few for a tail of 2.5 %.
 LEAST_RESAMPLED = 3
-SMOOTHING_STEPS = 5
 WINNER, SPARSE, UNIFORM = "winner", "sparse", "uniform"
 # The policy that every run starts from: a rival that costs nothing.
 UNTRAINED = "before training"
@@ -141,21 +141,6 @@ def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float] | No
         ).confidence_interval
     low, high = float(found.low), float(found.high)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
-
-
-def smoothed(values: Sequence[float]) -> list[float]:
-    """Return the means over the last five steps; the first ones use the steps there are."""
-    return [fmean(values[max(0, i - SMOOTHING_STEPS + 1) : i + 1]) for i in range(len(values))]
-
-
-def smoothed_mean_curve(curves: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean over seeds, smoothed."""
-    return smoothed([fmean(values) for values in zip(*curves, strict=True)])
-
-
-def first_step_reaching(curve: Sequence[float], level: float) -> int | None:
-    """Return the number of steps after which the smoothed curve first reaches the level, or ``None``."""
-    return next((i + 1 for i, v in enumerate(curve) if i + 1 >= min(SMOOTHING_STEPS, len(curve)) and v >= level), None)
 
 
 def judge(winner: str, runs: dict[str, list[dict[str, Any]]]) -> Verdict:

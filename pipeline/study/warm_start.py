@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_json
+from pipeline.runtime.files import read_json, write_json
 from pipeline.search.outer_loop import EarlierTrial, tracked_values
 from pipeline.storage.keys import EARLIER
 from pipeline.study.folder import StudyFolder
 from pipeline.study.provenance import differing, noted, own_files
-from pipeline.trials.run import searched_value, seed_file, summarize, write_json
+from pipeline.trials.run import searched_value, seed_file, summarize
 from search_spaces import BaselineArm, SearchSpace
 from shaping.errors import ConfigError
 from shaping.shape import Shape

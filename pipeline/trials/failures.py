@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.files import read_lines
-from pipeline.runtime.out_of_memory import is_out_of_memory
-from pipeline.trials.run import Job
+from pipeline.runtime.memory import is_out_of_memory
+from pipeline.trials.types import Job
 from shaping.errors import ShapetuneError, TrialFailed
 
 EXCEPTION, OUT_OF_MEMORY, HUNG, WORKER_DIED, NODE_LOST = (

@@ -4,97 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.schema import StudyConfig, parse_config
-from pipeline.runtime.files import read_json
+from pipeline.config.load import parse_config
+from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import read_json, write_json
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.trainers.custom import find_trainer, run_own
 from pipeline.trials.arm import Arm
 from pipeline.trials.statistics import mean_and_error
+from pipeline.trials.types import Job, Outcome, Progress
 from shaping.certificate import Certificate
 
 if TYPE_CHECKING:
     from pipeline.trainers.base import Task
-
-
-@dataclass(frozen=True)
-class Job:
-    """Runs of one trial as an executor gets them: plain values only, so that they can travel.
-
-    Attributes:
-        index: The trial's number in its source.
-        folder: Where its results are written, as a string; jobs of one trial share it.
-        arm: ``Arm.to_dict()``.
-        seeds: One inner run each, in this order. The seeds of a trial may be jobs of their own, side by side.
-        config: ``StudyConfig.model_dump(mode="json")``.
-        assets: The folder of what the task built once; empty where it built nothing.
-        judges_untrained: Whether the policy is judged before its training, too: it is the same for every arm of a seed.
-    """
-
-    index: int
-    folder: str
-    arm: dict[str, Any]
-    seeds: tuple[int, ...]
-    config: dict[str, Any]
-    assets: str
-    judges_untrained: bool = False
-
-    @property
-    def total_steps(self) -> int:
-        """Training steps of the whole job: what progress is measured in."""
-        return int(self.config["ppo"]["steps"]) * len(self.seeds)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One training step of a job; steps of an earlier attempt are told again.
-
-    Attributes:
-        done_steps: Steps of all the job's seeds so far.
-        seed: Whose step it is.
-        step: Its number, from 0.
-        point: What it measured.
-        again: Whether an earlier attempt made the step, so that it took no time now.
-    """
-
-    done_steps: int
-    seed: int
-    step: int
-    point: dict[str, float]
-    again: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial found: means over its seeds, with standard errors where there are at least two.
-
-    Attributes:
-        metrics: Name to ``(mean, standard error or None)``.
-        certificate: Of all seeds together, as plain values.
-        runs: Each seed's result, as plain values.
-    """
-
-    metrics: dict[str, tuple[float, float | None]]
-    certificate: dict[str, Any]
-    runs: list[dict[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as plain values."""
-        return {"metrics": self.metrics, "certificate": self.certificate, "runs": self.runs}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Outcome:
-        """Return the outcome of ``to_dict``'s values."""
-        metrics = {name: (pair[0], pair[1]) for name, pair in values["metrics"].items()}
-        return cls(metrics, values["certificate"], values["runs"])
 
 
 DISTINCT = ("distinct_unigrams", "distinct_bigrams", "distinct_trigrams")
@@ -234,10 +163,3 @@ def summarize(runs: list[dict[str, Any]]) -> Outcome:
 def certificate_of(runs: Sequence[Mapping[str, Any]]) -> Certificate:
     """Return one certificate for all runs of an arm, of which there is at least one."""
     return reduce(Certificate.merged, (Certificate.from_dict(run["certificate"]) for run in runs))
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write a file so that it is either whole or not there."""
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    partial.write_text(json.dumps(values))
-    os.replace(partial, path)

@@ -1,10 +1,96 @@
-"""Where jobs come from and where what they find goes: all that an executor knows of a study."""
+"""What travels between a study and its executor: jobs, progress, outcomes, and the two sides as protocols."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from pipeline.trials.run import Job, Outcome, Progress
+
+@dataclass(frozen=True)
+class Job:
+    """Runs of one trial as an executor gets them: plain values only, so that they can travel.
+
+    Attributes:
+        index: The trial's number in its source.
+        folder: Where its results are written, as a string; jobs of one trial share it.
+        arm: ``Arm.to_dict()``.
+        seeds: One inner run each, in this order. The seeds of a trial may be jobs of their own, side by side.
+        config: ``StudyConfig.model_dump(mode="json")``.
+        assets: The folder of what the task built once; empty where it built nothing.
+        judges_untrained: Whether the policy is judged before its training, too: it is the same for every arm of a seed.
+    """
+
+    index: int
+    folder: str
+    arm: dict[str, Any]
+    seeds: tuple[int, ...]
+    config: dict[str, Any]
+    assets: str
+    judges_untrained: bool = False
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of the whole job: what progress is measured in."""
+        return int(self.config["ppo"]["steps"]) * len(self.seeds)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One training step of a job; steps of an earlier attempt are told again.
+
+    Attributes:
+        done_steps: Steps of all the job's seeds so far.
+        seed: Whose step it is.
+        step: Its number, from 0.
+        point: What it measured.
+        again: Whether an earlier attempt made the step, so that it took no time now.
+    """
+
+    done_steps: int
+    seed: int
+    step: int
+    point: dict[str, float]
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a trial found: means over its seeds, with standard errors where there are at least two.
+
+    Attributes:
+        metrics: Name to ``(mean, standard error or None)``.
+        certificate: Of all seeds together, as plain values.
+        runs: Each seed's result, as plain values.
+    """
+
+    metrics: dict[str, tuple[float, float | None]]
+    certificate: dict[str, Any]
+    runs: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as plain values."""
+        return {"metrics": self.metrics, "certificate": self.certificate, "runs": self.runs}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Outcome:
+        """Return the outcome of ``to_dict``'s values."""
+        metrics = {name: (pair[0], pair[1]) for name, pair in values["metrics"].items()}
+        return cls(metrics, values["certificate"], values["runs"])
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a trial: its outcome, or in words why there is none.
+
+    Attributes:
+        outcome: ``None`` where the trial failed or was stopped.
+        reason: Empty with an outcome.
+        stopped: Whether it was stopped early, which is no failure.
+    """
+
+    outcome: Outcome | None
+    reason: str
+    stopped: bool = False
 
 
 class TrialSource(Protocol):

@@ -26,6 +26,13 @@ from shaping.shaper import Shaper
 
 logger = logging.getLogger(__name__)
 
+# Each private name of TRL that is used below: why, and what would replace it.
+PRIVATE_NAMES = {
+    "_tokenizer": "the policy's tokenizer, also where the processing class is a processor; a public attribute",
+    "_generate": "tokens as they were sampled, before TRL decodes and pads them; token ids among a reward's arguments",
+    "_calculate_rewards": "the scores of all processes, before TRL mixes them; a hook between scores and advantages",
+    "_generate_and_score_completions": "puts B x T advantages in place of one a response; the same hook",
+}
 # Losses that weigh each token by its advantage; the others take one advantage a response.
 LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
 

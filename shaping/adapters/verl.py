@@ -26,6 +26,11 @@ from shaping.shaper import Shaper
 
 logger = logging.getLogger(__name__)
 
+# Each private name of verl that is used below: why, and what would replace it.
+PRIVATE_NAMES = {
+    "_init_tokenizer": "the tokenizer is wanted before verl makes its own; a public attribute after construction",
+    "_compute_advantage": "the place between scores and the KL penalty; a hook that is given the batch there",
+}
 NAMES = {
     "estimator": "algorithm.adv_estimator",
     "gamma": "algorithm.gamma",

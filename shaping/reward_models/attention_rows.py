@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from shaping.attention_implementation import attention_of, implementation_of
 from shaping.errors import ConfigError
 from shaping.shape import check_layer
-from shaping.tree_attention import attention_of
 
 
 def attention_row(model: PreTrainedModel, inputs: dict[str, Tensor], read: Tensor, layer: int, heads: str) -> Tensor:
@@ -25,7 +25,7 @@ def attention_row(model: PreTrainedModel, inputs: dict[str, Tensor], read: Tenso
         ConfigError: The model has no such layer, or gives no attention at all.
     """
     with attention_of(model, "eager"):
-        if model.config._attn_implementation != "eager":
+        if implementation_of(model) != "eager":
             raise ConfigError(
                 f"the reward model {type(model).__name__} cannot change its attention to one that returns weights",
                 "load it with attn_implementation = eager, or set attention's weight to 0",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
+from shaping.attention_implementation import attention_of
 from shaping.errors import ConfigError, ShapeError
 from shaping.gradients import integrated_gradients
 from shaping.prefix_tree import PrefixTree, TreePass
@@ -28,7 +29,7 @@ from shaping.reward_models.base import (
     weights_identity,
 )
 from shaping.rollouts import Rollouts, model_inputs
-from shaping.tree_attention import NAME, TreeAttention, UnsupportedAttention, attention_of, check_window
+from shaping.tree_attention import NAME, TreeAttention, UnsupportedAttention, check_window
 from shaping.variants import NO_TOKEN, Variants, with_last_token
 
 logger = logging.getLogger(__name__)

@@ -15,12 +15,13 @@ from pipeline.analysis.axes import ParameterAxis, ShareAxis, axes, mixed
 from pipeline.analysis.landscape import DIVISIONS, Landscape, landscape
 from pipeline.analysis.replay import Replay, replayed
 from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import write_json
 from pipeline.search.ax_analyses import ax_analyses
 from pipeline.search.outer_loop import OuterLoop
 from pipeline.study.folder import StudyFolder
 from pipeline.study.search_stage import SearchStage
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import Job, write_json
+from pipeline.trials.types import Job
 from search_spaces import make_space
 from shaping.shape import Shape
 from tests.study.test_search_stage import STEPS, level, tell

@@ -15,7 +15,7 @@ import pytest
 import shaping
 from pipeline.study.folder import StudyFolder
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import Job
+from pipeline.trials.types import Job
 from tests.executors.test_executors import ListSource
 from tests.support import slow_trainer
 from tests.support.studies import tiny_config
@@ -87,7 +87,8 @@ def test_a_trial_of_ones_own_trainer_imports_nothing_heavy(tmp_path: Path) -> No
     job = own_job(tmp_path, executor={"name": "ray"})
     code = f"""
 from pipeline.trials.failures import failure_of
-from pipeline.trials.run import Job, Outcome, run_trial
+from pipeline.trials.run import run_trial
+from pipeline.trials.types import (Job, Outcome)
 *steps, outcome = run_trial({job!r})
 assert len(steps) == {job.total_steps} and isinstance(outcome, Outcome) and outcome.certificate["causal"]
 assert failure_of(MemoryError()).reason == "out_of_memory"

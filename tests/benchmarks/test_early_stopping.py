@@ -29,10 +29,9 @@ from benchmarks.outer.problems import SPACE, kept_runs, landscape, many_rows
 from pipeline.config.settings import EarlyStoppingSettings
 from pipeline.search.early_stopping import EarlyStopping
 from pipeline.study.search_stage import SearchStage
-from pipeline.study.verdict import smoothed
-from pipeline.trials.ending import Ending
-from pipeline.trials.run import Job as TrialJob
-from pipeline.trials.run import Progress
+from pipeline.trials.statistics import smoothed
+from pipeline.trials.types import Ending, Progress
+from pipeline.trials.types import Job as TrialJob
 
 STOPPING = EarlyStoppingSettings(worst_percent=60, least_share=0.25, least_trials=3)
 

@@ -28,9 +28,8 @@ from benchmarks.fidelity.worlds import SEED, WORLDS, in_world
 from benchmarks.papers import runs as kept
 from benchmarks.papers.field import BUDGET, ENTRANTS, REWARD_MODEL, TUNED, candidates
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
-from pipeline.config.load import find_config
-from pipeline.config.schema import parse_config
-from pipeline.tasks.models.score_scale import own_samples
+from pipeline.config.load import find_config, parse_config
+from pipeline.tasks.models.calibration import own_samples
 from pipeline.trainers.base import Task
 from shaping import METHODS, CausalRewardModel, Rollouts, Shape
 from shaping.credit.permutations import with_reverses

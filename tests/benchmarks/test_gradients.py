@@ -29,7 +29,8 @@ from benchmarks.gradients.moments import Measured, Quality, gram, mixed, qualiti
 from benchmarks.gradients.stage import Stage
 from benchmarks.papers.field import ENTRANTS, REWARD_MODEL, TUNED
 from benchmarks.papers.runs import COMPLETED, Run
-from pipeline.config.schema import StudyConfig, parse_config
+from pipeline.config.load import parse_config
+from pipeline.config.schema import StudyConfig
 from pipeline.study.folder import what_decides
 from pipeline.trainers.base import Prompts
 from pipeline.trainers.ppo.trainer import PPOTrainer

@@ -26,7 +26,7 @@ from benchmarks.papers.overview import draw_overview, overview_table
 from benchmarks.papers.runs import COMPLETED, Run, kept_runs
 from benchmarks.papers.settings import SETTINGS, Setting
 from benchmarks.papers.tables import claims, learning_words, shown, text
-from pipeline.config.schema import parse_config
+from pipeline.config.load import parse_config
 from pipeline.study.verdict import Difference
 from pipeline.trials.arm import Arm
 from shaping import Shape

@@ -19,12 +19,11 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from pipeline.cli import _run
-from pipeline.commands.status_table import folded_shape, status_view
+from pipeline.commands.status import folded_shape, status_view
+from pipeline.runtime.console import watch
 from pipeline.runtime.csv import write_csv
-from pipeline.runtime.watch import watch
 from pipeline.study.folder import StudyFolder
-from pipeline.study.standing import read_standing
-from pipeline.study.status import read_status
+from pipeline.study.status import read_standing, read_status
 from shaping.shape import Shape
 from tests.report.conftest import SyntheticStudy
 from tests.study.test_status import SHAPE, Trials

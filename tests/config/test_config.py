@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.load import builtin_folder, find_config
-from pipeline.config.schema import StudyConfig, load_config, parse_config
+from pipeline.config.load import builtin_folder, find_config, load_config, parse_config
+from pipeline.config.schema import StudyConfig
 from tests.support.studies import tiny_config
 
 

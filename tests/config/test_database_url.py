@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline.config.database_url import masked
-from pipeline.config.schema import load_config, parse_config
+from pipeline.config.load import load_config, parse_config
 from shaping.errors import ConfigError
 from tests.support.studies import tiny_config
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import load_config
+from pipeline.config.schema import StudyConfig
 from shaping.errors import ConfigError
 from tests.support.studies import tiny_config, tiny_values
 

@@ -16,7 +16,7 @@ import ray
 import yaml
 
 from pipeline.cli import app
-from pipeline.config.schema import load_config
+from pipeline.config.load import load_config
 
 ROOT = Path(__file__).parents[2]
 KUBERAY, RAY_UP = ROOT / "deploy" / "kuberay.yaml", ROOT / "deploy" / "ray-cluster.yaml"

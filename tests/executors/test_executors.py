@@ -13,8 +13,7 @@ import torch
 
 from pipeline.executors.local import LocalExecutor
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import Job, Outcome, Progress
-from pipeline.trials.types import Executor
+from pipeline.trials.types import Executor, Job, Outcome, Progress
 from shaping.errors import ShapetuneError
 from tests.support.studies import tiny_config
 

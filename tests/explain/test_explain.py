@@ -15,11 +15,11 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.cli import _run
-from pipeline.config.schema import load_config
+from pipeline.config.load import load_config
 from pipeline.explain.explain import explain, moved
 from pipeline.explain.question import Question
+from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.explain.token_rewards import explained, make_shapers, token_rewards
-from pipeline.report.data import TokenRow, TokenSample
 from pipeline.tasks.registry import load_task
 from pipeline.tasks.sentiment.task import load_sentiment
 from pipeline.trainers.base import Judge

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.export.export import export_shape, shape_of
+from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import write_json
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 from shaping.shape_file import ShapeFile

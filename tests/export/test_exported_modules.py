@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config.schema import parse_config
+from pipeline.config.load import parse_config
 from pipeline.export.export import REFUSED, TRAINERS, export_winner, winner_models
 from pipeline.export.reward_model_code import reward_model_code
+from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
 from pipeline.tasks.sentiment import task as sentiment
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import write_json
 from shaping import ConfigError, Rollouts, Shape, Shaper
 from tests.conftest import TINY_RECIPE
 from tests.support.models.own_models import CHAT, own_values, text_rows, write_lines, write_models

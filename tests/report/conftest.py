@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.schema import parse_config
+from pipeline.config.load import parse_config
 from pipeline.study.folder import StudyFolder
 from pipeline.study.verdict import SPARSE, confirmation_arms, judge
 from pipeline.trials.arm import Arm

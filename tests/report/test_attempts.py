@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from pipeline.report.attempts import read_attempts
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
+from pipeline.report.provenance import read_attempts
 from pipeline.trials.failures import Failure, note_failure
-from pipeline.trials.run import Job
+from pipeline.trials.types import Job
 from shaping.errors import ShapetuneError
 from tests.report.test_report_page import Page, page_of
 

@@ -4,12 +4,11 @@ from statistics import fmean
 
 import pytest
 
-from pipeline.report.comparability import doubts
-from pipeline.report.comparison import load_comparison
-from pipeline.report.comparison_page import config_value, render_comparison
+from pipeline.report.comparison import doubts, load_comparison
 from pipeline.report.figures.comparison import best_metrics, best_so_far, winner_curves
+from pipeline.report.pages import config_value, render_comparison
 from pipeline.study.folder import what_decides
-from pipeline.study.launch_record import note_launch
+from pipeline.study.provenance import note_launch
 from shaping.errors import ConfigError
 from tests.report.conftest import SyntheticStudy
 from tests.report.test_report_page import HOSTILE, Page

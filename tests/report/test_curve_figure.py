@@ -7,7 +7,7 @@ import pytest
 from pipeline.report.figures.curves import MOST_POINTS, curve_results, learning_curves, metrics_drawn, series_of
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
-from pipeline.study.verdict import smoothed_mean_curve
+from pipeline.trials.statistics import smoothed_mean_curve
 
 
 def metrics_of(study):

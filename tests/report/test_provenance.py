@@ -6,10 +6,9 @@ from statistics import fmean
 import pytest
 
 from pipeline.report.load import load_report_data
-from pipeline.report.page import cost_line, render
+from pipeline.report.page import cost_line, render, shareable, shareable_yaml
 from pipeline.report.run_record import cpu_ratio, read_record
-from pipeline.report.shareable import shareable, shareable_yaml
-from pipeline.study.launch_record import found_here, note_launch
+from pipeline.study.provenance import found_here, note_launch
 from shaping.errors import ShapetuneError
 from tests.report.test_report_page import page_of
 

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from pipeline.analysis.landscape import DIVISIONS, Believed, Face, Landscape, Plane, Proposed, Slice
-from pipeline.report.figures.contours import bands, levels
 from pipeline.report.figures.landscape import prediction_figure, prediction_words, slice_figures
-from pipeline.report.figures.triangle import triangle_figures
+from pipeline.report.figures.triangle import bands, levels, triangle_figures
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
 from pipeline.search.ax_analyses import AxAnalysis

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from pipeline.search.noise import LEAST_FREEDOM, pooled_error
+from pipeline.search.observations import LEAST_FREEDOM, pooled_error
 
 SEEDS = (3, 5)
 

@@ -13,7 +13,7 @@ import pytest
 from pipeline.config.settings import ConstraintSettings, SearchSettings
 from pipeline.search.early_stopping import Projection
 from pipeline.search.generation_strategy import fit_effort, optimizer_options
-from pipeline.search.noise import LEAST_FREEDOM, pooled_error
+from pipeline.search.observations import LEAST_FREEDOM, pooled_error
 from pipeline.search.outer_loop import EarlierTrial, OuterLoop, Proposal
 from search_spaces import BaselineArm, make_space
 from shaping import METHODS

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.config.settings import SearchSettings
-from pipeline.search import ax_patches as face_tolerance
+from pipeline.search import ax_patches
 from pipeline.search.outer_loop import TRACKED, OuterLoop, Proposal
 from search_spaces import make_space
 from shaping.errors import ShapetuneError
@@ -144,7 +144,7 @@ def test_a_point_that_was_tried_is_not_tried_again_however_good(tmp_path: Path) 
 def test_points_on_a_face_survive_the_filter_of_pending_points() -> None:
     face = torch.tensor([[0.1 + 0.2, 0.7 + 1e-15, 1.0], [0.5, 0.5, 0.0], [0.9, 0.2, 0.5]], dtype=torch.float64)
     constraints = (torch.tensor([[1.0, 1.0, 0.0]], dtype=torch.float64), torch.tensor([[1.0]], dtype=torch.float64))
-    kept = face_tolerance.tolerant_filter(face, [(0.0, 1.0)] * 3, constraints)
+    kept = ax_patches.tolerant_filter(face, [(0.0, 1.0)] * 3, constraints)
     assert kept.tolist() == face[:2].tolist()
 
 

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, inspect, text
 
-from pipeline.config.schema import StorageSettings
-from pipeline.config.settings import ConstraintSettings, SearchSettings
+from pipeline.config.settings import ConstraintSettings, SearchSettings, StorageSettings
 from pipeline.search.early_stopping import Projection
 from pipeline.search.outer_loop import EarlierTrial, OuterLoop, Proposal
-from pipeline.search.store import IDENTITY_FILE, Store, sqlite_file, study_database
-from pipeline.storage.database import Database
+from pipeline.search.store import Store
+from pipeline.storage.database import IDENTITY_FILE, Database, sqlite_file, study_database
 from search_spaces import make_space
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.shape import Shape

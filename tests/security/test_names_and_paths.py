@@ -14,14 +14,14 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.schema import load_config, parse_config
+from pipeline.config.load import load_config, parse_config
 from pipeline.report.load import load_report_data
 from pipeline.report.page import write_report
+from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
 from pipeline.tasks import corpora as wheel_files
 from pipeline.tasks.asset_cache import MANIFEST, build_once, is_complete
 from pipeline.tasks.corpora import WheelFile
-from pipeline.trials.run import write_json
 from shaping.certificate import Certificate
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.shape import Shape

@@ -15,7 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from pipeline.config.schema import load_config, parse_config
+from pipeline.config.load import load_config, parse_config
 from pipeline.report.load import load_report_data
 from pipeline.search.outer_loop import OuterLoop
 from pipeline.study.folder import StudyFolder

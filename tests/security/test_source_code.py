@@ -28,14 +28,14 @@ CALLS = {
     "torch.hub.load": "a folder",
     "tempfile.mktemp": "mkdtemp",
     "pandas.read_pickle": "JSON",
-    "sympy.sympify": "plain_expressions",
+    "sympy.sympify": "ax_patches",
 }
 # Where code that the config names is imported, and where SymPy gets what was found to be a plain sum.
 ALLOWED = {
     ("shaping/user_code.py", "exec_module"),
     ("pipeline/trainers/custom.py", "exec_module"),
     ("search_spaces/__init__.py", "exec_module"),
-    ("pipeline/search/plain_expressions.py", "sympy.sympify"),
+    ("pipeline/search/ax_patches.py", "sympy.sympify"),
 }
 SHELL_OR_CODE = {
     "shell": True,

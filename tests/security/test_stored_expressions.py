@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sympy import sympify
 
-from pipeline.config.schema import parse_config
+from pipeline.config.load import parse_config
+from pipeline.search.ax_patches import is_plain
 from pipeline.search.outer_loop import OuterLoop
-from pipeline.search.plain_expressions import is_plain
 from pipeline.storage.keys import REASON
 from search_spaces import BaselineArm, CreditMix
 from shaping.errors import ConfigError, ShapetuneError

@@ -13,12 +13,11 @@ from rich.console import Console, Group
 
 from pipeline import cli
 from pipeline.commands.display import StudyDisplay
-from pipeline.commands.status_table import trial_lines
-from pipeline.config.schema import parse_config
+from pipeline.commands.status import trial_lines
+from pipeline.config.load import parse_config
 from pipeline.study.status import read_status
 from pipeline.trials.arm import Arm
-from pipeline.trials.ending import Ending
-from pipeline.trials.run import Job
+from pipeline.trials.types import Ending, Job
 from shaping.errors import ConfigError, TrialFailed
 from shaping.printable import printable
 from shaping.shape import Shape

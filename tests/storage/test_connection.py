@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import make_url, text
 
-from pipeline.config.schema import StorageSettings
-from pipeline.search.store import Store, locked, prepare, sqlite_file, study_database
-from pipeline.storage.database import Database, make_engine
+from pipeline.config.settings import StorageSettings
+from pipeline.search.store import Store, prepare
+from pipeline.storage.database import Database, locked, make_engine, sqlite_file, study_database
 from shaping.errors import ShapetuneError
 from tests.search.test_store import asked, ended_in_every_way, measured, outer_loop, row_counts, tell
 from tests.support.servers.postgres import PASSWORD, PostgresServer

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.schema import StorageSettings
-from pipeline.search.store import locked, study_database
-from pipeline.storage.database import Database
+from pipeline.config.settings import StorageSettings
+from pipeline.storage.database import Database, locked, study_database
 from pipeline.study.database_status import read_stored_status, read_stored_studies
 from shaping.errors import ShapetuneError
 from tests.search.test_store import asked, made, measured, outer_loop, tell

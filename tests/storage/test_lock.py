@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-import pipeline.search.store
+import pipeline.storage.database
 from pipeline.search.outer_loop import OuterLoop
-from pipeline.search.store import locked
-from pipeline.storage.database import Database, make_engine
+from pipeline.storage.database import Database, locked, make_engine
 from pipeline.storage.lock import find_holders, lock_key
 from shaping.errors import ShapetuneError
 from tests.search.test_store import asked, outer_loop, tell
@@ -95,13 +94,13 @@ def test_a_launch_that_lost_its_lock_to_another_one_ends_and_writes_nothing(
         running = asked(outer)
         end_sessions(postgres, database)
         # The other launch, of another host: it has not been told of the first one.
-        held = dict(pipeline.search.store._held)
-        pipeline.search.store._held.clear()
+        held = dict(pipeline.storage.database._held)
+        pipeline.storage.database._held.clear()
         with locked(database, "study"):
             with pytest.raises(ShapetuneError, match="already runs: host"):
                 tell(outer, running)
             assert [row["status"] for row in outer_loop(database).trials()] == ["completed", "running"]
-        pipeline.search.store._held.update(held)
+        pipeline.storage.database._held.update(held)
 
     run_locked(database, cut)
 

@@ -17,8 +17,7 @@ from rich.console import Console
 from pipeline.cli import _run
 from pipeline.search.early_stopping import Projection
 from pipeline.search.outer_loop import EarlierTrial
-from pipeline.search.store import locked
-from pipeline.storage.database import Database
+from pipeline.storage.database import Database, locked
 from pipeline.study.database_status import STATES, read_stored_status, read_stored_studies
 from shaping.errors import ConfigError
 from tests.search.test_store import SPACE, asked, outer_loop, row_counts

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from pipeline.study import launch_record
+from pipeline.study import provenance as launch_record
 from pipeline.study.folder import StudyFolder
-from pipeline.study.launch_record import code_commit, note_launch
+from pipeline.study.provenance import code_commit, note_launch
 
 GIT = shutil.which("git")
 

@@ -12,18 +12,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.display import StudyDisplay
+from pipeline.commands.display import StepCount, StudyDisplay
 from pipeline.commands.launch import _ended_search_runs, _finished_runs
-from pipeline.commands.step_count import StepCount
-from pipeline.runtime.console import open_console
-from pipeline.runtime.time_left import time_left
+from pipeline.runtime.console import open_console, time_left
 from pipeline.study.folder import StudyFolder
-from pipeline.study.launch_progress import RunOut, read_progress
-from pipeline.study.progress import ProgressFile
+from pipeline.study.progress import ProgressFile, RunOut, read_progress
 from pipeline.trainers.custom import Training
 from pipeline.trials.arm import Arm
-from pipeline.trials.ending import Ending
-from pipeline.trials.run import Job, Progress, run_trial
+from pipeline.trials.run import run_trial
+from pipeline.trials.types import Ending, Job, Progress
 from shaping.shape import Shape
 from tests.support.studies import tiny_config
 

@@ -15,16 +15,15 @@ from safetensors.torch import save_file
 
 from pipeline.commands.launch import launch_study
 from pipeline.commands.train import TrainingRun, _claim, train
-from pipeline.config.schema import StudyConfig, load_config
+from pipeline.config.load import load_config
+from pipeline.config.schema import StudyConfig
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
-from pipeline.runtime.files import read_json
+from pipeline.runtime.files import read_json, write_json
 from pipeline.study.folder import StudyFolder
-from pipeline.study.launch_record import note_launch
-from pipeline.study.provenance import check_own_files, noted, own_files
+from pipeline.study.provenance import check_own_files, note_launch, noted, own_files
 from pipeline.study.warm_start import read_warm_start
 from pipeline.tasks.custom.task import load
-from pipeline.trials.run import write_json
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 from tests.support.models.own_models import own_values, text_rows, write_config, write_lines, write_models

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_json
+from pipeline.runtime.files import read_json, write_json
 from pipeline.search.outer_loop import Proposal
 from pipeline.study.folder import StudyFolder
 from pipeline.study.running_trial import OpenTrial
 from pipeline.study.search_stage import SearchStage
-from pipeline.trials.ending import Ending
-from pipeline.trials.run import Job, Progress, seed_file, summarize, write_json
+from pipeline.trials.run import seed_file, summarize
+from pipeline.trials.types import Ending, Job, Progress
 from shaping.shape import Shape
 from tests.support.studies import tiny_config
 

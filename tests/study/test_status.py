@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console, Group
 
-from pipeline.commands.status_table import trial_lines
+from pipeline.commands.status import trial_lines
 from pipeline.commands.summary import show_summary
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status

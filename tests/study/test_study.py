@@ -12,8 +12,7 @@ from pipeline.config.schema import StudyConfig
 from pipeline.executors.local import LocalExecutor
 from pipeline.study.folder import StudyFolder
 from pipeline.study.study import Study, confirmation_runs
-from pipeline.trials.ending import Ending
-from pipeline.trials.run import Job, Outcome, Progress
+from pipeline.trials.types import Ending, Job, Outcome, Progress
 from tests.support.studies import tiny_config
 
 

@@ -16,13 +16,12 @@ from pipeline.study.verdict import (
     Difference,
     bootstrap_interval,
     confirmation_arms,
-    first_step_reaching,
     judge,
     paired_difference,
-    smoothed_mean_curve,
     untrained_runs,
 )
 from pipeline.trials.arm import Arm
+from pipeline.trials.statistics import first_step_reaching, smoothed_mean_curve
 from shaping.shape import Shape
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_json
+from pipeline.runtime.files import read_json, write_json
 from pipeline.study.folder import StudyFolder
 from pipeline.study.search_stage import SearchStage
 from pipeline.study.warm_start import check_warm_start
-from pipeline.trials.run import write_json
 from shaping.errors import ConfigError
 from tests.study.test_search_stage import config_of, level, stage_of, tell
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.explain.explain import Explanation
+from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.export.export import export_shape
-from pipeline.report.data import TokenRow, TokenSample
+from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import write_json
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 from tests.support.studies import tiny_config

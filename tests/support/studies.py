@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.config.schema import StudyConfig, parse_config
+from pipeline.config.load import parse_config
+from pipeline.config.schema import StudyConfig
 from tests.conftest import TINY_RECIPE
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from pipeline.tasks import corpora as wheel_files
 from pipeline.tasks.asset_cache import MANIFEST, asset_key, build_once, is_complete, read_manifest
-from pipeline.tasks.hashed_position import hashed_position
-from pipeline.tasks.recipe import Recipe
+from pipeline.tasks.corpora import hashed_position
 from pipeline.tasks.sentiment import reviews
 from pipeline.tasks.sentiment.task import build_sentiment, load_sentiment
+from pipeline.tasks.settings import Recipe
 from shaping.errors import ShapetuneError
 from tests.conftest import TINY_RECIPE
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.config.schema import load_config, parse_config
+from pipeline.config.load import load_config, parse_config
 from pipeline.tasks.asset_cache import cache_folder
 from pipeline.tasks.custom.task import load
-from pipeline.tasks.models.end_of_response import end_of_response
+from pipeline.tasks.models.pretrained import end_of_response
 from pipeline.tasks.prompt_file import PromptRow, read_prompts, split_prompts
 from pipeline.tasks.registry import MODULES, load_task, task_kind
 from pipeline.tasks.settings import TASK_NAMES

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.ifbench import prompts as ifbench
-from pipeline.config.load import find_config
-from pipeline.config.schema import load_config, parse_config
+from pipeline.config.load import find_config, load_config, parse_config
 from pipeline.tasks.asset_cache import cache_folder
 from pipeline.tasks.instruction import task as instruction
 from pipeline.tasks.instruction import verifier as verifiable

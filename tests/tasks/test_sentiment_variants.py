@@ -16,21 +16,18 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.commands.train import TrainingRun, chosen_shape, train
-from pipeline.config.load import find_config
-from pipeline.config.schema import load_config, parse_config
+from pipeline.config.load import find_config, load_config, parse_config
 from pipeline.study.folder import StudyFolder
 from pipeline.tasks import asset_cache as assets
 from pipeline.tasks.asset_cache import cache_folder, read_manifest
+from pipeline.tasks.models.calibration import own_samples
 from pipeline.tasks.models.encoder import encoder_loss, train_encoder
-from pipeline.tasks.models.score_scale import own_samples
 from pipeline.tasks.prompt_file import PromptRow
-from pipeline.tasks.recipe import Recipe
 from pipeline.tasks.sentiment import task as sentiment
 from pipeline.tasks.sentiment import variants as review_tiers
-from pipeline.tasks.sentiment.review_tokens import PROMPT_WORDS
-from pipeline.tasks.sentiment.reviews import fetch_reviews, read_reviews
+from pipeline.tasks.sentiment.reviews import PROMPT_WORDS, fetch_reviews, read_reviews
 from pipeline.tasks.sentiment.soft_labels import soft_labels
-from pipeline.tasks.settings import SentimentSettings
+from pipeline.tasks.settings import Recipe, SentimentSettings
 from pipeline.trainers.base import Task
 from pipeline.trials.task_models import check_methods, open_task
 from shaping.credit import METHODS

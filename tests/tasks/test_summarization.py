@@ -14,7 +14,8 @@ from rich.console import Console
 from rouge_score import rouge_scorer
 
 from pipeline.commands.train import TrainingRun, chosen_shape, train
-from pipeline.config.schema import StudyConfig, parse_config
+from pipeline.config.load import parse_config
+from pipeline.config.schema import StudyConfig
 from pipeline.tasks.asset_cache import cache_folder, read_manifest
 from pipeline.tasks.models.calibration import prefix_calibration
 from pipeline.tasks.prompt_file import PromptRow
@@ -22,10 +23,17 @@ from pipeline.tasks.settings import SummarizationSettings
 from pipeline.tasks.summarization import papers as corpus
 from pipeline.tasks.summarization import policy as summary_policy
 from pipeline.tasks.summarization import task as summarization
-from pipeline.tasks.summarization.copying import REPEATED_TOKENS, repeating_rows
-from pipeline.tasks.summarization.examples import Example, comparisons, copied_examples, human_examples, windows
+from pipeline.tasks.summarization.examples import (
+    REPEATED_TOKENS,
+    Example,
+    comparisons,
+    copied_examples,
+    human_examples,
+    repeating_rows,
+    windows,
+)
+from pipeline.tasks.summarization.gold import rouge_1, rouge_l
 from pipeline.tasks.summarization.reward_model import comparison_loss
-from pipeline.tasks.summarization.rouge import rouge_1, rouge_l
 from pipeline.tasks.summarization.task import load, load_judge, location, prepare, unbuilt
 from pipeline.trainers.base import Task
 from shaping import Rollouts

@@ -13,8 +13,7 @@ import torch
 from pipeline.executors.local import LocalExecutor
 from pipeline.trials.arm import Arm
 from pipeline.trials.failures import FINAL, attempts_file, failure_of, noted_failures
-from pipeline.trials.run import Job
-from pipeline.trials.types import Executor
+from pipeline.trials.types import Executor, Job
 from shaping.errors import ConfigError, ShapetuneError, TrialFailed
 from tests.executors.test_executors import ListSource
 from tests.support import faulty_trainer

@@ -26,7 +26,7 @@ from pipeline.report.figures.base import (
     leader,
     transparent,
 )
-from pipeline.study.verdict import smoothed
+from pipeline.trials.statistics import smoothed
 
 # Of a button, and with its unit of an axis.
 METRICS = {

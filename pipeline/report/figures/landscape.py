@@ -11,8 +11,7 @@ from markupsafe import Markup
 from pipeline.analysis.landscape import Believed, Landscape, Plane, Slice
 from pipeline.report import words
 from pipeline.report.figures.base import FAINT, embedded, layout, transparent
-from pipeline.report.figures.contours import levels
-from pipeline.report.figures.triangle import MEAN, SIDE_PIXELS, WINNER_COLOUR
+from pipeline.report.figures.triangle import MEAN, SIDE_PIXELS, WINNER_COLOUR, levels
 
 CURVE = "#3f7fd9"
 # Of a normal distribution, on either side of the mean.

@@ -9,8 +9,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from pipeline.tasks.custom.reward_models import PolicySide, RewardSource
-from pipeline.tasks.models.end_of_response import end_of_response
-from pipeline.tasks.models.pretrained import check_folder, load_policy, load_tokenizer, outline_policy
+from pipeline.tasks.models.pretrained import check_folder, end_of_response, load_policy, load_tokenizer, outline_policy
 from pipeline.tasks.prompt_file import PromptRow, read_prompts, split_prompts
 from pipeline.tasks.settings import PromptsSettings
 from pipeline.trainers.base import Judge, Prompts, Task, quiet_transformers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from pipeline.tasks.hashed_position import hashed_position
+from pipeline.tasks.corpora import hashed_position
 from pipeline.tasks.instruction.constraints import Constraint, draw_constraints
 
 HELD_OUT_SHARE = 0.2

@@ -22,9 +22,8 @@ from pipeline.tasks.instruction.constraints import REVIEW_RULES, Constraint
 from pipeline.tasks.instruction.gold import AnswerJudge
 from pipeline.tasks.instruction.questions import Question, draw_questions
 from pipeline.tasks.instruction.verifier import REWARD_VERSION, AskedConstraints, VerifiableRewardModel
-from pipeline.tasks.models.calibration import correlation
+from pipeline.tasks.models.calibration import correlation, own_samples, score_scale
 from pipeline.tasks.models.pretrained import SAFE
-from pipeline.tasks.models.score_scale import own_samples, score_scale
 from pipeline.tasks.models.smollm2 import SMOLLM2, load_smollm2
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.sentiment import task as sentiment

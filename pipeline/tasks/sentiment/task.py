@@ -15,18 +15,24 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.tasks.asset_cache import asset_folder, build_once, cache_folder, is_complete, read_manifest
+from pipeline.tasks.models.calibration import own_samples, score_scale
 from pipeline.tasks.models.language_model import encode, fine_tune, loss_nats, train_tokenizer
 from pipeline.tasks.models.pretrained import SAFE
 from pipeline.tasks.models.reward_model import reward_quality, train_reward_model
-from pipeline.tasks.models.score_scale import own_samples, score_scale
 from pipeline.tasks.prompt_file import PromptRow
-from pipeline.tasks.recipe import Recipe
-from pipeline.tasks.sentiment.review_tokens import PROMPT_TOKENS, ReviewTokens
-from pipeline.tasks.sentiment.reviews import CORPUS, SHARES, Review, fetch_reviews, read_reviews
+from pipeline.tasks.sentiment.reviews import (
+    CORPUS,
+    PROMPT_TOKENS,
+    SHARES,
+    Review,
+    ReviewTokens,
+    fetch_reviews,
+    read_reviews,
+)
 from pipeline.tasks.sentiment.reward_models import load_reviewer
 from pipeline.tasks.sentiment.soft_labels import soft_labels
 from pipeline.tasks.sentiment.variants import build_tier, tier_made_of
-from pipeline.tasks.settings import SentimentSettings
+from pipeline.tasks.settings import Recipe, SentimentSettings
 from pipeline.trainers.base import Judge, Prompts, Task, quiet_transformers
 from shaping.reward_models import CausalRewardModel, RewardModel
 

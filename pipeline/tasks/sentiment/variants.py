@@ -16,13 +16,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.tasks.asset_cache import read_manifest
 from pipeline.tasks.models import encoder as encoder_training
+from pipeline.tasks.models.calibration import own_samples, score_scale
 from pipeline.tasks.models.encoder import train_encoder
 from pipeline.tasks.models.language_model import encode
 from pipeline.tasks.models.pretrained import SAFE
-from pipeline.tasks.models.score_scale import own_samples, score_scale
 from pipeline.tasks.models.smollm2 import SMOLLM2, load_smollm2
-from pipeline.tasks.sentiment.review_tokens import PROMPT_WORDS, ReviewTokens
-from pipeline.tasks.sentiment.reviews import Review
+from pipeline.tasks.sentiment.reviews import PROMPT_WORDS, Review, ReviewTokens
 from pipeline.tasks.sentiment.reward_models import CALIBRATED_REVIEWS, review_quality, seen_by_policy
 from pipeline.tasks.sentiment.soft_labels import soft_labels
 from pipeline.tasks.settings import SentimentSettings

@@ -126,3 +126,24 @@ def _other(example: Example, examples: Sequence[Example], chooser: random.Random
         other = chooser.choice(examples)
         if other.paper != example.paper and (not strict or other.aspect == example.aspect):
             return other.summary
+
+
+REPEATED_TOKENS = 12
+
+
+def repeating_rows(rows: Sequence[Sequence[int]], count: int, seed: int) -> list[list[int]]:
+    """Return rows of random tokens: 12 of them, fewer than 6 others, and the same 12 again.
+
+    Args:
+        rows: Where the tokens are taken from, as often as they stand there.
+        count: Rows to make.
+        seed: Of the choice.
+    """
+    chooser = random.Random(seed)
+    tokens = [token for row in rows for token in row]
+    found = []
+    for _ in range(count):
+        said = chooser.choices(tokens, k=REPEATED_TOKENS)
+        between = chooser.choices(tokens, k=chooser.randrange(1, REPEATED_TOKENS // 2))
+        found.append([*said, *between, *said])
+    return found

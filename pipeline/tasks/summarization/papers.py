@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.tasks.corpora import WheelFile, fetch
-from pipeline.tasks.hashed_position import hashed_position
+from pipeline.tasks.corpora import WheelFile, fetch, hashed_position
 
 ASPECTS = ("challenge", "approach", "outcome")
 SECTIONS = ("abstract", "introduction", "conclusion")

@@ -11,9 +11,8 @@ from transformers import LlamaForCausalLM
 
 from pipeline.tasks.models.language_model import fine_tune, train_tokenizer
 from pipeline.tasks.prompt_file import PromptRow
-from pipeline.tasks.recipe import SummaryRecipe
-from pipeline.tasks.summarization.copying import repeating_rows
-from pipeline.tasks.summarization.examples import Example, copied_examples, human_examples, plain_texts
+from pipeline.tasks.settings import SummaryRecipe
+from pipeline.tasks.summarization.examples import Example, copied_examples, human_examples, plain_texts, repeating_rows
 from pipeline.tasks.summarization.papers import Paper
 
 

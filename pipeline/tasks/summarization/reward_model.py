@@ -22,7 +22,7 @@ from pipeline.tasks.models.reward_model import (
     classifier_config,
     reward_arguments,
 )
-from pipeline.tasks.recipe import ModelRecipe
+from pipeline.tasks.settings import ModelRecipe
 from pipeline.tasks.summarization.examples import KINDS, Comparison
 from shaping.reward_models import CausalRewardModel
 from shaping.rollouts import Rollouts

@@ -12,13 +12,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.tasks.asset_cache import asset_folder, build_once, is_complete, read_manifest
-from pipeline.tasks.models.calibration import prefix_calibration
+from pipeline.tasks.models.calibration import own_samples, prefix_calibration, score_scale
 from pipeline.tasks.models.pretrained import SAFE
-from pipeline.tasks.models.score_scale import own_samples, score_scale
 from pipeline.tasks.models.smollm2 import SMOLLM2, load_smollm2
 from pipeline.tasks.prompt_file import PromptRow
-from pipeline.tasks.recipe import SummaryRecipe
-from pipeline.tasks.settings import SummarizationSettings
+from pipeline.tasks.settings import SummarizationSettings, SummaryRecipe
 from pipeline.tasks.summarization.examples import Example, comparisons, copied_examples, human_examples
 from pipeline.tasks.summarization.gold import MEASURES, ReferenceRewardModel
 from pipeline.tasks.summarization.papers import CORPUS, SHARES, Paper, fetch_papers, read_papers

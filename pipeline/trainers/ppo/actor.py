@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from pipeline.trainers.ppo.log_probs import TokenHead
-from pipeline.trainers.ppo.micro_batches import micro_batches
 from shaping.rollouts import Rollouts, model_inputs
 
 
@@ -119,3 +118,17 @@ def _recomputed(forward: Callable[..., Any], *arguments: Any, **options: Any) ->
 def _spread(values: Tensor, mask: Tensor) -> Tensor:
     """Return ``n`` values of the real tokens as ``B x T``, zero on padding."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def micro_batches(lengths: Tensor, rows: Tensor | None, size: int | None) -> Sequence[Tensor]:
+    """Return the rows in portions of at most ``size``, responses of like length together: little is padded.
+
+    Args:
+        lengths: ``B`` response lengths in tokens.
+        rows: The rows to cut; ``None`` means all.
+        size: Rows of a portion; ``None`` keeps them together, in their order.
+    """
+    rows = torch.arange(len(lengths), device=lengths.device) if rows is None else rows
+    if size is None or size >= len(rows):
+        return (rows,)
+    return torch.split(rows[torch.argsort(lengths[rows], stable=True)], size)

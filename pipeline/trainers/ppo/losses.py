@@ -1,4 +1,4 @@
-"""Clipped PPO losses (Schulman et al., arXiv 1707.06347) and the KL estimators of the reward."""
+"""Clipped PPO losses (Schulman et al., arXiv 1707.06347), KL estimators, and whitening of advantages."""
 
 from __future__ import annotations
 
@@ -32,3 +32,14 @@ def kl_estimate(log_probs: Tensor, reference_log_probs: Tensor, estimator: str) 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of ``values`` over the true positions of ``mask``."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """Return ``values`` with mean 0 and variance 1 over the real tokens, zero on padding.
+
+    The variance is the unbiased one, over the real tokens less one.
+    """
+    count = mask.sum().clamp(min=1)
+    mean = (values * mask).sum() / count
+    variance = (((values - mean) ** 2) * mask).sum() / (count - 1).clamp(min=1)
+    return (values - mean) * torch.rsqrt(variance + 1e-8) * mask

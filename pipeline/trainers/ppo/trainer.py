@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.trainers.base import Prompts, Task
 from pipeline.trainers.ppo.actor import Actor, TokenOutputs
-from pipeline.trainers.ppo.advantages import whiten
 from pipeline.trainers.ppo.checkpoint import Checkpoint
 from pipeline.trainers.ppo.critics import NetworkCritic, RewardCritic, ValueHead
 from pipeline.trainers.ppo.distributed import Processes
 from pipeline.trainers.ppo.health import check_responses, check_rewards
 from pipeline.trainers.ppo.log_probs import check_head
-from pipeline.trainers.ppo.losses import kl_estimate, masked_mean
+from pipeline.trainers.ppo.losses import kl_estimate, masked_mean, whiten
 from pipeline.trainers.ppo.policy import TrainedPolicy
 from pipeline.trainers.ppo.rollout import Sampled, sample_responses
 from pipeline.trainers.ppo.settings import PPOSettings, SamplingSettings

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.runtime.out_of_memory import is_out_of_memory
-from pipeline.trainers.ppo.actor import Actor, TokenOutputs
+from pipeline.runtime.memory import is_out_of_memory
+from pipeline.trainers.ppo.actor import Actor, TokenOutputs, micro_batches
 from pipeline.trainers.ppo.critics import ValueHead
 from pipeline.trainers.ppo.distributed import Processes
 from pipeline.trainers.ppo.losses import policy_loss, value_loss
-from pipeline.trainers.ppo.micro_batches import micro_batches
 from pipeline.trainers.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts

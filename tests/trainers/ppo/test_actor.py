@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from pipeline.trainers.ppo.actor import Actor
+from pipeline.trainers.ppo.actor import Actor, micro_batches
 from pipeline.trainers.ppo.critics import NetworkCritic, RewardCritic, ValueHead
-from pipeline.trainers.ppo.micro_batches import micro_batches
 from pipeline.trainers.ppo.rollout import sample_responses
 from tests.support.models.tiny_models import (
     BOS,

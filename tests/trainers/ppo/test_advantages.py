@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.trainers.ppo.advantages import whiten
+from pipeline.trainers.ppo.losses import whiten
 from shaping.advantages import generalized_advantages
 
 LENGTHS = [5, 1, 3, 0]

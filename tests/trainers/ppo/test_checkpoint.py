@@ -19,7 +19,8 @@ from pipeline.tasks.sentiment.task import load_sentiment
 from pipeline.trainers.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.trainers.ppo.trainer import PPOTrainer
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import Job, Outcome, Progress, run_trial
+from pipeline.trials.run import run_trial
+from pipeline.trials.types import Job, Outcome, Progress
 from shaping.shape import Shape
 from tests.support.studies import tiny_config
 

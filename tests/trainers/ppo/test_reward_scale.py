@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.config.schema import parse_config
+from pipeline.config.load import parse_config
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 from tests.support.models.tiny_task import tiny_trainer

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.tasks.models.score_scale import own_samples
+from pipeline.tasks.models.calibration import own_samples
 from pipeline.trainers.ppo.actor import Actor
 from pipeline.trainers.ppo.rollout import _draw, sample_responses
 from tests.support.models.tiny_models import BOS, EOS, make_rollouts, real_ids, tiny_policy

@@ -9,9 +9,8 @@ from safetensors import safe_open
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
 
 from pipeline.trainers.ppo.actor import Actor
-from pipeline.trainers.ppo.advantages import whiten
 from pipeline.trainers.ppo.critics import RewardCritic
-from pipeline.trainers.ppo.losses import kl_estimate
+from pipeline.trainers.ppo.losses import kl_estimate, whiten
 from pipeline.trainers.ppo.settings import PPOSettings
 from pipeline.trainers.ppo.update import Batch, PolicyUpdate
 from shaping.advantages import generalized_advantages

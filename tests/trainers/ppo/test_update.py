@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from pipeline.runtime.out_of_memory import is_out_of_memory
+from pipeline.runtime.memory import is_out_of_memory
 from pipeline.trainers.ppo.actor import Actor
 from pipeline.trainers.ppo.critics import ValueHead
 from pipeline.trainers.ppo.settings import PPOSettings
