@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check browser audit smoke picture clean
+.PHONY: quickstart test check browser audit docs smoke picture clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
@@ -15,6 +15,7 @@ check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/build.py docs/generate.py
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive shaping search_spaces pipeline benchmarks
 
 # Debian's browser, which opens the pages in the tests; where it cannot be installed, they say how to go without.
@@ -29,6 +30,11 @@ audit:
 	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+# The documentation's site, in build/docs/site; a warning is an error. Nothing is fetched, by the build or by the pages.
+docs: $(VENV)/.tested
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/build.py
 
 smoke: $(VENV)/.installed
 	$(BIN)/shapetune launch smoke

@@ -29,7 +29,9 @@ A study is described by one YAML file. Every key below may stand in it, and `--s
 Keys that are left out have their defaults. Unknown keys are refused, with the key's name and a remedy.
 
 `shapetune launch quickstart` takes a built-in config by its name. [Tasks](tasks.md) says what each of them is for.
-A study keeps its resolved config in its folder, as `study.yaml`.
+A study saves its resolved config in its folder, as `study.yaml`.
+
+A heading names a section, and its table the keys in it. `steps` under `ppo` is `ppo.steps` for `--set`.
 """
 COMMAND_LINE = """\
 # Command line
@@ -43,7 +45,7 @@ launch ends with 130 after Ctrl+C and with 143 after SIGTERM. A refusal names th
 
 def configuration() -> str:
     """Return the page of the config's keys."""
-    return "\n".join([GENERATED, "", CONFIGURATION, *_section(StudyConfig, "")]).rstrip() + "\n"
+    return "\n".join([GENERATED, "", CONFIGURATION, *_section(StudyConfig, "", "", {})]).rstrip() + "\n"
 
 
 def command_line() -> str:
@@ -58,24 +60,36 @@ def command_line() -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _section(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    """Yield the lines of a section's table, then those of the sections below it."""
-    below: list[tuple[str, type[BaseModel], str]] = []
-    yield from ("| key | type | default | bounds | what it is |", "| --- | --- | --- | --- | --- |")
+def _section(model: type[BaseModel], prefix: str, owner: str, told: dict[type[BaseModel], str]) -> Iterator[str]:
+    """Yield the lines of a section's table, then those of the sections below it.
+
+    Args:
+        model: The section.
+        prefix: Of its keys.
+        owner: The kind of task that it belongs to, as headings have it; empty elsewhere.
+        told: Sections that were told already, with their headings; a second one refers to the first.
+    """
+    yield from ("| key | meaning | type | default | bounds |", "| --- | --- | --- | --- | --- |")
     for name, info in model.model_fields.items():
-        key = f"{prefix}{name}"
-        sections = _models(info.annotation)
-        below += [(key, each, _tag(each) if len(sections) > 1 else "") for each in sections]
-        cells = (f"`{key}`", _type(info.annotation), _default(info), _bounds(info), _cell(info.description or ""))
-        yield f"| {' | '.join(cells)} |"
-    for key, section, tag in below:
-        yield from ("", f"{'###' if '.' in key or tag else '##'} `{key}`{tag}", "", _told(section), "")
-        yield from _section(section, f"{key}.")
+        cells = (_cell(info.description or ""), _type(info.annotation), _default(info), _bounds(info))
+        yield f"| `{name}` | {' | '.join(cells)} |"
+    for name, info in model.model_fields.items():
+        key, sections = f"{prefix}{name}", _models(info.annotation)
+        for section in sections:
+            kind = _tag(section) if len(sections) > 1 else owner
+            heading = f"`{key}`{kind}"
+            yield from ("", f"{'##' if key.count('.') == 0 else '###'} {heading}", "")
+            if section in told:
+                yield f"Its keys are those of {told[section]}."
+                continue
+            told[section] = heading
+            yield from (_told(section), "")
+            yield from _section(section, f"{key}.", kind, told)
 
 
 def _tag(model: type[BaseModel]) -> str:
     (name,) = get_args(model.model_fields["name"].annotation)
-    return f" with `name: {name}`"
+    return f" of {name}"
 
 
 def _told(thing: Any) -> str:
@@ -158,16 +172,16 @@ def _argument(parameter: Any) -> str:
 
 
 def _parameters(parameters: list[Any]) -> Iterator[str]:
-    yield from ("| | value | default | what it is |", "| --- | --- | --- | --- |")
+    yield from ("| | meaning | value | default |", "| --- | --- | --- | --- |")
     for each in parameters:
         if each.param_type_name == "argument":
             shown, value = _argument(each).strip("[]"), "" if each.required else "may be left out"
         else:
             shown, value = ", ".join([*each.opts, *each.secondary_opts]), _value(each)
-        default = "" if each.default in (None, (), [], False, True) or callable(each.default) else f"`{each.default}`"
+        default = "" if each.default in (None, []) or isinstance(each.default, bool) else f"`{each.default}`"
         if each.required and each.param_type_name == "option":
             default = "required"
-        yield f"| `{_cell(shown)}` | {value} | {default} | {_cell(each.help or '')} |"
+        yield f"| `{_cell(shown)}` | {_cell(each.help or '')} | {value} | {default} |"
     yield ""
 
 

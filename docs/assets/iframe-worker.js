@@ -1,10 +1,15 @@
 // A page that was opened as a file may not start a worker. A hidden frame does the worker's part there.
 if (location.protocol === "file:") {
+  // As with a worker, messages are copied, and arrive after the code that sends them.
+  const send = (target, Event, data) =>
+    setTimeout(() => target.dispatchEvent(new Event("message", { data: structuredClone(data) })));
+
   window.Worker = class extends EventTarget {
     constructor(address) {
       super();
       this.waiting = [];
       this.ready = false;
+      this.addEventListener("message", (event) => this.onmessage?.(event));
       this.frame = document.createElement("iframe");
       this.frame.hidden = true;
       this.frame.addEventListener("load", () => this.begin(new URL(address, location.href).href), { once: true });
@@ -13,11 +18,7 @@ if (location.protocol === "file:") {
 
     begin(address) {
       const inner = this.frame.contentWindow;
-      inner.postMessage = (data) => {
-        const event = new MessageEvent("message", { data });
-        this.onmessage?.(event);
-        this.dispatchEvent(event);
-      };
+      inner.postMessage = (data) => send(this, MessageEvent, data);
       const script = inner.document.createElement("script");
       script.src = address;
       script.addEventListener("load", () => {
@@ -28,11 +29,11 @@ if (location.protocol === "file:") {
     }
 
     postMessage(data) {
-      if (!this.ready) {
+      if (this.ready) {
+        send(this.frame.contentWindow, this.frame.contentWindow.MessageEvent, data);
+      } else {
         this.waiting.push(data);
-        return;
       }
-      this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data }));
     }
 
     terminate() {
