@@ -84,9 +84,7 @@ def show(name: str, text: str, page: Path = PAGE) -> None:
     before, found, rest = told.partition(mark)
     _, end, after = rest.partition(MARKED_END)
     if not found or not end:
-        raise ValueError(
-            f"{page} has no {mark.strip()} with {MARKED_END} behind it: put both where the table belongs"
-        )
+        raise ValueError(f"{page} has no {mark.strip()} with {MARKED_END} behind it: put both where the table belongs")
     page.write_text(f"{before}{mark}`{record['command']}`, {record['date']}.\n\n{text}\n\n{end}{after}")
 
 
