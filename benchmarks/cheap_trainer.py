@@ -7,12 +7,12 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 
-from pipeline.trainers.custom import Training
+from pipeline.trainers.base import TrainingJob
 
 GAINS = {"prefix": 1.0, "attention": 0.4, "shapley": 0.7}
 
 
-def value(job: Training, step: int) -> float:
+def value(job: TrainingJob, step: int) -> float:
     """Return J: smooth in the shape, with luck that depends on seed, shape and step."""
     shares = job.shape.active_methods()
     gain = sum(GAINS.get(name, 0.0) * share**0.5 for name, share in shares.items())
@@ -20,7 +20,7 @@ def value(job: Training, step: int) -> float:
     return gain - (job.shape.gae_lambda - 0.8) ** 2 + luck + step / 100
 
 
-def train(job: Training) -> Iterator[tuple[int, Mapping[str, float]]]:
+def train(job: TrainingJob) -> Iterator[tuple[int, Mapping[str, float]]]:
     """Sleep ``seconds`` for each step; with a ``log``, write down every step and the process that made it."""
     options = job.config["trainer"]["options"]
     for step in range(job.first_step, job.steps):

@@ -29,13 +29,15 @@ import torch
 
 from benchmarks import cheap_trainer
 from benchmarks.common.record import RESULTS, Claim, current_commit, machine, markdown, today, write
-from pipeline.commands.launch import make_executor
 from pipeline.config.load import parse_config
 from pipeline.config.schema import StudyConfig
+from pipeline.executors.choose import make_executor
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.storage.database import locked, study_database
 from pipeline.study.folder import StudyFolder
+from pipeline.study.prepared import PreparedStudy
 from pipeline.study.study import Study
+from pipeline.trials.task_models import ReadyModels
 from pipeline.trials.types import Ending, Job, Progress
 
 TRIALS = 500
@@ -153,7 +155,7 @@ def run(config: StudyConfig, folder: StudyFolder) -> Clock:
     clock = Clock()
     folder.create(config)
     with quiet_libraries(), locked(study_database(config.storage, folder.root), config.name):
-        make_executor(config).run(Study(config, folder, None, clock, reward_critic=False))
+        make_executor(config.executor).run(Study(PreparedStudy(config, folder, ReadyModels()), clock))
     return clock
 
 

@@ -23,10 +23,11 @@ from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
 from pipeline.study.verdict import paired_difference
 from pipeline.trials.arm import Arm
+from pipeline.trials.results import RunResult, TrialResult
 from pipeline.trials.run import run_trial
 from pipeline.trials.statistics import first_step_reaching, smoothed_mean_curve
 from pipeline.trials.task_models import build_assets
-from pipeline.trials.types import Job, Outcome
+from pipeline.trials.types import Job
 
 TUNED = "sparse, reward-model critic"
 RIVALS = ("sparse", TUNED)
@@ -75,17 +76,14 @@ def main() -> None:
         for place, arm in enumerate(chosen)
     }
     claims, table = results(runs)
-    kept = {name: [_kept(run) for run in found] for name, found in runs.items()}
+    kept = {name: [_saved(run) for run in found] for name, found in runs.items()}
     write("shapes", claims, table, {"seeds": options.seeds, "config": plain, "runs": kept}, commit)
 
 
-def results(runs: dict[str, list[dict[str, Any]]]) -> tuple[list[Claim], str]:
+def results(runs: dict[str, list[RunResult]]) -> tuple[list[Claim], str]:
     """Return claims and table of each arm's runs, which stand in the order of the seeds."""
-    objective = {name: [float(run["evaluation"]["objective"]) for run in found] for name, found in runs.items()}
-    curves = {
-        name: smoothed_mean_curve([[point["objective"] for point in run["curve"]] for run in found])
-        for name, found in runs.items()
-    }
+    objective = {name: [run.objective for run in found] for name, found in runs.items()}
+    curves = {name: smoothed_mean_curve([run.objective_curve for run in found]) for name, found in runs.items()}
     claims, rows = [], []
     for name, found in runs.items():
         measured = [Claim.of(measure, values) for measure in MEASURES if (values := _values(found, measure))]
@@ -104,23 +102,23 @@ def results(runs: dict[str, list[dict[str, Any]]]) -> tuple[list[Claim], str]:
     )
 
 
-def _values(found: list[dict[str, Any]], measure: str) -> list[float]:
-    values = [run["evaluation"].get(measure, run.get(measure)) for run in found]
+def _values(found: list[RunResult], measure: str) -> list[float]:
+    values = [run.training_cpu_seconds if measure == "training_cpu_seconds" else run.measured(measure) for run in found]
     return [float(value) for value in values if value is not None]
 
 
-def _kept(run: dict[str, Any]) -> dict[str, Any]:
-    curve = [round(float(point["objective"]), 4) for point in run["curve"]]
-    return {"seed": run["seed"], "objective": run["evaluation"]["objective"], "curve": curve}
+def _saved(run: RunResult) -> dict[str, Any]:
+    curve = [round(value, 4) for value in run.objective_curve]
+    return {"seed": run.seed, "objective": run.objective, "curve": curve}
 
 
 def _slug(name: str) -> str:
     return name.replace(", ", "_").replace(" ", "_").replace("-", "_").replace(".", "")
 
 
-def _run(job: Job) -> Outcome:
+def _run(job: Job) -> TrialResult:
     *_, outcome = run_trial(job)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, TrialResult)
     return outcome
 
 

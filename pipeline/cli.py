@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -30,13 +31,28 @@ console = open_console(quiet=os.environ.get("RANK", "0") != "0")
 StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="The study's folder.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        console.print(f"shapetune {version('shapetune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    shown: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Finds where a response's reward should fall, and proves that its total never changes."""
+
+
 @app.command()
 def launch(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or a built-in config's name.")],
     changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
     studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
 ) -> None:
-    """Start a study, or go on with it where it stopped."""
+    """Start a study, or resume it where it stopped."""
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # Ax announces its database as soon as it is imported
@@ -55,7 +71,7 @@ def submit(
     variables: Annotated[list[str], typer.Option("--env", help="A variable that the job needs, by name.")] = [],  # noqa: B006
     follow: Annotated[bool, typer.Option("--follow", help="Print what the job prints, until it ends.")] = False,
 ) -> None:
-    """Launch a study as a job of a Ray cluster, or go on with it."""
+    """Launch a study as a job of a Ray cluster, or resume it."""
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():
@@ -181,12 +197,12 @@ def explain(
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.commands.explain import show_explanation
         from pipeline.explain.explain import explain as find_credits
-        from pipeline.explain.question import Question
+        from pipeline.explain.question import ExplainRequest
         from pipeline.report.pages import write_explanation
 
         asked = (prompt, response, file, tuple(methods), tuple(shapes), config, tuple(changes), unfinished)
         # What is said while models are built or loaded is no part of the answer.
-        found = find_credits(Question(subject, *asked), open_console(stderr=True))
+        found = find_credits(ExplainRequest(subject, *asked), open_console(stderr=True))
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     elif html is not None:
@@ -214,7 +230,11 @@ def export(
     study: StudyArgument,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The folder to write into.")] = None,
     form: Annotated[
-        str, typer.Option("--format", help="shape, or with a trainer's module: verl, skyrl, trl or slime.")
+        str,
+        typer.Option(
+            "--format",
+            help="shape, with a trainer's module: verl, skyrl, trl or slime, or ax: the search for Ax's own client.",
+        ),
     ] = "shape",
 ) -> None:
     """Write the best shape, for your own loop or for a production trainer."""
@@ -228,7 +248,8 @@ def export(
         folder = StudyFolder.existing(study)
         written = export_winner(folder, output or folder.export, form)
     for place, path in enumerate(written.paths):
-        console.print(f"{'shape  ' if place == 0 else form[:7].ljust(7)} {escape(printable(str(path)))}")
+        what = "shape" if place == 0 and form != "ax" else form
+        console.print(f"{what[:7]:<7} {escape(printable(str(path)))}")
     for note in written.notes:
         console.print(f"note    {escape(printable(note))}")
 

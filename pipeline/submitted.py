@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import NoReturn
 
 from pipeline.cli import main
+from pipeline.runtime.files import replacing
 
 # Beside the studies; no study can have such a name.
 SUBMITTED = ".submitted"
@@ -33,10 +33,8 @@ def settle(source: Path, name: str, studies: Path) -> Path:
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         # A worker of a study that runs may be reading it.
-        number, partial = tempfile.mkstemp(dir=place.parent, prefix=".partial-")
-        os.close(number)
-        shutil.copyfile(file, partial)
-        os.replace(partial, place)
+        with replacing(place) as partial:
+            shutil.copyfile(file, partial)
     return target
 
 

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING
 
 from search_spaces.base import BaselineArm, Point
 from shaping.errors import ConfigError
-from shaping.method_names import METHOD_NAMES
+from shaping.method_names import METHOD_NAMES, SPARSE
 from shaping.shape import Shape
 
 if TYPE_CHECKING:
     from ax.api.configs import RangeParameterConfig
 
-SPARSE = "sparse"
 # The lambda at which pure credit methods start; dense credit wants less than the usual 0.95.
 DENSE_LAMBDA = 0.8
 # A weight below this is rounding, not a choice: it would cost a method's whole price for nothing.

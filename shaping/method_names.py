@@ -5,10 +5,12 @@ The methods say the same of themselves; a test holds the two together.
 
 from __future__ import annotations
 
+# Plain RLHF, and the control; baseline arms that give all reward by one of them are called by its name.
+SPARSE, UNIFORM = "sparse", "uniform"
 # In the registry's order.
 METHOD_NAMES = (
-    "sparse",
-    "uniform",
+    SPARSE,
+    UNIFORM,
     "random",
     "prefix",
     "attention",
@@ -18,6 +20,6 @@ METHOD_NAMES = (
     "kernel_shap",
     "lime",
 )
-CAUSAL = frozenset({"sparse", "prefix"})
-SUMS_TO_SCORE = frozenset({"sparse", "uniform", "random", "attention"})
+CAUSAL = frozenset({SPARSE, "prefix"})
+SUMS_TO_SCORE = frozenset({SPARSE, UNIFORM, "random", "attention"})
 BY_UNITS = frozenset({"shapley", "owen", "kernel_shap", "lime"})

@@ -66,7 +66,7 @@ class Shaper:
         return self._generator.get_state()
 
     def set_generator_state(self, state: Tensor) -> None:
-        """Go on with the random choices from a checkpoint."""
+        """Resume the random choices from a checkpoint."""
         self._generator.set_state(state)
 
     def scores(self, rollouts: Rollouts) -> Tensor:

@@ -28,10 +28,10 @@ from benchmarks.outer.problems import (
     Runs,
     features,
     fitted,
-    kept_runs,
     landscape,
     noise_level,
     residuals,
+    saved_runs,
     variances,
 )
 
@@ -99,7 +99,7 @@ def curve_landscape() -> CurveLandscape:
     logarithm of all steps' variances. What a process misses at a row is in both of its runs and no luck; luck is made
     as much smaller, the curve's by the share that was found for the end, because single steps do not show it.
     """
-    ends, runs = landscape("replay"), kept_runs()
+    ends, runs = landscape("replay"), saved_runs()
     (shared, own), model = kept_vectors(), fitted(runs)
     steps = [Runs(runs.rows, shared[:, step], own[:, step]) for step in range(STEPS)]
     models = [alike(model, each) for each in steps]

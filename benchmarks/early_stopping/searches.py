@@ -19,8 +19,9 @@ from pipeline.config.schema import StudyConfig
 from pipeline.config.settings import EarlyStoppingSettings
 from pipeline.study.folder import StudyFolder
 from pipeline.study.search_stage import SearchStage
-from pipeline.trials.run import DISTINCT, summarize
+from pipeline.trials.results import DISTINCT, RunResult, TrialResult
 from pipeline.trials.types import Job, Progress
+from shaping.certificate import Certificate
 from shaping.shape import Shape
 
 # What a trial costs that is trained to its end.
@@ -193,7 +194,7 @@ class StoppingSearch:
             return None
         if step + 1 < STEPS:
             return job, step + 1
-        if stage.tell(job, summarize([run_result(seed, run)])) is not None:
+        if stage.tell(job, TrialResult.of([run_result(seed, run)])) is not None:
             tried.ended = "completed"
         return None
 
@@ -227,13 +228,13 @@ def study_config(stopping: EarlyStoppingSettings | None, seed: int, trials: int)
     return config.model_copy(update={"search": config.search.model_copy(update=changes)})
 
 
-def run_result(seed: int, run: Array) -> dict[str, Any]:
+def run_result(seed: int, run: Array) -> RunResult:
     """Return a seed's result as training would leave it; what no decision looks at is a constant."""
     evaluation: dict[str, Any] = dict.fromkeys(("reward", "kl_nats", "response_tokens", "entropy_nats", *DISTINCT), 1.0)
-    return {
-        "seed": seed,
-        "curve": [{"objective": float(value)} for value in run[:-1]],
-        "evaluation": {**evaluation, "objective": float(run[-1]), "gold_reward": None},
-        "certificate": {"largest_error": 0.0, "responses": 1, "gamma": 1.0, "causal": {}},
-        "training_cpu_seconds": 0.0,
-    }
+    return RunResult(
+        seed=seed,
+        curve=tuple({"objective": float(value)} for value in run[:-1]),
+        evaluation={**evaluation, "objective": float(run[-1]), "gold_reward": None},
+        certificate=Certificate(0.0, 1, 1.0, {}),
+        training_cpu_seconds=0.0,
+    )

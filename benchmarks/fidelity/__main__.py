@@ -41,7 +41,7 @@ from benchmarks.fidelity.measure import Curves, Judged, against_exact, against_t
 from benchmarks.fidelity.training import FIRST_SEED, learn, lessons, lessons_file
 from benchmarks.fidelity.worlds import WORLDS, load_world
 from benchmarks.papers.field import BUDGET
-from benchmarks.papers.runs import kept_runs, runs_file
+from benchmarks.papers.runs import runs_file, saved_runs
 from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
@@ -202,7 +202,7 @@ def _say(text: str) -> None:
 
 def _beside_comparison(field: Sequence[Contender], curves: Curves, judged: dict[str, Judged]) -> Part:
     """Return fidelity on sentiment against what the papers' comparison learned; nothing where that has no results."""
-    kept = list(kept_runs(runs_file("sentiment")).values())
+    kept = list(saved_runs(runs_file("sentiment")).values())
     runs = compared(field, kept)
     learning = {measured: values(runs, measured) for measured in LEARNING} | {UNINFORMED: uninformed(field, kept)}
     told = [name for name in runs if all(found.get(name) for found in learning.values())]

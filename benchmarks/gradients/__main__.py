@@ -22,7 +22,7 @@ from benchmarks.common.record import Claim, current_commit, write
 from benchmarks.gradients import tables
 from benchmarks.gradients.learning import predicted
 from benchmarks.gradients.measure import VARIANTS, Sizes, measure, task_config
-from benchmarks.papers.runs import kept_runs, runs_file
+from benchmarks.papers.runs import runs_file, saved_runs
 from pipeline.runtime.console import open_console
 from pipeline.trials.task_models import build_assets
 
@@ -49,7 +49,7 @@ def main() -> None:
         build_assets(config, open_console(stderr=True))
         batch, when = config.ppo.batch_size, [0] if options.quick else [0, config.ppo.steps // 2]
         stages = [measure(label, steps, sizes, options.workers, batch) for steps in when]
-        relation = predicted(stages[0], list(kept_runs(runs_file(label)).values()))
+        relation = predicted(stages[0], list(saved_runs(runs_file(label)).values()))
         claims += [*tables.claims(label, sizes.groups, stages), *tables.relation_claims(label, relation)]
         texts.append(tables.text(label, batch, stages, relation))
         details[label] = config.model_dump(mode="json")

@@ -49,7 +49,7 @@ from benchmarks.outer.methods import (
     TPE,
     search_landscape,
 )
-from benchmarks.outer.problems import NAMES, SPACE, fitted, kept_runs, landscape, many_rows, residuals, variances
+from benchmarks.outer.problems import NAMES, SPACE, fitted, landscape, many_rows, residuals, saved_runs, variances
 from benchmarks.outer.regret import (
     FLOOR,
     RANDOM_TRIALS,
@@ -206,7 +206,7 @@ def noise_claims() -> list[Claim]:
 @cache
 def measure_residuals(measure: str) -> tuple[Array, Array]:
     """Return the residuals of a measure's kept runs, on the shared seed and on the others."""
-    runs = kept_runs(measure)
+    runs = saved_runs(measure)
     return residuals(runs, fitted(runs))
 
 

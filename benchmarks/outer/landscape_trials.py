@@ -30,9 +30,10 @@ from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
 from pipeline.trials.arm import Arm
+from pipeline.trials.results import TrialResult
 from pipeline.trials.run import run_trial
 from pipeline.trials.task_models import build_assets
-from pipeline.trials.types import Job, Outcome
+from pipeline.trials.types import Job
 
 SHARED_SEED, FIRST_OWN_SEED = 0, 1_000
 MEASURES = ("objective", "reward", "kl_nats", "gold_reward")
@@ -95,10 +96,10 @@ def _job(config: StudyConfig, planned: tuple[int, dict[str, float], int], folder
 
 def _run(job: Job) -> dict[str, Any]:
     *_, outcome = run_trial(job)
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, TrialResult)
     (run,) = outcome.runs
-    curve = [point["objective"] for point in run["curve"]]
-    measured = {name: round(run["evaluation"][name], 5) for name in MEASURES}
+    curve = run.objective_curve
+    measured = {name: round(run.evaluation[name], 5) for name in MEASURES}
     return {**measured, "curve_objective": round(fmean(curve), 5), "curve": " ".join(f"{value:.4f}" for value in curve)}
 
 

@@ -159,7 +159,7 @@ class Runs:
         return (self.own + self.shared + (self.own - self.shared).mean()) / 2
 
 
-def kept_runs(measure: str = "objective") -> Runs:
+def saved_runs(measure: str = "objective") -> Runs:
     """Return what ``benchmarks.outer.landscape_trials`` kept."""
     with DATA.open(newline="") as file:
         kept = list(csv.DictReader(file))
@@ -181,7 +181,7 @@ def replay(measure: str) -> Landscape:
     Noise is that of runs on a shared seed, since a study's trials share their seeds. It falls as the mean rises:
     the two runs of a row differ by twice as much among the worst rows as among the best.
     """
-    runs = kept_runs(measure)
+    runs = saved_runs(measure)
     model = fitted(runs)
     paired, unpaired = variances(*residuals(runs, model))
     level = noise_level(model.predict(features(runs.rows)), runs.own - runs.shared)

@@ -11,7 +11,7 @@ from statistics import fmean
 from rich.console import Console
 
 from benchmarks.papers.field import ALONE, ENTRANTS, SPARSE, TUNED, WINNER, Candidate, candidates, imaginable, untuned
-from benchmarks.papers.runs import COMPLETED, Planned, Run, kept_runs, made, runs_file
+from benchmarks.papers.runs import COMPLETED, Planned, Run, made, runs_file, saved_runs
 from benchmarks.papers.settings import Setting
 from benchmarks.papers.study import study_winner, winner_file
 from pipeline.config.schema import StudyConfig
@@ -130,7 +130,7 @@ class Maker:
 
     def _kept_field(self) -> dict[str, list[Candidate]]:
         """Return the settings, by name, whose tuning runs are all kept."""
-        kept, config = kept_runs(runs_file(self._label)), self._setting.loaded(*self._setting.tuning)
+        kept, config = saved_runs(runs_file(self._label)), self._setting.loaded(*self._setting.tuning)
         found = dict[str, list[Candidate]]()
         for each in ENTRANTS:
             for one in imaginable(each, self.config, self._setting.lambdas):
@@ -181,7 +181,7 @@ def key(candidate: Candidate) -> Key:
 
 def _made(planned: list[Planned], label: str, stage: str, workers: int) -> dict[Key, list[Run]]:
     found: dict[Key, list[Run]] = {key(each.candidate): [] for each in planned}
-    done = set(kept_runs(runs_file(label)))
+    done = set(saved_runs(runs_file(label)))
     left = sum(each.job not in done for each in planned)
     if left and not workers:
         raise Unfinished

@@ -17,8 +17,9 @@ from benchmarks.common.cache import each_done
 from benchmarks.common.record import RESULTS, machine
 from benchmarks.papers.field import Candidate
 from pipeline.config.schema import StudyConfig
-from pipeline.trials.run import certificate_of, run_trial
-from pipeline.trials.types import Job, Outcome
+from pipeline.trials.results import RunResult, TrialResult
+from pipeline.trials.run import run_trial
+from pipeline.trials.types import Job
 from shaping.errors import TrialFailed
 
 COMPLETED = "completed"
@@ -118,8 +119,8 @@ class Planned:
         decided = {**decides, "arm": self.candidate.arm.to_dict(), "assets": Path(self.assets).name, "seed": self.seed}
         return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()[:12]
 
-    def trained(self) -> dict[str, Any]:
-        """Return the seed's result as ``run_trial`` tells it.
+    def trained(self) -> RunResult:
+        """Return the seed's result.
 
         Raises:
             TrialFailed: The run came to nothing; the reason is named.
@@ -128,7 +129,7 @@ class Planned:
         with tempfile.TemporaryDirectory() as folder:
             job = Job(0, folder, self.candidate.arm.to_dict(), (self.seed,), values, self.assets)
             *_, outcome = run_trial(job)
-        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome, TrialResult)
         (run,) = outcome.runs
         return run
 
@@ -138,7 +139,7 @@ def runs_file(label: str) -> Path:
     return RESULTS / f"papers-{label}.csv"
 
 
-def kept_runs(path: Path) -> dict[str, Run]:
+def saved_runs(path: Path) -> dict[str, Run]:
     """Return each finished run by its job."""
     if not path.exists():
         return {}
@@ -148,7 +149,7 @@ def kept_runs(path: Path) -> dict[str, Run]:
 
 def made(planned: Sequence[Planned], path: Path, workers: int) -> Iterable[Run]:
     """Yield each planned run: those of the file at once, the others when they end."""
-    kept = kept_runs(path)
+    kept = saved_runs(path)
     if not kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(",".join(entry.name for entry in fields(Run)) + "\n")
@@ -177,20 +178,20 @@ def train(planned: Planned, job: str) -> Run:
     return Run(**known, state=COMPLETED, **_measured(run, config))
 
 
-def _measured(run: dict[str, Any], config: StudyConfig) -> dict[str, Any]:
-    ended, certificate, responses = run["evaluation"], certificate_of([run]), config.ppo.steps * config.ppo.batch_size
+def _measured(run: RunResult, config: StudyConfig) -> dict[str, Any]:
+    ended, responses = run.evaluation, config.ppo.steps * config.ppo.batch_size
     names = ("objective", "reward", "kl_nats", "response_tokens")
     return {
         **{name: round(ended[name], DIGITS) for name in names},
         "gold_reward": _gold(ended),
-        "wall_seconds": round(run["wall_seconds"], 2),
-        "training_cpu_seconds": round(run["training_cpu_seconds"], 2),
-        "credit_tokens": round(run["credit_tokens"] / responses, 1),
-        "credit_coalitions": round(run["credit_coalitions"] / responses, 1),
-        "largest_error": certificate.largest_error,
-        "curve": tuple(round(point["objective"], DIGITS) for point in run["curve"]),
+        "wall_seconds": round(run.wall_seconds or 0.0, 2),
+        "training_cpu_seconds": round(run.training_cpu_seconds or 0.0, 2),
+        "credit_tokens": round((run.credit_tokens or 0) / responses, 1),
+        "credit_coalitions": round((run.credit_coalitions or 0) / responses, 1),
+        "largest_error": run.certificate.largest_error,
+        "curve": tuple(round(point["objective"], DIGITS) for point in run.curve),
         "held_out": tuple(
-            (round(point["kl_nats"], DIGITS), round(point["reward"], DIGITS), _gold(point)) for point in run["held_out"]
+            (round(point["kl_nats"], DIGITS), round(point["reward"], DIGITS), _gold(point)) for point in run.held_out
         ),
     }
 

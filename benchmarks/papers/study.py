@@ -17,6 +17,7 @@ from pipeline.commands.launch import launch_study
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_json, write_json
 from pipeline.trials.arm import Arm
+from pipeline.trials.records import TrialFiles
 
 # Like the others: it is run on fresh seeds by the comparison itself.
 UNCONFIRMED = "confirm.seeds=[]"
@@ -53,9 +54,12 @@ def winner_file(label: str) -> Path:
 
 def _found(study: Path) -> dict[str, Any]:
     winner = read_json(study / "winner.json")
+    # As before there were records: the winner files in results/ are in this order and this form.
+    folders = sorted((study / "trials").glob("*"))
     trials = [
-        {"trial": read_json(path.with_name("trial.json")), "J": read_json(path)["metrics"]["objective"]}
-        for path in sorted(study.glob("trials/*/result.json"))
+        {"trial": read_json(path / "trial.json"), "J": list(metrics["objective"])}
+        for path in folders
+        if (metrics := TrialFiles(path).metrics()) is not None
     ]
     return {"arm": {name: winner[name] for name in ("name", "shape", "critic")}, "searched": trials}
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Position: TypeAlias = float | int | str
 # Of a point's number, relative to 1: what decoding may change without its being another point.
 SAME = 1e-6
-SPARSE, WEIGHT, LAMBDA = "sparse", "weight_", "gae_lambda"
+WEIGHT, LAMBDA = "weight_", "gae_lambda"
 
 
 class Axis(Protocol):

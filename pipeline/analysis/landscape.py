@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
-from pipeline.analysis.axes import SPARSE, Axis, Position, axes, mixed
+from pipeline.analysis.axes import Axis, Position, axes, mixed
 from search_spaces import SearchSpace
+from shaping.method_names import SPARSE
 from shaping.shape import Shape
 
 if TYPE_CHECKING:
-    from pipeline.analysis.replay import Replay
     from pipeline.search.posterior import Posterior
+    from pipeline.study.replay import Replay
 
 # Steps along each side of a triangle, and along each side of a plane and a slice.
 DIVISIONS, SIDE, ALONG = 24, 25, 41

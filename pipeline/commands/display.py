@@ -13,8 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import time_left
-from pipeline.study.progress import ProgressFile
-from pipeline.study.status import CONFIRM, SEARCH, STAGES
+from pipeline.study.progress import CONFIRM, SEARCH, STAGES, ProgressFile
 from pipeline.study.verdict import confirmation_arms
 from pipeline.trials.arm import Arm
 from pipeline.trials.types import Ending, Job
@@ -166,7 +165,7 @@ class StudyDisplay:
         """Print why an attempt failed."""
         name = f"trial {job.index:>2}" if stage == SEARCH else _plain(job.arm["name"])
         self._progress.console.print(
-            f"  {name}, seed {job.seeds[0]}: [yellow]goes on from its last checkpoint[/] after {_plain(reason)}"
+            f"  {name}, seed {job.seeds[0]}: [yellow]resumes from its last checkpoint[/] after {_plain(reason)}"
         )
 
     def ended(self, stage: str, job: Job, ending: Ending) -> None:

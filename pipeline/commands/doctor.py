@@ -7,17 +7,16 @@ import platform
 import shutil
 import sys
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 import torch
 
+from pipeline.runtime.environment import PACKAGES, installed_version
 from pipeline.study.folder import FREE_BYTES_NEEDED
 from pipeline.tasks.asset_cache import cache_folder
 
 NEEDED_GIB = 6
-PACKAGES = ("torch", "transformers", "trl", "ax-platform", "botorch", "ray", "plotly")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,5 @@ def _folder(name: str, folder: Path, remedy: str) -> Finding:
 
 
 def _package(name: str) -> Finding:
-    try:
-        return Finding(name, version(name), True)
-    except PackageNotFoundError:
-        return Finding(name, "not installed", False, "pip install shapetune")
+    found = installed_version(name)
+    return Finding(name, found or "not installed", found is not None, "pip install shapetune")

@@ -19,8 +19,8 @@ from rich.text import Text
 from pipeline.runtime.console import watch
 from pipeline.runtime.csv import write_csv
 from pipeline.study.folder import StudyFolder
-from pipeline.study.progress import RunOut
-from pipeline.study.status import CONFIRM, Standing, best_of, read_standing, read_status
+from pipeline.study.progress import CONFIRM, RunOut
+from pipeline.study.status import Standing, best_of, read_standing, read_status
 from shaping.errors import ConfigError
 from shaping.printable import printable
 from shaping.shape import Shape
@@ -113,7 +113,7 @@ def status_view(standing: Standing, width: int, height: int | None = None) -> Gr
     if standing.runner is not None:
         head.append(f"runs on {standing.runner}")
     elif not standing.ended:
-        head.append("shapetune launch goes on with it")
+        head.append("shapetune launch resumes it")
     confirming = [run for run in standing.runs if run.stage == CONFIRM]
     if confirming and standing.progress is not None:
         now = ", ".join(_confirming(run, standing.progress.run_steps) for run in confirming)

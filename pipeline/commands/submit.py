@@ -67,7 +67,7 @@ def submit_study(
             f"end it with: ray job stop {job} --address {address}",
         ) from None
     if code:
-        console.print(f"job     {job} ended with code {code}; submitting again goes on", soft_wrap=True)
+        console.print(f"job     {job} ended with code {code}; submitting again resumes it", soft_wrap=True)
     return code
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,11 +12,13 @@ from rich.table import Table
 
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_json
+from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status
-from pipeline.study.study import confirmation_runs
-from pipeline.study.verdict import UNTRAINED, WINNER, Verdict, untrained_runs
-from pipeline.trials.run import certificate_of
+from pipeline.study.verdict import UNTRAINED, Runs, Verdict, untrained_runs
+from pipeline.trials.arm import WINNER
+from pipeline.trials.records import TrialState
+from pipeline.trials.results import RunResult, certificate_of
 from pipeline.trials.statistics import mean_and_error
 from shaping.printable import printable
 from shaping.shape import Shape
@@ -66,7 +67,7 @@ def _plain(text: object) -> str:
 def _stopped_early(folder: StudyFolder) -> str:
     """Return in words how many trials were stopped; empty where none was."""
     rows = read_status(folder)
-    stopped = sum(row["state"] == "stopped" for row in rows)
+    stopped = sum(row["state"] == TrialState.STOPPED for row in rows)
     return f"{stopped} of {len(rows)} trials {'was' if stopped == 1 else 'were'} stopped early." if stopped else ""
 
 
@@ -75,11 +76,11 @@ def shown_path(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict, sign: str = " ± ") -> Table:
+def _table(runs: Runs, verdict: Verdict, sign: str = " ± ") -> Table:
     """Return the arms, with columns that stay whole at 80 columns; a long name is folded."""
     table = Table(box=None, pad_edge=False)
     table.add_column("arm, on fresh seeds", overflow="fold")
-    has_gold = all(run["evaluation"]["gold_reward"] is not None for results in runs.values() for run in results)
+    has_gold = all(run.measured("gold_reward") is not None for results in runs.values() for run in results)
     metrics = {"J": "objective", "reward": "reward", "KL, nats": "kl_nats"} | (
         {"gold": "gold_reward"} if has_gold else {}
     )
@@ -94,12 +95,12 @@ def _table(runs: dict[str, list[dict[str, Any]]], verdict: Verdict, sign: str = 
     return table
 
 
-def _order(runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _order(runs: Runs) -> list[str]:
     """Return the arms, the winner first, then by J."""
     return sorted(runs, key=lambda name: (name != WINNER, -_means(runs[name], "objective")[0]))
 
 
-def _notes(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Iterator[str]:
+def _notes(runs: Runs, verdict: Verdict) -> Iterator[str]:
     """Yield what the columns leave out: which level the steps lead to, and the certificates."""
     if verdict.tuned_rival:
         level = f"of {verdict.total_steps}, to the final level of '{verdict.tuned_rival}'; - where it is not reached"
@@ -113,11 +114,11 @@ def _notes(runs: dict[str, list[dict[str, Any]]], verdict: Verdict) -> Iterator[
     yield f"causal  {'; '.join(causal) or 'none'}"
 
 
-def _means(results: list[dict[str, Any]], metric: str) -> tuple[float, float | None]:
-    return mean_and_error([float(result["evaluation"][metric]) for result in results])
+def _means(results: Sequence[RunResult], metric: str) -> tuple[float, float | None]:
+    return mean_and_error([float(result.evaluation[metric]) for result in results])
 
 
-def _shown(results: list[dict[str, Any]], metric: str, sign: str) -> str:
+def _shown(results: Sequence[RunResult], metric: str, sign: str) -> str:
     mean, error = _means(results, metric)
     digits = 1 if metric == "kl_nats" else 3
     spread = "" if error is None else f"{sign}{error:.{digits}f}"

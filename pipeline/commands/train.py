@@ -108,7 +108,7 @@ def chosen_shape(
 
 
 def train(run: TrainingRun, task: Task, console: Console) -> Trained:
-    """Train to the end, go on where an earlier attempt stopped, and return how the policy is judged.
+    """Train to the end, resume where an earlier attempt stopped, and return how the policy is judged.
 
     Under several processes the first one writes; all return the same.
 
@@ -127,7 +127,7 @@ def train(run: TrainingRun, task: Task, console: Console) -> Trained:
         return Trained(inner.result(), inner.untrained)
     done, total = len(inner.curve), run.config.ppo.steps
     if done:
-        console.print(f"going on after step {done} of {total}")
+        console.print(f"resuming after step {done} of {total}")
     with SummaryWriter(str(run.folder / "tensorboard")) as writer, _progress(console) as progress:
         bar = progress.add_task("training", total=total, completed=done, shown="")
         for point in inner.steps():

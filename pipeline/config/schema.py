@@ -9,13 +9,13 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from pipeline.config.settings import (
     ConfirmSettings,
+    CustomTrainerSettings,
     ExecutorSettings,
     SearchSettings,
     Section,
     ShapeSettings,
     SpaceSettings,
     StorageSettings,
-    TrainerSettings,
 )
 from pipeline.tasks.settings import SentimentSettings, TaskSettings
 from pipeline.trainers.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
@@ -40,7 +40,7 @@ class StudyConfig(Section):
     search: SearchSettings = Field(default_factory=SearchSettings, description="The outer loop.")
     confirm: ConfirmSettings = Field(default_factory=ConfirmSettings, description="The best arms on fresh seeds.")
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings, description="Where trials run.")
-    trainer: TrainerSettings | None = Field(None, description="A custom trainer; task is then unused.")
+    trainer: CustomTrainerSettings | None = Field(None, description="A custom trainer; task is then unused.")
     storage: StorageSettings = Field(
         default_factory=StorageSettings, description="A database; an address alone is its url."
     )

@@ -139,7 +139,7 @@ class ExecutorSettings(Section):
     stall_minutes: float = Field(60.0, gt=0, description="Silence after which a run counts as hung.")
 
 
-class TrainerSettings(Section):
+class CustomTrainerSettings(Section):
     """A custom trainer in place of the built-in PPO; see ``pipeline.trainers.custom``."""
 
     function: str = Field(pattern=r"^.+:.+$", description="package.module:name or file.py:name.")

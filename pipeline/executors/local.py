@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from pipeline.trials.failures import Failure, failure_of, halted, note_failure
+from pipeline.trials.results import TrialResult
 from pipeline.trials.run import run_trial
-from pipeline.trials.types import Job, Outcome, Progress, TrialSource
+from pipeline.trials.types import Job, Progress, TrialSource
 from pipeline.trials.watchdog import alarm
 from shaping.errors import ShapetuneError
 
@@ -60,14 +61,14 @@ class LocalExecutor:
             result = self._next(results)
             if isinstance(result, Failure):
                 return result
-            if isinstance(result, Outcome):
+            if isinstance(result, TrialResult):
                 source.tell(job, result)
                 return None
             if source.report(job, result):
                 source.stopped(job)
                 return None
 
-    def _next(self, results: Iterator[Progress | Outcome]) -> Progress | Outcome | Failure:
+    def _next(self, results: Iterator[Progress | TrialResult]) -> Progress | TrialResult | Failure:
         try:
             with alarm(self._stall_minutes):
                 return next(results)

@@ -15,10 +15,7 @@ from pipeline.trials.failures import (
     OUT_OF_MEMORY,
     WORKER_DIED,
     Failure,
-    attempts_file,
     note_failure,
-    noted_failures,
-    stall_file,
 )
 from pipeline.trials.types import Job
 from pipeline.trials.watchdog import silence
@@ -51,12 +48,13 @@ def lost_attempt(trial: Any, job: Job, stall_minutes: float) -> Failure:
     """
     said = _said_of(trial)
     lost = _lost_node(trial, said)
-    stacks, noted = stall_file(job), noted_failures(attempts_file(job))
+    stacks = job.files.stall_file(job.seeds)
+    noted = [attempt for attempt in job.files.attempts() if attempt.seeds == job.seeds]
     if stacks.exists() and stacks.stat().st_size:
         failure = Failure(HUNG, silence(stall_minutes), stacks.read_text(encoding="utf-8", errors="replace"))
         stacks.unlink()
     elif RAISED.match(said) and noted:
-        return Failure(noted[-1]["reason"], noted[-1]["detail"])
+        return Failure(noted[-1].reason, noted[-1].detail)
     elif lost:
         failure = Failure(NODE_LOST, lost, said)
     else:

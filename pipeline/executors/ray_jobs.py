@@ -164,7 +164,7 @@ class RayJobs:
                 if time.monotonic() - heard > PATIENCE_SECONDS:
                     raise ShapetuneError(
                         f"the cluster does not answer any more: {_first_line(error)}",
-                        f"the job may go on; once it answers: ray job logs {job} --address {self._address} --follow",
+                        f"the job may run on; once it answers: ray job logs {job} --address {self._address} --follow",
                     ) from error
                 time.sleep(POLL_SECONDS)
                 continue

@@ -1,7 +1,7 @@
 """Runs trials side by side under Ray Tune.
 
 Tune asks this file's searcher for trials and the searcher asks the study; Tune keeps no truth of its own, so a
-study that goes on after an interruption simply starts a fresh Tuner.
+study that is resumed after an interruption simply starts a fresh Tuner.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-# A signal ends the study, which says how to go on; Tune would save a state that nobody reads.
+# A signal ends the study, which says how to resume; Tune would save a state that nobody reads.
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 # A trial sees the GPUs it was given and no others: none, where it was given none.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
@@ -37,10 +37,11 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.executors.ray_failures import lost_attempt
-from pipeline.runtime.signals import handlers_kept
-from pipeline.trials.failures import WORKER_DIED, Failure, failure_of, halted, note_failure, stall_file
+from pipeline.runtime.signals import handlers_restored
+from pipeline.trials.failures import WORKER_DIED, Failure, failure_of, halted, note_failure
+from pipeline.trials.results import TrialResult
 from pipeline.trials.run import run_trial
-from pipeline.trials.types import Job, Outcome, Progress, TrialSource
+from pipeline.trials.types import Job, Progress, TrialSource
 from pipeline.trials.watchdog import WorkerWatch
 from shaping.errors import ShapetuneError
 
@@ -82,7 +83,7 @@ class RayTuneExecutor:
             ShapetuneError: Ray could not be started or reached, wants another token, has not what a trial was
                 promised, or nothing can be written any more.
         """
-        with handlers_kept():
+        with handlers_restored():
             self._connect()
         try:
             resources = self._resources()
@@ -167,8 +168,8 @@ class _InnerTrial(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         self._job = _job_of(config)
-        self._watch = WorkerWatch(config["stall_minutes"], stall_file(self._job))
-        self._results: Iterator[Progress | Outcome] = run_trial(self._job)
+        self._watch = WorkerWatch(config["stall_minutes"], self._job.files.stall_file(self._job.seeds))
+        self._results: Iterator[Progress | TrialResult] = run_trial(self._job)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -183,7 +184,7 @@ class _InnerTrial(tune.Trainable):
             self._watch.progressed()
             for result in self._results:
                 self._watch.progressed()
-                if isinstance(result, Outcome):
+                if isinstance(result, TrialResult):
                     told["outcome"] = json.dumps(result.to_dict())
                     break
                 steps.append(asdict(result))
@@ -278,7 +279,7 @@ class _SourceSearcher(Searcher):
         job = self._jobs.pop(trial_id)
         with _errors_carried():
             if result.get("outcome"):
-                self._source.tell(job, Outcome.from_dict(json.loads(result["outcome"])))
+                self._source.tell(job, TrialResult.from_dict(json.loads(result["outcome"])))
             elif result.get("failure"):
                 self._source.fail(job, *json.loads(result["failure"]))
             else:

@@ -10,17 +10,17 @@ from rich.console import Console
 
 from pipeline.explain.question import (
     ALL,
-    Question,
+    ExplainRequest,
     Subject,
     asked_texts,
-    check_methods,
+    check_method_names,
     find_subject,
     named_shapes,
     shape_file,
 )
 from pipeline.explain.samples import TokenRow, TokenSample
 from pipeline.explain.token_rewards import (
-    explained,
+    explain_response,
     make_shapers,
     method_shape,
     plain_sample,
@@ -86,7 +86,7 @@ class _Text:
     response_ids: list[int]
 
 
-def explain(question: Question, console: Console) -> Explanation:
+def explain(question: ExplainRequest, console: Console) -> Explanation:
     """Return the token credits that a user asked for.
 
     Args:
@@ -96,7 +96,7 @@ def explain(question: Question, console: Console) -> Explanation:
     Raises:
         ShapetuneError: Something of the question cannot be used; names it and the remedy.
     """
-    check_methods(question.methods)
+    check_method_names(question.methods)
     subject = find_subject(question)
     shapes = named_shapes(question, subject)
     asked = asked_texts(question, subject)
@@ -106,11 +106,11 @@ def explain(question: Question, console: Console) -> Explanation:
         Shape.load(file, judge.reward_model)
     shapers = make_shapers(judge, shapes)
     shapers |= make_shapers(judge, _method_rows(question, subject, judge))
-    texts = _own_texts(question, subject, asked, judge) if asked else _kept_texts(subject)
+    texts = _asked_texts(question, subject, asked, judge) if asked else _kept_texts(subject)
     return _explanation(subject.title, judge, shapers, texts)
 
 
-def _method_rows(question: Question, subject: Subject, judge: Judge) -> dict[str, Shape]:
+def _method_rows(question: ExplainRequest, subject: Subject, judge: Judge) -> dict[str, Shape]:
     """Return the rows that are methods: those asked for, or what the only shape is made of."""
     base = subject.shape[1] if subject.shape else subject.config.base_shape()
     served = served_methods(judge.reward_model, base)
@@ -133,7 +133,9 @@ def _method_rows(question: Question, subject: Subject, judge: Judge) -> dict[str
     return {name: method_shape(name, base) for name in methods}
 
 
-def _own_texts(question: Question, subject: Subject, asked: list[tuple[PromptRow, str]], judge: Judge) -> list[_Text]:
+def _asked_texts(
+    question: ExplainRequest, subject: Subject, asked: list[tuple[PromptRow, str]], judge: Judge
+) -> list[_Text]:
     """Return the texts of the command; where the task's responses end with a token of their own, so do they."""
     end, found = judge.tokenizer.eos_token_id, []
     finished = subject.config.sampling.stop_at_eos and not question.unfinished
@@ -159,7 +161,7 @@ def _explanation(title: str, judge: Judge, shapers: dict[str, Shaper], texts: li
     samples, seen = [], {name: Certificate.empty(shape) for name, shape in shapes.items()}
     for text in texts:
         try:
-            sample, certificates = explained(judge, shapers, text.prompt_ids, text.response_ids)
+            sample, certificates = explain_response(judge, shapers, text.prompt_ids, text.response_ids)
         except (ConfigError, ShapeError) as error:
             raise ConfigError(f"{text.place}: {error.message}", error.hint) from error
         samples.append(sample)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_kept
+from pipeline.runtime.files import read_saved
 from pipeline.study.folder import StudyFolder
 from pipeline.tasks.prompt_file import PromptRow, read_answered
 from pipeline.trials.arm import Arm
@@ -19,7 +19,7 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class Question:
+class ExplainRequest:
     """The words of the command.
 
     Attributes:
@@ -64,7 +64,7 @@ class Subject:
     shape_file: Path | None = None
 
 
-def find_subject(question: Question) -> Subject:
+def find_subject(question: ExplainRequest) -> Subject:
     """Return the study, the shape or the config that the first argument names.
 
     Raises:
@@ -78,14 +78,14 @@ def find_subject(question: Question) -> Subject:
     config, study = _config(question.subject, question.changes)
     if study is None:
         return Subject(config.name, config)
-    winner = read_kept(study.winner_file, Arm.from_dict)
+    winner = read_saved(study.winner_file, Arm.from_dict)
     if winner is None and not question.methods and not question.shapes:
         raise ConfigError(f"{study.root} has no winner yet", "let its search finish, or name methods with --method")
     named = None if winner is None else (f"winner of {config.name}", winner.shape)
     return Subject(config.name, config, study, named)
 
 
-def _shape_subject(question: Question, path: Path) -> Subject:
+def _shape_subject(question: ExplainRequest, path: Path) -> Subject:
     shape, study = Shape.load(path), path.absolute().parent.parent
     # Where an export puts it when it is not told otherwise.
     known = str(study) if (study / "study.yaml").is_file() else None
@@ -122,7 +122,7 @@ def _with_task(name: str, config: StudyConfig) -> StudyConfig:
     return config
 
 
-def check_methods(methods: tuple[str, ...]) -> None:
+def check_method_names(methods: tuple[str, ...]) -> None:
     """Refuse what is no credit method.
 
     Raises:
@@ -133,7 +133,7 @@ def check_methods(methods: tuple[str, ...]) -> None:
             raise ConfigError(f"--method {name!r} is unknown", f"choose from {', '.join(METHODS)}, or {ALL}")
 
 
-def named_shapes(question: Question, subject: Subject) -> dict[str, Shape]:
+def named_shapes(question: ExplainRequest, subject: Subject) -> dict[str, Shape]:
     """Return the subject's shape and the others that were asked for, by the names of their rows.
 
     Raises:
@@ -162,7 +162,7 @@ def shape_file(path: Path) -> Path:
     return file
 
 
-def asked_texts(question: Question, subject: Subject) -> list[tuple[PromptRow, str]]:
+def asked_texts(question: ExplainRequest, subject: Subject) -> list[tuple[PromptRow, str]]:
     """Return the prompts and responses of the command or its file; none where the study's own are meant.
 
     Raises:
@@ -183,7 +183,7 @@ def asked_texts(question: Question, subject: Subject) -> list[tuple[PromptRow, s
     return found
 
 
-def _given(question: Question) -> tuple[PromptRow, str]:
+def _given(question: ExplainRequest) -> tuple[PromptRow, str]:
     texts = {"--prompt": question.prompt, "--response": question.response}
     for name, text in texts.items():
         if not text or not text.strip():

@@ -8,11 +8,15 @@ from typing import Any
 import torch
 
 from pipeline.explain.samples import TokenRow, TokenSample
-from pipeline.runtime.files import read_kept, understood
+from pipeline.runtime.files import read_saved, understood, write_json
+from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
-from pipeline.study.study import confirmation_runs
-from pipeline.trainers.base import Judge, Task
-from pipeline.trainers.ppo.evaluation import SampleText
+from pipeline.study.prepared import PreparedStudy
+from pipeline.tasks.registry import load_task
+from pipeline.trainers.base import Judge, SampleText, Task
+from pipeline.trials.arm import WINNER, Arm
+from pipeline.trials.records import trial_files
+from pipeline.trials.results import RunResult
 from shaping.alignment import DecodedRollouts
 from shaping.certificate import Certificate
 from shaping.credit import METHODS, check_served
@@ -38,7 +42,23 @@ def token_rewards(task: Task, shape: Shape, texts: list[SampleText]) -> list[dic
         for name in served_methods(task.reward_model, shape)
     }
     shapers = make_shapers(task, {**shapes, "winner": shape})
-    return [plain_sample(explained(task, shapers, text.prompt_ids, text.response_ids)[0]) for text in texts]
+    return [plain_sample(explain_response(task, shapers, text.prompt_ids, text.response_ids)[0]) for text in texts]
+
+
+def write_token_rewards(prepared: PreparedStudy) -> None:
+    """Write where the reward falls in the winner's own responses, where it was not written yet.
+
+    A custom trainer's responses are not known.
+    """
+    folder, config = prepared.folder, prepared.config
+    winner = read_saved(folder.winner_file, Arm.from_dict)
+    if winner is None or folder.tokens_file.exists():
+        return
+    samples: list[dict[str, Any]] = []
+    if config.trainer is None:
+        task = load_task(config.task, "" if prepared.models.assets is None else str(prepared.models.assets))
+        samples = token_rewards(task, winner.shape, winner_texts(folder))
+    write_json(folder.tokens_file, samples)
 
 
 def plain_sample(sample: TokenSample) -> dict[str, Any]:
@@ -84,7 +104,7 @@ def make_shapers(judge: Judge | Task, shapes: Mapping[str, Shape]) -> dict[str, 
     return shapers
 
 
-def explained(
+def explain_response(
     judge: Judge | Task, shapers: Mapping[str, Shaper], prompt_ids: list[int], response_ids: list[int]
 ) -> tuple[TokenSample, dict[str, Certificate]]:
     """Return where the reward of one response falls under each shape, and what was seen of each shape.
@@ -121,17 +141,12 @@ def winner_texts(folder: StudyFolder) -> list[SampleText]:
     Raises:
         ShapetuneError: A file of the study is not what shapetune writes.
     """
-    runs = confirmation_runs(folder).get("winner") or _search_runs(folder)
+    runs = confirmation_runs(folder).get(WINNER) or _search_runs(folder)
     with understood(folder.root):
-        return [_text(kept) for kept in runs[0]["evaluation"]["texts"]] if runs else []
+        return runs[0].texts() if runs else []
 
 
-def _search_runs(folder: StudyFolder) -> list[dict[str, Any]]:
-    name = read_kept(folder.winner_file, lambda kept: kept["name"])
-    found = [read_kept(path, lambda kept: (kept["arm"]["name"], kept["runs"])) for path in folder.results()]
-    return [run for each in found if each is not None and each[0] == name for run in each[1]]
-
-
-def _text(kept: dict[str, Any]) -> SampleText:
-    prompt, response = ([int(token) for token in kept[f"{part}_ids"]] for part in ("prompt", "response"))
-    return SampleText(str(kept["prompt"]), str(kept["response"]), prompt, response, float(kept["score"]))
+def _search_runs(folder: StudyFolder) -> list[RunResult]:
+    winner = read_saved(folder.winner_file, Arm.from_dict)
+    found = (files.result() for files in trial_files(folder.trials))
+    return [run for saved in found if saved and winner and saved.arm.name == winner.name for run in saved.result.runs]

@@ -13,7 +13,8 @@ from typing import Any, cast
 from pipeline.config.schema import StudyConfig
 from pipeline.export.reward_model_code import reward_model_code
 from pipeline.export.template import Exported, PolicySource
-from pipeline.runtime.files import read_kept
+from pipeline.runtime.environment import installed_versions
+from pipeline.runtime.files import read_saved, write_text
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status
 from pipeline.tasks.asset_cache import cache_folder
@@ -27,6 +28,9 @@ from shaping.shape_file import ShapeFile
 
 SHAPE = "shape"
 TRAINERS = ("verl", "skyrl", "trl", "slime")
+# For Ax's own client, on any machine that has Ax.
+AX, AX_FILE = "ax", "ax_client.json"
+FORMATS = (SHAPE, *TRAINERS, AX)
 # Why there is no way into a trainer, and what to do instead.
 REFUSED = {
     "openrlhf": (
@@ -36,7 +40,6 @@ REFUSED = {
         "export for a trainer that passes token rewards on to its advantages: --format verl or --format skyrl",
     )
 }
-PACKAGES = ("shapetune", "torch", "transformers", "ax-platform", "botorch")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Written:
     """What an export wrote.
 
     Attributes:
-        paths: The files; the first is ``shape.json``.
+        paths: The files; the first is ``shape.json``, or the snapshot for Ax.
         notes: What is left to whoever uses them.
     """
 
@@ -64,7 +67,7 @@ def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, 
     Raises:
         ConfigError: The study has no winner yet.
     """
-    winner = read_kept(folder.winner_file, Arm.from_dict)
+    winner = read_saved(folder.winner_file, Arm.from_dict)
     if winner is None:
         raise ConfigError(f"{folder.root} has no winner yet", "let shapetune launch finish its search first")
     name, sha256 = reward_model or (None, None)
@@ -79,7 +82,7 @@ def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, 
         reward_model_sha256=sha256,
         study=_origin(folder, config, winner.name),
         confirmed=_confirmed(folder),
-        versions={package: version(package) for package in PACKAGES},
+        versions=installed_versions(),
     )
 
 
@@ -96,11 +99,15 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     Args:
         folder: The study.
         target: The folder to write into.
-        form: ``shape`` for the shape alone, or a trainer: ``verl``, ``skyrl``, ``trl`` or ``slime``.
+        form: ``shape`` for the shape alone, a trainer (``verl``, ``skyrl``, ``trl`` or ``slime``), or ``ax`` for the
+            search as a snapshot of Ax's client in place of the shape.
 
     Raises:
         ConfigError: The study has no winner yet, its reward model is not there any more, or there is no such form.
     """
+    check_format(form)
+    if form == AX:
+        return _export_ax(folder, target)
     snippet = _snippet(form)
     config = folder.config()
     task, assets = winner_models(config)
@@ -114,8 +121,21 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     paths = [target / "shape.json", *(target / name for name in texts)]
     content.write(paths[0])
     for path, text in zip(paths[1:], texts.values(), strict=True):
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
     return Written(tuple(paths), notes)
+
+
+def _export_ax(folder: StudyFolder, target: Path) -> Written:
+    # Ax takes seconds to import.
+    from pipeline.search.detached import snapshot
+    from pipeline.study.replay import replayed
+
+    path = target / AX_FILE
+    text = snapshot(replayed(folder).outer.detached_client())
+    target.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    note = f"ax-platform {version('ax-platform')} wrote it: Client.load_from_json_file({AX_FILE!r}) reads it; "
+    return Written((path,), (f"{note}get_next_trials or compute_analyses fit its model, predict needs it fitted",))
 
 
 def check_format(form: str) -> None:
@@ -126,8 +146,8 @@ def check_format(form: str) -> None:
     """
     if form in REFUSED:
         raise ConfigError(*REFUSED[form])
-    if form not in (SHAPE, *TRAINERS):
-        raise ConfigError(f"--format {form} is not known", f"choose one of {', '.join((SHAPE, *TRAINERS))}")
+    if form not in FORMATS:
+        raise ConfigError(f"--format {form} is not known", f"choose one of {', '.join(FORMATS)}")
 
 
 def _snippet(form: str) -> Callable[[Exported], dict[str, str]] | None:
@@ -190,7 +210,7 @@ def _short(function: str) -> str:
 
 
 def _confirmed(folder: StudyFolder) -> dict[str, Any] | None:
-    return read_kept(folder.verdict_file, _told)
+    return read_saved(folder.verdict_file, _told)
 
 
 def _told(kept: dict[str, Any]) -> dict[str, Any]:

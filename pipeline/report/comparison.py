@@ -16,8 +16,10 @@ from pipeline.report.data import ArmResult, ReportData
 from pipeline.report.load import load_report_data
 from pipeline.report.run_record import Ratio, cpu_ratio
 from pipeline.study.folder import StudyFolder, what_decides
-from pipeline.study.verdict import SPARSE, WINNER, Difference, paired_difference
+from pipeline.study.verdict import Difference, paired_difference
+from pipeline.trials.arm import WINNER
 from shaping.errors import ConfigError
+from shaping.method_names import SPARSE
 
 NAME = "name"
 
@@ -80,7 +82,7 @@ class ComparedStudy:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StudyComparison:
     """The studies together.
 
     Attributes:
@@ -102,7 +104,7 @@ class Comparison:
 MISSING = object()
 
 
-def load_comparison(roots: Sequence[Path]) -> Comparison:
+def load_comparison(roots: Sequence[Path]) -> StudyComparison:
     """Return the comparison of the studies in the given folders.
 
     Raises:
@@ -119,11 +121,11 @@ def load_comparison(roots: Sequence[Path]) -> Comparison:
     return compare([ComparedStudy(label, data) for label, data in zip(labels, found, strict=True)])
 
 
-def compare(studies: Sequence[ComparedStudy]) -> Comparison:
+def compare(studies: Sequence[ComparedStudy]) -> StudyComparison:
     """Return what the studies show together."""
     differing, first = _differing(studies), studies[0]
     found = doubts(differing)
-    return Comparison(
+    return StudyComparison(
         studies=tuple(studies),
         same_scale=all(doubt.same_scale for doubt, _ in found),
         cautions=tuple(_cautions(studies, found)),

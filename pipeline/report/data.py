@@ -12,6 +12,7 @@ from pipeline.report.provenance import Attempt, Provenance
 from pipeline.report.run_record import RunRecord, merged_certificate
 from pipeline.study.verdict import Verdict
 from pipeline.trials.arm import Arm
+from pipeline.trials.records import FailureRecord, Origin, StopRecord, TrialState
 from pipeline.trials.statistics import mean_and_error
 from shaping.certificate import Certificate
 from shaping.shape import Shape
@@ -19,9 +20,6 @@ from shaping.shape import Shape
 if TYPE_CHECKING:
     from pipeline.analysis.landscape import Landscape
     from pipeline.search.ax_analyses import AxAnalysis
-
-# How a trial came about that was taken over, as its folder has it.
-EARLIER = "earlier study"
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,6 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A run that ended without an outcome: its arm, a short reason and one line of detail."""
-
-    arm: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class Belief:
     """What the search believed of an arm's J at its end.
 
@@ -98,31 +87,15 @@ class Belief:
 
 
 @dataclass(frozen=True)
-class EarlyStop:
-    """Why a trial was given up before its end: for what it would have reached, which nobody measured.
-
-    Attributes:
-        steps: Training steps, of all its seeds.
-        objective: Projected value of what the search maximised.
-        deviation: Standard deviation of the projection.
-        curve: The mean over all seeds of the smoothed J, step by step.
-    """
-
-    steps: int
-    objective: float
-    deviation: float
-    curve: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class TrialRow:
     """One trial of the search.
 
     Attributes:
         index: Its number in the search.
         arm: What the search calls it.
-        origin: ``baseline``, ``sobol``, ``model``, or ``earlier study`` where it was taken over.
+        origin: ``baseline``, ``sobol``, ``model``, or ``earlier study`` where its arm was taken over.
         is_baseline: Whether every study of the space runs its arm first.
+        is_taken_over: Whether an earlier study ran it.
         shape: ``None`` while no file of the trial tells it.
         records: Of the seeds that were trained to the end.
         attempts: Those that failed, oldest first, whatever became of the trial.
@@ -136,26 +109,32 @@ class TrialRow:
     arm: str
     origin: str
     is_baseline: bool
+    is_taken_over: bool
     shape: Shape | None
     records: tuple[RunRecord, ...]
     attempts: tuple[Attempt, ...]
     result: ArmResult | None
     belief: Belief | None
-    failure: Failure | None
-    stop: EarlyStop | None
+    failure: FailureRecord | None
+    stop: StopRecord | None
 
     @property
-    def state(self) -> str:
-        """``stopped``, ``failed``, ``completed`` or ``unfinished``.
+    def state(self) -> TrialState:
+        """How the trial stands.
 
         A result whose certificate broke has failed; a stopped trial has not, though a seed of it that was still out
         may have.
         """
         if self.stop is not None:
-            return "stopped"
+            return TrialState.STOPPED
         if self.failure is not None:
-            return "failed"
-        return "completed" if self.result is not None else "unfinished"
+            return TrialState.FAILED
+        return TrialState.COMPLETED if self.result is not None else TrialState.RUNNING
+
+    @property
+    def state_word(self) -> str:
+        """The state in a word: a report does not know whether anybody still runs what has not ended."""
+        return "unfinished" if self.state is TrialState.RUNNING else self.state
 
     @property
     def finished_seeds(self) -> int:
@@ -173,9 +152,9 @@ class TrialRow:
         return tuple(attempt for attempt in self.attempts if attempt.was_retried)
 
     @property
-    def is_taken_over(self) -> bool:
-        """Whether it comes from an earlier study: as data, or as an arm to try first."""
-        return self.origin == EARLIER
+    def is_from_earlier_study(self) -> bool:
+        """Whether its arm comes from an earlier study, with its result or without."""
+        return self.origin == Origin.EARLIER
 
     @property
     def breaks_constraints(self) -> bool:
@@ -237,7 +216,7 @@ class ReportData:
     verdict: Verdict | None
     confirmed: tuple[ConfirmedArm, ...]
     untrained: dict[str, Estimate]
-    confirmation_failures: tuple[Failure, ...]
+    confirmation_failures: tuple[FailureRecord, ...]
     confirmation_attempts: tuple[tuple[str, Attempt], ...]
     sensitivity: tuple[Sensitivity, ...]
     samples: tuple[TokenSample, ...]
@@ -267,7 +246,7 @@ class ReportData:
 
         What is expected to break a constraint stands behind what is not.
         """
-        return tuple(sorted((trial for trial in self.trials if trial.state != "failed"), key=_place))
+        return tuple(sorted((trial for trial in self.trials if trial.state is not TrialState.FAILED), key=_place))
 
 
 def _place(trial: TrialRow) -> tuple[int, float, int]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +19,12 @@ from pipeline.report.figures.trials import trial_values
 from pipeline.report.run_record import cpu_ratio
 from pipeline.report.sections import LandscapeSection, ax_groups
 from pipeline.report.sensitivity import SHARE
-from pipeline.study.verdict import SPARSE, WINNER
+from pipeline.runtime.files import write_text
+from pipeline.trials.arm import WINNER
 from pipeline.trials.statistics import SMOOTHING_STEPS
 from shaping.certificate import TOLERANCE
 from shaping.errors import ShapetuneError
+from shaping.method_names import SPARSE
 
 
 def write_report(data: ReportData, path: Path) -> Path:
@@ -42,14 +42,10 @@ def write_page(text: str, path: Path, what: str) -> Path:
     Raises:
         ShapetuneError: The file cannot be written; ``what`` names it.
     """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, text)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise ShapetuneError(f"{what} {path} cannot be written: {error.strerror}", "choose another file") from error
     return path
 

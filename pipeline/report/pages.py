@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.explain.explain import Explanation, moved
 from pipeline.report import words
-from pipeline.report.comparison import MISSING, Comparison
+from pipeline.report.comparison import MISSING, StudyComparison
 from pipeline.report.figures import base as figures
 from pipeline.report.figures.comparison import (
     best_metrics,
@@ -42,7 +42,7 @@ def render_explanation(explanation: Explanation) -> str:
     )
 
 
-def render_comparison(comparison: Comparison) -> str:
+def render_comparison(comparison: StudyComparison) -> str:
     """Return the page. Everything is escaped, except what ``figures`` made safe."""
     curves, best = winner_curves(comparison), best_so_far(comparison)
     page = environment().get_template("comparison.html.j2")

@@ -9,8 +9,9 @@ from pipeline.config.settings import ConstraintSettings
 from pipeline.report import words
 from pipeline.report.data import ReportData, TrialRow
 from pipeline.report.run_record import RunRecord
-from pipeline.study.verdict import SPARSE, TUNED, UNIFORM
+from pipeline.study.verdict import TUNED
 from shaping.certificate import Certificate
+from shaping.method_names import SPARSE, UNIFORM
 
 REFUSED = "certificate"
 RANDOM = "random"

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.run_record import RunRecord
-from pipeline.runtime.files import read_kept, read_lines, understood
-from pipeline.study.provenance import differing, installed_version, last_noted, noted_in
+from pipeline.runtime.environment import installed_version
+from pipeline.runtime.files import read_lines, read_saved, understood
+from pipeline.study.provenance import differing, last_noted, noted_in
+from pipeline.trials.records import AttemptRecord, TrialFiles
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def read_provenance(
         places=tuple(places.most_common()),
         hosts=len({run.host for run in runs if run.host is not None}),
         stages=tuple(_stage(name, of) for name, of in (("search", search), ("confirmation", confirmation)) if of),
-        models=read_kept(models, _measured) or (),
+        models=read_saved(models, _measured) or (),
     )
 
 
@@ -175,24 +177,21 @@ class Attempt:
         return self.then != GIVEN_UP
 
 
-def read_attempts(folder: Path) -> tuple[Attempt, ...]:
-    """Return the failed attempts of a trial's folder, oldest first.
+def read_attempts(files: TrialFiles) -> tuple[Attempt, ...]:
+    """Return the failed attempts of a trial, oldest first.
 
     Raises:
         DamagedFileError: A line is not what shapetune writes; one that was cut off is left out.
     """
-    found: list[Attempt] = []
-    for path in sorted(folder.glob("failures-*.jsonl")):
-        with understood(path):
-            lines = [(tuple(int(seed) for seed in line["seeds"]), line) for line in read_lines(path)]
-            last = len(lines) - 1
-            found += [_attempt(seeds, line, folder, place == last) for place, (seeds, line) in enumerate(lines)]
+    noted = files.attempts()
+    last = {attempt.seeds: attempt for attempt in noted}
+    found = [_attempt(attempt, files, attempt is last[attempt.seeds]) for attempt in noted]
     return tuple(sorted(found, key=lambda attempt: attempt.at))
 
 
-def _attempt(seeds: tuple[int, ...], line: dict[str, Any], folder: Path, is_last: bool) -> Attempt:
+def _attempt(attempt: AttemptRecord, files: TrialFiles, is_last: bool) -> Attempt:
     then = AGAIN
-    ended = (folder / "result.json").exists() or all((folder / f"seed-{seed}.json").exists() for seed in seeds)
+    ended = files.has_result or all(files.has_run(seed) for seed in attempt.seeds)
     if is_last and not ended:
-        then = GIVEN_UP if (folder / "failure.json").exists() else WAITS
-    return Attempt(seeds, str(line["at"]), str(line["reason"]), str(line["detail"]), then)
+        then = GIVEN_UP if files.has_failure else WAITS
+    return Attempt(attempt.seeds, attempt.at, attempt.reason, attempt.detail, then)

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from pipeline.study.verdict import Difference, paired_difference
+from pipeline.trials.results import RunResult
 from shaping.certificate import Certificate
 
 
@@ -54,24 +55,17 @@ class Ratio:
     seeds: int
 
 
-def read_record(run: Mapping[str, Any]) -> RunRecord:
-    """Return the record of a run's result.
-
-    Raises:
-        KeyError: It has no seed, no evaluation or no certificate.
-        TypeError: A value is of another kind.
-        ValueError: A value is no number.
-    """
-    machine = run.get("machine")
-    # A trainer of one's own says nothing of what its credit cost.
-    own = machine is not None and machine.get("precision") == "own trainer"
+def record_of(run: RunResult) -> RunRecord:
+    """Return what a report says of a run."""
+    machine = run.machine
     return RunRecord(
-        seed=int(run["seed"]),
-        objective=float(run["evaluation"]["objective"]),
-        certificate=Certificate.from_dict(run["certificate"]),
-        cpu_seconds=_number(run, "training_cpu_seconds"),
-        wall_seconds=_number(run, "wall_seconds"),
-        credit_tokens=None if own or run.get("credit_tokens") is None else int(run["credit_tokens"]),
+        seed=run.seed,
+        objective=run.objective,
+        certificate=run.certificate,
+        cpu_seconds=run.training_cpu_seconds,
+        wall_seconds=run.wall_seconds,
+        # A custom trainer says nothing of what its credit cost.
+        credit_tokens=None if run.is_custom else run.credit_tokens,
         place=None if machine is None else _place(machine),
         host=None if machine is None else str(machine.get("host", "")),
     )
@@ -102,10 +96,6 @@ def cpu_ratio(ours: Sequence[RunRecord], theirs: Sequence[RunRecord]) -> Ratio |
     logs = [[math.log(seconds[seed]) for seed in shared] for seconds in (mine, other)]
     found: Difference = paired_difference("", *logs)
     return Ratio(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.seeds)
-
-
-def _number(run: Mapping[str, Any], name: str) -> float | None:
-    return None if run.get(name) is None else float(run[name])
 
 
 def _place(machine: Mapping[str, Any]) -> str:

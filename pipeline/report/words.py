@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from pipeline.report.data import Belief, ConfirmedArm, EarlyStop, Estimate
+from pipeline.report.data import Belief, ConfirmedArm, Estimate
 from pipeline.report.run_record import Ratio, RunRecord, mean_of
 from pipeline.trials.arm import Arm
+from pipeline.trials.records import StopRecord
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 
@@ -68,7 +69,7 @@ def belief(value: Belief | None) -> str:
     return spread(value.mean, value.deviation)
 
 
-def stop(value: EarlyStop, total: int, objective: str = "final") -> str:
+def stop(value: StopRecord, total: int, objective: str = "final") -> str:
     """Return after how many steps a trial was stopped, and for what it would have reached."""
     projected = f"{signed(value.objective)} ± {number(value.deviation)}"
     return f"stopped after {value.steps} of {total} steps, on its way to {searched_label(objective)} {projected}"

@@ -1,11 +1,13 @@
-"""Files that a study keeps: absent, whole, or damaged; the last is said with the file's name and what to do."""
+"""The files of a study: read as absent, whole or damaged, and written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,8 @@ from shaping.errors import ShapetuneError
 REMEDY = "remove it and run shapetune launch again: what is missing is made anew"
 # What reading something else than was written comes to.
 MISREAD = (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+# Begins the names of files that are being written.
+PARTIAL = ".partial-"
 Parsed = TypeVar("Parsed")
 
 
@@ -36,7 +40,7 @@ def read_json(path: Path) -> Any:
         return content
 
 
-def read_kept(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
+def read_saved(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
     """Return a JSON file's parsed content, or ``None`` when it is not there.
 
     Raises:
@@ -76,7 +80,40 @@ def understood(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, values: Any) -> None:
-    """Write a file so that it is either whole or not there."""
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    partial.write_text(json.dumps(values))
-    os.replace(partial, path)
+    """Write a JSON file so that it is either whole or as it was before."""
+    write_text(path, json.dumps(values))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is either whole or as it was before."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside a file, which takes the file's place when the block ends and is removed where it raises.
+
+    A link is replaced, not followed. Several machines may write the same file of a shared storage.
+    """
+    partial = path.with_name(f"{PARTIAL}{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def remove_partials(path: Path) -> None:
+    """Remove what processes left behind that were killed while they wrote the file."""
+    for left in path.parent.glob(f"{PARTIAL}{path.name}-*"):
+        left.unlink(missing_ok=True)
+
+
+def replace_folder(scratch: Path, target: Path) -> None:
+    """Let a folder take another one's place: whoever reads finds the one or the other, or none for a moment."""
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(scratch, target)

@@ -20,7 +20,7 @@ class Interrupted(BaseException):
     Args:
         number: The signal's.
         message: What stands at that moment; may be filled in by whom it passes.
-        hint: How to go on.
+        hint: How to resume.
     """
 
     def __init__(self, number: int, message: str = "", hint: str = "") -> None:
@@ -59,7 +59,7 @@ def interruptible() -> Iterator[None]:
 
     # What is ignored stays ignored: that is how nohup works.
     heard = [each for each in SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
-    with handlers_kept():
+    with handlers_restored():
         for each in heard:
             signal.signal(each, first)
         try:
@@ -80,13 +80,13 @@ def raise_again() -> None:
 
 @contextmanager
 def interruption(message: Callable[[str], str], hint: str) -> Iterator[None]:
-    """Say at a signal within the block what stands then, and how to go on.
+    """Say at a signal within the block what stands then, and how to resume.
 
     Compiled code of libraries that a signal arrives in turns ``Interrupted`` into errors of its own.
 
     Args:
         message: From the signal's name.
-        hint: How to go on.
+        hint: How to resume.
     """
     try:
         yield
@@ -98,7 +98,7 @@ def interruption(message: Callable[[str], str], hint: str) -> Iterator[None]:
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
+def handlers_restored() -> Iterator[None]:
     """Put the signals' handlers back after a library's start, which may have set its own."""
     if threading.current_thread() is not threading.main_thread():
         yield

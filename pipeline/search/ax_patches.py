@@ -27,6 +27,7 @@ PRIVATE_NAMES = {
     "_generator_runs": "which runs of a strategy are not stored yet; a strategy that saves itself in a transaction",
     "_generation_node_name": "whether Sobol or the model proposed a trial; a public property of GeneratorRun",
     "_properties": "an experiment's own notes are read through its database only; a public setter",
+    "_to_json_snapshot": "save_to_json_file may leave half a file; a public method that returns the text",
     "_db_id": "numbers of objects whose transaction failed; a save function that leaves objects alone on errors",
 }
 # Public names whose functions are replaced: why, and until when.
@@ -58,6 +59,12 @@ def experiment_of(client: Any) -> Any:
 def strategy_of(client: Any) -> Any:
     """Return the generation strategy that a client holds."""
     return client._generation_strategy_or_choose()
+
+
+def snapshot_of(client: Any) -> dict[str, Any]:
+    """Return a client as plain values."""
+    values: dict[str, Any] = client._to_json_snapshot()
+    return values
 
 
 def unsaved_runs(strategy: Any) -> list[Any]:

@@ -39,11 +39,6 @@ def generation_strategy(initial_trials: int, model: str, seed: int, discrete_poi
         seed: Seed of the space-filling points.
         discrete_points: Combinations of the space's discrete parameters; 1 where there are none.
     """
-    proposer = GeneratorSpec(
-        generator_enum=Generators.BOTORCH_MODULAR,
-        generator_kwargs=model_options(model),
-        generator_gen_kwargs={"model_gen_options": optimizer_options(discrete_points)},
-    )
     enough = MinTrials(
         threshold=initial_trials,
         transition_to=MODEL,
@@ -64,8 +59,21 @@ def generation_strategy(initial_trials: int, model: str, seed: int, discrete_poi
         transition_criteria=[enough, observed],
         should_deduplicate=True,
     )
-    proposing = GenerationNode(name=MODEL, generator_specs=[proposer], should_deduplicate=True)
-    return GenerationStrategy(name="baselines+Sobol+qLogNEI", nodes=[sobol, proposing])
+    return GenerationStrategy(name="baselines+Sobol+qLogNEI", nodes=[sobol, _proposing(model, discrete_points)])
+
+
+def model_strategy(model: str, discrete_points: int) -> GenerationStrategy:
+    """Return a strategy that asks the model from the start; see ``generation_strategy``."""
+    return GenerationStrategy(name="qLogNEI", nodes=[_proposing(model, discrete_points)])
+
+
+def _proposing(model: str, discrete_points: int) -> GenerationNode:
+    proposer = GeneratorSpec(
+        generator_enum=Generators.BOTORCH_MODULAR,
+        generator_kwargs=model_options(model),
+        generator_gen_kwargs={"model_gen_options": optimizer_options(discrete_points)},
+    )
+    return GenerationNode(name=MODEL, generator_specs=[proposer], should_deduplicate=True)
 
 
 def model_options(model: str) -> dict[str, Any]:

@@ -21,20 +21,20 @@ from pipeline.config.settings import SearchSettings
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.search import ax_patches
 from pipeline.search.ax_patches import experiment_of, node_of, strategy_of
+from pipeline.search.detached import detached
 from pipeline.search.early_stopping import Projection
 from pipeline.search.generation_strategy import SOBOL, discrete_points, fit_effort, generation_strategy
-from pipeline.search.observations import Observations, seed_metric
+from pipeline.search.observations import TRACKED, Observations, seed_metric
 from pipeline.search.posterior import Posterior, Prediction
 from pipeline.search.store import Store, as_stored
 from pipeline.storage.database import Database, sqlite_file
-from pipeline.storage.keys import DEVIATION, EARLIER, OBJECTIVE, ORIGIN, PROJECTED, REASON, SHAPE, plain_text
+from pipeline.storage.keys import DEVIATION, OBJECTIVE, ORIGIN, PROJECTED, REASON, SHAPE, TAKEN_OVER, plain_text
+from pipeline.trials.records import Origin
 from search_spaces import BaselineArm, Fillable, SearchSpace, filling
 from shaping.errors import ShapetuneError
+from shaping.method_names import SPARSE
 from shaping.shape import Shape
 
-TRACKED = ("reward", "kl_nats", "gold_reward", "certificate_error")
-BASELINE, FILLING = "baseline", "sobol"
-SPARSE = "sparse"
 # Of a parameter's range: closer points are the same.
 NEAR = 1e-3
 ATTEMPTS = 2
@@ -130,7 +130,7 @@ class OuterLoop:
 
     def _add(self, trial: EarlierTrial) -> None:
         index = self._attached(BaselineArm(trial.arm, self._space.encode(trial.shape)))
-        self._experiment.trials[index].update_run_metadata({EARLIER: True})
+        self._experiment.trials[index].update_run_metadata({TAKEN_OVER: True})
         # Before it is saved: a kill in between would leave a trial that looks like this study's own.
         self._complete(index, trial.values, trial.tracked)
         self._save_new(index)
@@ -257,17 +257,17 @@ class OuterLoop:
 
     def _origin(self, index: int) -> str:
         trial = self._experiment.trials[index]
-        if trial.run_metadata.get(EARLIER) or trial.arms[0].name in {arm.name for arm in self._first_arms}:
-            return EARLIER
+        if trial.run_metadata.get(TAKEN_OVER) or trial.arms[0].name in {arm.name for arm in self._first_arms}:
+            return Origin.EARLIER
         if trial.arms[0].name in {baseline.name for baseline in self._baselines}:
-            return BASELINE
-        if trial.arms[0].name.startswith(f"{FILLING} "):
-            return FILLING
-        return FILLING if node_of(trial.generator_runs[0]) == SOBOL else "model"
+            return Origin.BASELINE
+        if trial.arms[0].name.startswith(f"{Origin.SOBOL} "):
+            return Origin.SOBOL
+        return Origin.SOBOL if node_of(trial.generator_runs[0]) == SOBOL else Origin.MODEL
 
     def _own(self) -> list[int]:
         """Return the indices of this study's own trials."""
-        return [index for index, trial in self._experiment.trials.items() if not trial.run_metadata.get(EARLIER)]
+        return [index for index, trial in self._experiment.trials.items() if not trial.run_metadata.get(TAKEN_OVER)]
 
     def finished(self) -> bool:
         """Return whether all trials exist and none is running."""
@@ -340,6 +340,11 @@ class OuterLoop:
         self._observations.refresh()
         return list(self._client.compute_analyses(display=False))
 
+    def detached_client(self) -> Client:
+        """Return a client of Ax that knows all that was told so far and keeps nothing; see ``detached``."""
+        self._observations.refresh()
+        return detached(self._experiment, self._search.model)
+
     def posterior(self) -> Posterior:
         """Return the model of all that was told so far."""
         self._observations.refresh()
@@ -367,16 +372,10 @@ class OuterLoop:
         return experiment_of(self._client)
 
 
-def tracked_values(metrics: Mapping[str, Sequence[Any]], certificate: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a result tells beside its objective: means of its metrics, and the certificate's error."""
-    means = {name: float(metrics[name][0]) for name in TRACKED if name in metrics}
-    return {**means, "certificate_error": float(certificate["largest_error"])}
-
-
 def _filling_arms(space: SearchSpace, count: int, seed: int) -> list[BaselineArm]:
     """Return the space-filling arms; a space that cannot say how leaves them to Ax, which rejects what misses it."""
     points = filling(space, count, seed) if isinstance(space, Fillable) else []
-    return [BaselineArm(f"{FILLING} {place + 1}", point) for place, point in enumerate(points)]
+    return [BaselineArm(f"{Origin.SOBOL} {place + 1}", point) for place, point in enumerate(points)]
 
 
 def _outcome_constraints(search: SearchSettings) -> list[str]:

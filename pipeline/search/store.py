@@ -42,9 +42,10 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from pipeline.runtime.files import write_json
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.search.ax_patches import DATABASE_NUMBER, experiment_of, properties_of, strategy_of, unsaved_runs
-from pipeline.storage.database import Database, explained, held_connection, make_engine
+from pipeline.storage.database import Database, held_connection, make_engine, readable_error
 from pipeline.storage.keys import IDENTITY, plain_text
 from pipeline.storage.lock import StaleSession, lock_key
 from shaping.errors import ConfigError
@@ -144,7 +145,7 @@ class Store:
         where = f"{user} on {host} in {folder}" if theirs else "other software"
         raise ConfigError(
             f"{self._database.shown} holds a study {self._name!r} of another folder, begun by {where}",
-            "change name in the config to start a new study, or launch from that folder to go on with the old one",
+            "change name in the config to start a new study, or launch from that folder to resume the old one",
         )
 
     def _read_identity(self) -> dict[str, Any] | None:
@@ -161,9 +162,7 @@ class Store:
         file = self._database.identity_file
         if file is None:
             return
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(json.dumps(identity))
-        os.replace(partial, file)
+        write_json(file, identity)
 
     def save(self, client: Client, index: int, whole: bool = False) -> None:
         """Write a trial with its data, and what the generation strategy generated since the last time.
@@ -208,10 +207,10 @@ class Store:
             done: T = retrying(self._once, work)
             return done
         except (DBAPIError, StaleSession) as error:
-            raise explained(error, self._database) from error
+            raise readable_error(error, self._database) from error
 
     def _once(self, work: Callable[[Connection], T]) -> T:
-        with quiet_libraries(), self._engine.begin() as connection, _sessions_join(connection):
+        with quiet_libraries(), self._engine.begin() as connection, sessions_join(connection):
             self._was_connected = True
             return work(connection)
 
@@ -235,7 +234,7 @@ class Store:
 
 
 @contextmanager
-def _sessions_join(connection: Connection) -> Iterator[None]:
+def sessions_join(connection: Connection) -> Iterator[None]:
     """Let the sessions that Ax opens write through a connection, and leave it to its owner to commit."""
     before = db.SESSION_FACTORY
     db.SESSION_FACTORY = scoped_session(

@@ -72,7 +72,7 @@ def make_engine(database: Database, lock: DatabaseLock | None = None) -> Engine:
     return engine
 
 
-def explained(error: BaseException, database: Database) -> ShapetuneError:
+def readable_error(error: BaseException, database: Database) -> ShapetuneError:
     """Return a library's error as one that a user can act on; it quotes neither statements nor values."""
     said = str(getattr(error, "orig", None) or error).strip().partition("\n")[0] or type(error).__name__
     if not database.shared:
@@ -82,7 +82,7 @@ def explained(error: BaseException, database: Database) -> ShapetuneError:
         )
     return ShapetuneError(
         f"database {database.shown}: {said}",
-        "check that the server runs and lets you in (PGPASSWORD or ~/.pgpass), then run the same command to go on; "
+        "check that the server runs and lets you in (PGPASSWORD or ~/.pgpass), then run the same command to resume; "
         "nothing that was finished is lost",
     )
 
@@ -120,7 +120,7 @@ def locked(database: Database, name: str) -> Iterator[None]:
                 _held[key] = engine
     except (DBAPIError, StaleSession) as error:
         engine.dispose()
-        raise explained(error, database) from error
+        raise readable_error(error, database) from error
     try:
         yield
     finally:

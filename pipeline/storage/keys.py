@@ -10,8 +10,8 @@ PROJECTED, DEVIATION = "J_projected", "J_projection_deviation"
 IDENTITY = "shapetune"
 # Among what Ax calls a trial's run metadata.
 SHAPE, ORIGIN, REASON = "shape", "origin", "reason"
-# The origin of a trial that comes from an earlier study; as a key, that the trial itself was taken over.
-EARLIER = "earlier study"
+# The same: set where the trial's result was taken over from an earlier study.
+TAKEN_OVER = "earlier study"
 LONGEST_TEXT = 2_000
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
-from pipeline.study.verdict import SPARSE
 from pipeline.trials.arm import Arm
-from pipeline.trials.types import Ending, Job, Outcome
+from pipeline.trials.records import TrialFiles
+from pipeline.trials.results import RunResult, TrialResult
+from pipeline.trials.types import Ending, Job
+from shaping.method_names import SPARSE
 
 
 class ConfirmStage:
@@ -46,7 +47,7 @@ class ConfirmStage:
 
     @staticmethod
     def _ended(job: Job) -> bool:
-        return any((Path(job.folder) / name).exists() for name in ("result.json", "failure.json"))
+        return job.files.has_result or job.files.has_failure
 
     def ask(self) -> Job | None:
         """Return the next run's job."""
@@ -59,10 +60,9 @@ class ConfirmStage:
         """Return whether every run has ended."""
         return not self._waiting and self._running == 0
 
-    def tell(self, job: Job, outcome: Outcome) -> Ending:
+    def tell(self, job: Job, outcome: TrialResult) -> Ending:
         """Keep a run's result."""
-        kept = {**outcome.to_dict(), "arm": job.arm, "seeds": list(job.seeds)}
-        write_json(Path(job.folder) / "result.json", kept)
+        job.files.write_result(Arm.from_dict(job.arm), outcome)
         self._running -= 1
         return Ending(outcome, "")
 
@@ -70,3 +70,24 @@ class ConfirmStage:
         """Take note that a run ended without a result."""
         self._running -= 1
         return Ending(None, reason)
+
+
+def confirmed_arms(folder: StudyFolder) -> dict[str, tuple[Arm, list[RunResult]]]:
+    """Return each confirmed arm by its name, with its finished runs in seed order.
+
+    Raises:
+        DamagedFileError: A result is not what was written.
+    """
+    found: dict[str, tuple[Arm, list[RunResult]]] = {}
+    for path in sorted(folder.confirm.glob("*")):
+        files = TrialFiles(path)
+        saved = files.result()
+        # One whose certificate was refused has a failure beside its result.
+        if saved is not None and not files.has_failure:
+            found.setdefault(saved.arm.name, (saved.arm, []))[1].extend(saved.result.runs)
+    return {name: (arm, sorted(runs, key=lambda run: run.seed)) for name, (arm, runs) in found.items()}
+
+
+def confirmation_runs(folder: StudyFolder) -> dict[str, list[RunResult]]:
+    """Return each confirmed arm's finished runs, in seed order."""
+    return {name: runs for name, (_, runs) in confirmed_arms(folder).items()}

@@ -15,10 +15,9 @@ from sqlalchemy import Connection, Row, inspect, text
 from sqlalchemy.exc import DBAPIError
 
 from pipeline.config.database_url import check_url
-from pipeline.storage.database import Database, explained, make_engine
+from pipeline.storage.database import Database, make_engine, readable_error
 from pipeline.storage.keys import (
     DEVIATION,
-    EARLIER,
     IDENTITY,
     OBJECTIVE,
     ORIGIN,
@@ -26,16 +25,25 @@ from pipeline.storage.keys import (
     REASON,
     SEED,
     SHAPE,
+    TAKEN_OVER,
     plain_text,
 )
 from pipeline.storage.lock import Holder, find_holders, lock_key
 from pipeline.study.status import UNKNOWN
+from pipeline.trials.records import TrialState
 from pipeline.trials.statistics import mean_and_error
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 
 # Ax's numbers for the states that a trial of a study can be in.
-STATES = {2: "failed", 3: "completed", 4: "running", 5: "failed", 7: "stopped"}
+SHOWN = (TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED, TrialState.RUNNING)
+STATES = {
+    2: TrialState.FAILED,
+    3: TrialState.COMPLETED,
+    4: TrialState.RUNNING,
+    5: TrialState.FAILED,
+    7: TrialState.STOPPED,
+}
 TRIALS = """
 SELECT trial_v2.index AS number, trial_v2.status, trial_v2.run_metadata,
 trial_v2.abandoned_reason, trial_v2.failed_reason,
@@ -89,7 +97,7 @@ def read_stored_studies(url: str) -> list[dict[str, Any]]:
             found.append(
                 {
                     "study": plain_text(study.name),
-                    "trials": {state: _count(rows, state) for state in ("completed", "stopped", "failed", "running")},
+                    "trials": {state: _count(rows, state) for state in SHOWN},
                     "best_J": max(measured, default=None),
                     "running": _running(holders.get(lock_key(study.name))),
                     "begun_by": {key: plain_text(str(began.get(key, ""))) for key in ("user", "host", "folder")},
@@ -107,7 +115,7 @@ def _reading(url: str) -> Iterator[tuple[Connection, Database]]:
         with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection, connection.begin():
             yield connection, database
     except DBAPIError as error:
-        raise explained(error, database) from error
+        raise readable_error(error, database) from error
     finally:
         engine.dispose()
 
@@ -149,14 +157,14 @@ def _row(trial: Row[Any], values: Mapping[str, float]) -> dict[str, Any]:
         "shape": _shape(about.get(SHAPE)),
         **UNKNOWN,
         "state": state,
-        "taken_over": bool(about.get(EARLIER)),
+        "taken_over": bool(about.get(TAKEN_OVER)),
         "reason": plain_text(str(reason)),
     }
-    if state == "completed":
+    if state == TrialState.COMPLETED:
         seeds = [value for name, value in values.items() if name.startswith(SEED)]
         mean, error = mean_and_error(seeds) if seeds else (values.get(OBJECTIVE), None)
         row |= {"J": mean, "J_standard_error": error, "kl_nats": values.get("kl_nats")}
-    elif state == "stopped" and PROJECTED in values:
+    elif state == TrialState.STOPPED and PROJECTED in values:
         mean, deviation = values[PROJECTED], values.get(DEVIATION, 0.0)
         row |= {"projected_J": mean, "projected_J_deviation": deviation}
         row |= {"reason": f"stopped on its way to J {mean:+.3f} ± {deviation:.3f}"}

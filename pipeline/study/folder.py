@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.config.load import FORMAT, FORMAT_KEY, load_config
 from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import write_text
 from pipeline.study.lock import lock_holder, study_lock
 from shaping.errors import ConfigError
 
@@ -109,17 +110,15 @@ class StudyFolder:
             raise ConfigError(
                 f"{self.root} holds a study of another config: "
                 f"{field} is {theirs.get(field)!r} there, {mine.get(field)!r} here",
-                "change name in the config to start a new study, or undo the change to go on with the old one",
+                "change name in the config to start a new study, or undo the change to resume the old one",
             )
 
     def create(self, config: StudyConfig) -> None:
         """Make the folder and keep the resolved config in it, with the trials that it was raised to."""
         self.root.mkdir(parents=True, exist_ok=True)
         if not self.config_file.exists() or self.config().search.trials < config.search.trials:
-            partial = self.root / ".study.yaml.partial"
             # Last, so that a file that was cut off has it not.
-            partial.write_text(f"{config.to_yaml()}{FORMAT_KEY}: {FORMAT}\n")
-            os.replace(partial, self.config_file)
+            write_text(self.config_file, f"{config.to_yaml()}{FORMAT_KEY}: {FORMAT}\n")
 
     def put_aside_winner(self, trials: int) -> None:
         """Keep what was found about the winner of a shorter search under ``earlier/TRIALS``."""

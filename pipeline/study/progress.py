@@ -10,8 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.runtime.files import DamagedFileError, read_kept, write_json
+from pipeline.config.schema import StudyConfig
+from pipeline.runtime.files import DamagedFileError, read_saved, write_json
+from pipeline.study.folder import StudyFolder
+from pipeline.trials.records import TrialFiles
 
+SEARCH, CONFIRM = "search", "confirm"
+STAGES = {SEARCH: "searching shapes", CONFIRM: "confirming on fresh seeds"}
 # A file of a few hundred bytes; who watches looks no more often.
 SECONDS_BETWEEN = 1.0
 
@@ -76,7 +81,7 @@ class LaunchProgress:
 def read_progress(path: Path) -> LaunchProgress | None:
     """Return what the launch last said, or ``None`` where it said nothing that can be read: nothing depends on it."""
     try:
-        return read_kept(path, _progress)
+        return read_saved(path, _progress)
     except (DamagedFileError, OSError):
         return None
 
@@ -102,3 +107,24 @@ def _run(values: dict[str, Any]) -> RunOut:
         int(values["seed"]),
         int(values["done_steps"]),
     )
+
+
+def finished_runs(folder: Path) -> int:
+    """Return the finished runs of a study's trials or confirmation; those that were taken over are not counted.
+
+    Args:
+        folder: ``StudyFolder.trials`` or ``StudyFolder.confirm``.
+    """
+    return sum(files.count_runs() for files in _trained_here(folder))
+
+
+def ended_search_runs(config: StudyConfig, folder: StudyFolder) -> int:
+    """Return the search's runs that need not be made any more: those of a trial that was given up will never be."""
+    all_seeds = len(config.search.seeds)
+    trials = _trained_here(folder.trials)
+    return sum(all_seeds if files.has_stop or files.has_failure else files.count_runs() for files in trials)
+
+
+def _trained_here(folder: Path) -> list[TrialFiles]:
+    found = [TrialFiles(path) for path in folder.glob("*")]
+    return [files for files in found if (record := files.record()) is None or not record.is_taken_over]

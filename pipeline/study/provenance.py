@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from pipeline.config.load import FILES, SECTIONS
 from pipeline.config.schema import StudyConfig
+from pipeline.runtime.environment import found_here
 from pipeline.runtime.files import read_lines, understood
 from pipeline.study.folder import StudyFolder, what_decides
 from shaping.errors import ConfigError
@@ -33,7 +27,7 @@ LOADED = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}
 NOTED = "files"
 
 
-def own_files(config: StudyConfig) -> dict[str, str]:
+def user_files(config: StudyConfig) -> dict[str, str]:
     """Return config field to SHA-256 of the contents of the files and folders on this machine that decide a study.
 
     A file's is what ``sha256sum`` prints; a folder's is that of the list that ``sha256sum`` prints of its files.
@@ -62,12 +56,12 @@ def _sums(config: StudyConfig, fields: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def check_own_files(folder: StudyFolder, now: Mapping[str, str]) -> list[str]:
+def check_user_files(folder: StudyFolder, now: Mapping[str, str]) -> list[str]:
     """Return the fields whose code has changed since the study's last launch.
 
     Args:
         folder: The study's.
-        now: What ``own_files`` returns.
+        now: What ``user_files`` returns.
 
     Raises:
         ConfigError: Data or a model has changed: the study's results would belong to neither.
@@ -120,86 +114,14 @@ def _sum(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-PACKAGES = ("shapetune", "torch", "transformers", "trl", "ax-platform", "botorch", "gpytorch", "ray", "plotly")
-GIT_SECONDS = 10
-HERE = Path(__file__).resolve()
-
-
 def note_launch(folder: StudyFolder, files: Mapping[str, str]) -> None:
     """Add a line to the study's ``provenance.jsonl``.
 
     Args:
         folder: The study's.
-        files: What ``pipeline.study.provenance.own_files`` returns.
+        files: What ``pipeline.study.provenance.user_files`` returns.
     """
     when = datetime.now(UTC).isoformat(timespec="seconds")
     line = json.dumps({"at": when, **found_here(), NOTED: dict(files)})
     with folder.provenance_file.open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
-
-
-def found_here() -> dict[str, Any]:
-    """Return the versions of what matters, the code's commit and this machine, as plain values."""
-    return {
-        "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := installed_version(name)) is not None},
-        "commit": code_commit(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "processors": os.cpu_count() or 1,
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _gpus(),
-    }
-
-
-def installed_version(name: str) -> str | None:
-    """Return a package's version, or ``None`` where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def code_commit() -> str | None:
-    """Return the commit of the checkout that this code runs from, with ``-dirty`` where its files were changed.
-
-    ``None`` where it runs from no checkout: an installed copy may lie inside a repository that is another project's.
-    """
-    if _git("ls-files", "--error-unmatch", HERE.name) is None:
-        return None
-    # No tags: they would stand in for the commit.
-    return _git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
-
-
-def _git(*arguments: str) -> str | None:
-    git = shutil.which("git")
-    if git is None:
-        return None
-    # A hook that launches a study has its own repository in the environment.
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = [git, "-C", str(HERE.parent), *arguments]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=plain, timeout=GIT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _processor() -> str:
-    names = _values(Path("/proc/cpuinfo"), "model name")
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def _gpus() -> list[str]:
-    """Return the names of NVIDIA's GPUs; asking torch would take memory of each."""
-    files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
-    return [name for file in files for name in _values(file, "Model")[:1]]
-
-
-def _values(file: Path, key: str) -> list[str]:
-    try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    pairs = (line.partition(":") for line in lines)
-    return [value.strip() for name, _, value in pairs if name.strip() == key]

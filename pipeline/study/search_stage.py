@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_kept, write_json
 from pipeline.search.early_stopping import EarlyStopping, Projection
-from pipeline.search.outer_loop import BASELINE, OuterLoop, Proposal, tracked_values
+from pipeline.search.observations import tracked_values
+from pipeline.search.outer_loop import OuterLoop, Proposal
 from pipeline.storage.database import study_database
 from pipeline.study.folder import StudyFolder
-from pipeline.study.running_trial import OpenTrial, restore, write_begun, write_result
+from pipeline.study.running_trial import RunningTrial
 from pipeline.study.warm_start import copy_results, read_warm_start
-from pipeline.trials.run import searched_value
-from pipeline.trials.types import Ending, Job, Outcome, Progress
+from pipeline.trials.records import Origin, StopRecord, TrialState
+from pipeline.trials.results import TrialResult
+from pipeline.trials.types import Ending, Job, Progress
 
 
 class SearchStage:
@@ -33,7 +33,7 @@ class SearchStage:
         self._config, self._folder = config, folder
         self._assets = "" if assets is None else str(assets)
         self._plain = config.model_dump(mode="json")
-        self._open: dict[int, OpenTrial] = {}
+        self._open: dict[int, RunningTrial] = {}
         self.outer = self._outer_loop()
         self._restore_files()
         self._stopping = self._early_stopping()
@@ -62,9 +62,9 @@ class SearchStage:
                 stopping.observe(row["index"], trial.curve())
                 stopping.completed(row["index"], fmean(self._values(trial).values()))
             elif row["status"] == "early_stopped":
-                curve = read_kept(trial.folder / "stopped.json", lambda kept: list(kept["curve"]))
-                if curve:
-                    stopping.observe(row["index"], curve)
+                stop = trial.files.stop()
+                if stop is not None and stop.curve:
+                    stopping.observe(row["index"], stop.curve)
                     stopping.stopped(row["index"])
         return stopping
 
@@ -72,11 +72,11 @@ class SearchStage:
         """Write what the folder lacks of ended trials, as far as the database and their seeds' files tell it."""
         for row in self.outer.trials():
             trial = self._trial(self.outer.proposal(row["index"]))
-            if row["status"] != "running" and trial.folder.is_dir():
-                restore(trial, row)
+            if row["status"] != "running" and trial.files.folder.is_dir():
+                trial.restore(row)
 
-    def _trial(self, proposal: Proposal) -> OpenTrial:
-        return OpenTrial(proposal, self._folder.trial_folder(proposal.index), self._config.search.seeds)
+    def _trial(self, proposal: Proposal) -> RunningTrial:
+        return RunningTrial(proposal, self._folder.trial_folder(proposal.index), self._config.search.seeds)
 
     def ask(self) -> Job | None:
         """Return the next seed's job."""
@@ -89,25 +89,25 @@ class SearchStage:
                 return None
             self._begin(self._trial(proposal))
 
-    def _begin(self, trial: OpenTrial) -> None:
+    def _begin(self, trial: RunningTrial) -> None:
         """Open a trial; one that ended although an earlier launch could not say so any more is ended now."""
         index = trial.proposal.index
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        write_begun(trial)
-        stopped = read_kept(trial.folder / "stopped.json", Projection.from_dict)
-        if stopped is not None:
-            self.outer.stop(index, stopped)
+        trial.files.folder.mkdir(parents=True, exist_ok=True)
+        trial.write_record()
+        stop = trial.files.stop()
+        if stop is not None:
+            self.outer.stop(index, Projection(stop.objective, stop.deviation))
             return
         self._open[index] = trial
         if trial.complete:
             self._complete(trial)
 
-    def _job(self, trial: OpenTrial) -> Job:
+    def _job(self, trial: RunningTrial) -> Job:
         seed = trial.waiting.pop(0)
         trial.out.add(seed)
         return Job(
             index=trial.proposal.index,
-            folder=str(trial.folder),
+            folder=str(trial.files.folder),
             arm=trial.arm.to_dict(),
             seeds=(seed,),
             config=self._plain,
@@ -127,16 +127,16 @@ class SearchStage:
         curve = trial.curve()
         self._stopping.observe(job.index, curve)
         unfinished = len(curve) < steps
-        if trial.proposal.origin == BASELINE or not unfinished or not self._stopping.should_stop(job.index):
+        if trial.proposal.origin == Origin.BASELINE or not unfinished or not self._stopping.should_stop(job.index):
             return None
         projection = self._stopping.projection(job.index)
         return None if projection is None else self._stop(trial, curve, projection)
 
-    def _stop(self, trial: OpenTrial, curve: list[float], projection: Projection) -> Ending:
+    def _stop(self, trial: RunningTrial, curve: list[float], projection: Projection) -> Ending:
         index, total = trial.proposal.index, self._config.ppo.steps * len(trial.seeds)
-        trial.end("stopped")
+        trial.end(TrialState.STOPPED)
         # The file first: a launch that finds it knows how the trial ended, whatever the database says.
-        write_json(trial.folder / "stopped.json", {"steps": trial.done_steps, **asdict(projection), "curve": curve})
+        trial.files.write_stop(StopRecord(trial.done_steps, projection.objective, projection.deviation, tuple(curve)))
         self.outer.stop(index, projection)
         assert self._stopping is not None
         self._stopping.stopped(index)
@@ -149,19 +149,19 @@ class SearchStage:
 
     def should_stop(self, job: Job) -> bool:
         """Return whether a job runs for nothing because its trial has ended."""
-        return bool(self._open[job.index].ended)
+        return self._open[job.index].ended is not None
 
-    def tell(self, job: Job, outcome: Outcome) -> Ending | None:
+    def tell(self, job: Job, outcome: TrialResult) -> Ending | None:
         """Take a finished seed; the ending is its trial's once all seeds are there."""
         trial = self._leave(job)
-        trial.runs.update({int(run["seed"]): run for run in outcome.runs})
+        trial.runs.update({run.seed: run for run in outcome.runs})
         if trial.ended or not trial.complete:
             self._close(trial)
             return None
         return self._complete(trial)
 
-    def _complete(self, trial: OpenTrial) -> Ending:
-        index, outcome = trial.proposal.index, write_result(trial)
+    def _complete(self, trial: RunningTrial) -> Ending:
+        index, outcome = trial.proposal.index, trial.write_result()
         values = self._values(trial)
         self.outer.tell(index, values, tracked_values(outcome.metrics, outcome.certificate))
         if self._stopping is not None:
@@ -170,16 +170,16 @@ class SearchStage:
         del self._open[index]
         return Ending(outcome, "")
 
-    def _values(self, trial: OpenTrial) -> dict[int, float]:
+    def _values(self, trial: RunningTrial) -> dict[int, float]:
         objective = self._config.search.objective
-        return {int(run["seed"]): searched_value(run, objective) for run in trial.ordered_runs()}
+        return {run.seed: run.searched(objective) for run in trial.ordered_runs()}
 
     def fail(self, job: Job, reason: str) -> Ending | None:
         """Give a trial up for one seed's failure; the ending is ``None`` where it had ended before."""
         trial = self._leave(job)
-        ended = bool(trial.ended)
+        ended = trial.ended is not None
         if not ended:
-            trial.end("failed")
+            trial.end(TrialState.FAILED)
             self.outer.fail(job.index, reason)
             if self._stopping is not None:
                 self._stopping.failed(job.index)
@@ -190,11 +190,11 @@ class SearchStage:
         """Take note that a job of an ended trial runs no more."""
         self._close(self._leave(job))
 
-    def _leave(self, job: Job) -> OpenTrial:
+    def _leave(self, job: Job) -> RunningTrial:
         trial = self._open[job.index]
         trial.out -= set(job.seeds)
         return trial
 
-    def _close(self, trial: OpenTrial) -> None:
+    def _close(self, trial: RunningTrial) -> None:
         if trial.ended and not trial.out:
             del self._open[trial.proposal.index]

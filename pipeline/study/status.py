@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.runtime.console import time_left
-from pipeline.runtime.files import read_kept, understood
-from pipeline.storage.keys import EARLIER
+from pipeline.runtime.files import read_saved, understood
 from pipeline.study.folder import StudyFolder
-from pipeline.study.progress import LaunchProgress, RunOut, read_progress
+from pipeline.study.progress import CONFIRM, SEARCH, STAGES, LaunchProgress, RunOut, read_progress
+from pipeline.trials.records import TrialFiles, TrialState, trial_files
 
 # What a trial shows beside its index, arm, origin and shape until a file of it says more.
 UNKNOWN: dict[str, Any] = {
-    "state": "running",
+    "state": TrialState.RUNNING,
     "J": None,
     "J_standard_error": None,
     "kl_nats": None,
@@ -70,61 +69,52 @@ def read_status(folder: StudyFolder) -> list[dict[str, Any]]:
     ``steps`` of ``total_steps``, over all seeds. Of one that has not ended, ``steps`` are those that are known of.
     """
     plan, progress = read_plan(folder), read_progress(folder.progress_file)
-    folders = [path for path in folder.trials.glob("*") if path.name.isdigit()]
-    return [_row(path, plan, progress) for path in sorted(folders, key=lambda path: int(path.name))]
+    return [_row(files, plan, progress) for files in trial_files(folder.trials)]
 
 
-def is_taken_over(made: dict[str, Any]) -> bool:
-    """Return whether a ``trial.json`` is of a result of an earlier study; one whose arm alone is has a shape."""
-    return made["origin"] == EARLIER and not made.get("shape")
+def _row(files: TrialFiles, plan: Plan, progress: LaunchProgress | None) -> dict[str, Any]:
+    record, index = files.record(), int(files.folder.name)
+    row: dict[str, Any] = {"index": index, "arm": "", "origin": "", "shape": None, **UNKNOWN, "state": files.state}
+    if record is not None:
+        shape = None if record.shape is None else record.shape.to_dict()
+        row |= {"index": record.index, "arm": record.arm, "origin": record.origin, "shape": shape}
+        row["taken_over"] = record.is_taken_over
+    match files.state:
+        case TrialState.STOPPED:
+            return row | _stopped(files, plan)
+        case TrialState.FAILED:
+            failure = files.failure()
+            return row | ({} if failure is None else {"reason": f"{failure.reason}: {failure.detail}"})
+        case TrialState.COMPLETED:
+            return row | _completed(files)
+    return row | {"steps": _steps(files, plan, progress), "total_steps": plan.trial_steps}
 
 
-def _row(folder: Path, plan: Plan, progress: LaunchProgress | None) -> dict[str, Any]:
-    known = {"index": int(folder.name), "arm": "", "origin": "", "shape": None}
-    row = {**known, **(read_kept(folder / "trial.json", _begun) or {}), **UNKNOWN}
-    row["taken_over"] = bool(read_kept(folder / "trial.json", is_taken_over))
-    # First: a seed that was still out when its trial was stopped may have failed afterwards.
-    for name, parse in (("stopped", lambda kept: _stopped(kept, plan)), ("failure", _failed), ("result", _completed)):
-        found = read_kept(folder / f"{name}.json", parse)
-        if found is not None:
-            return row | found
-    return row | {"steps": _steps(folder, plan, progress), "total_steps": plan.trial_steps}
-
-
-def _steps(folder: Path, plan: Plan, progress: LaunchProgress | None) -> int:
+def _steps(files: TrialFiles, plan: Plan, progress: LaunchProgress | None) -> int:
     """Return the training steps of a trial that has not ended: of its finished seeds, and of those that are out."""
-    finished = {path.name for path in folder.glob("seed-*.json")}
-    runs = [] if progress is None else [run for run in progress.runs if run.index == int(folder.name)]
-    out = sum(run.done_steps for run in runs if f"seed-{run.seed}.json" not in finished)
-    return min(len(finished) * plan.run_steps + out, plan.trial_steps)
+    runs = [] if progress is None else [run for run in progress.runs if run.index == int(files.folder.name)]
+    out = sum(run.done_steps for run in runs if not files.has_run(run.seed))
+    return min(files.count_runs() * plan.run_steps + out, plan.trial_steps)
 
 
-def _begun(made: dict[str, Any]) -> dict[str, Any]:
-    index, arm, origin = made["index"], made["arm"], made["origin"]
-    return {**made, "index": int(index), "arm": str(arm), "origin": str(origin)}
+def _stopped(files: TrialFiles, plan: Plan) -> dict[str, Any]:
+    stop = files.stop()
+    assert stop is not None
+    mean, deviation, total = stop.objective, stop.deviation, plan.trial_steps
+    reason = f"stopped after {stop.steps} of {total} steps, on its way to J {mean:+.3f} ± {deviation:.3f}"
+    numbers = {"projected_J": mean, "projected_J_deviation": deviation, "steps": stop.steps, "total_steps": total}
+    return {"reason": reason, **numbers}
 
 
-def _stopped(kept: dict[str, Any], plan: Plan) -> dict[str, Any]:
-    steps, total = kept["steps"], plan.trial_steps
-    mean, deviation = kept["objective"], kept["deviation"]
-    reason = f"stopped after {steps} of {total} steps, on its way to J {mean:+.3f} ± {deviation:.3f}"
-    numbers = {"projected_J": mean, "projected_J_deviation": deviation, "steps": steps, "total_steps": total}
-    return {"state": "stopped", "reason": reason, **numbers}
+def _completed(files: TrialFiles) -> dict[str, Any]:
+    metrics, arm = files.metrics(), files.arm()
+    assert metrics is not None and arm is not None
+    with understood(files.folder / "result.json"):
+        mean, error = metrics["objective"]
+        return {"shape": arm.shape.to_dict(), "J": mean, "J_standard_error": error, "kl_nats": metrics["kl_nats"][0]}
 
 
-def _failed(kept: dict[str, Any]) -> dict[str, Any]:
-    return {"state": "failed", "reason": f"{kept['reason']}: {kept['detail']}"}
-
-
-def _completed(kept: dict[str, Any]) -> dict[str, Any]:
-    mean, error = kept["metrics"]["objective"]
-    told = {"J": mean, "J_standard_error": error, "kl_nats": kept["metrics"]["kl_nats"][0]}
-    return {"state": "completed", "shape": kept["arm"]["shape"], **told}
-
-
-SEARCH, CONFIRM = "search", "confirm"
-STAGES = {SEARCH: "searching shapes", CONFIRM: "confirming on fresh seeds"}
-ENDED = ("completed", "stopped", "failed")
+ENDED = (TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -176,7 +166,7 @@ class Standing:
         """Whether nothing is left to do."""
         if self.runner is not None or not self.search_ended:
             return False
-        nothing_found = not any(row["state"] == "completed" for row in self.rows)
+        nothing_found = not any(row["state"] == TrialState.COMPLETED for row in self.rows)
         all_confirmed = self.planned_runs is not None and self.confirmed_runs >= self.planned_runs
         return nothing_found or all_confirmed or (self.verdict is not None and self.searched == self.plan.trials)
 
@@ -224,13 +214,14 @@ def read_standing(folder: StudyFolder) -> Standing:
     Raises:
         DamagedFileError: A file of it is not what was written.
     """
-    ended = {path.parent for name in ("result", "failure") for path in folder.confirm.glob(f"*/{name}.json")}
+    confirmed = (TrialFiles(path) for path in folder.confirm.glob("*"))
+    ended = sum(files.has_result or files.has_failure for files in confirmed)
     return Standing(
         plan=read_plan(folder),
         rows=read_status(folder),
         runner=folder.runner(),
         progress=read_progress(folder.progress_file),
-        confirmed_runs=len(ended),
-        verdict=read_kept(folder.verdict_file, lambda kept: str(kept["text"][0])),
-        searched=read_kept(folder.winner_file, lambda kept: int(kept["trials"]) if "trials" in kept else 0),
+        confirmed_runs=ended,
+        verdict=read_saved(folder.verdict_file, lambda kept: str(kept["text"][0])),
+        searched=read_saved(folder.winner_file, lambda kept: int(kept["trials"]) if "trials" in kept else 0),
     )

@@ -1,21 +1,21 @@
-"""A study: the search, then the confirmation, as one source of jobs. Launching and going on are the same call."""
+"""A study: the search, then the confirmation, as one source of jobs. Launching and resuming are the same call."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_kept, write_json
+from pipeline.runtime.files import read_saved, write_json
 from pipeline.runtime.signals import raise_again
 from pipeline.search.posterior import Prediction
-from pipeline.study.confirm_stage import ConfirmStage
-from pipeline.study.folder import StudyFolder
+from pipeline.study.confirm_stage import ConfirmStage, confirmation_runs
+from pipeline.study.prepared import PreparedStudy
 from pipeline.study.search_stage import SearchStage
 from pipeline.study.verdict import Verdict, confirmation_arms, judge
 from pipeline.trials.arm import Arm
-from pipeline.trials.failures import EXCEPTION, attempts_file
-from pipeline.trials.types import Ending, Job, Outcome, Progress
+from pipeline.trials.failures import EXCEPTION
+from pipeline.trials.records import FailureRecord, TrialFiles
+from pipeline.trials.results import TrialResult
+from pipeline.trials.types import Ending, Job, Progress
 from shaping.errors import ShapetuneError
 
 CERTIFICATE_FAILED = "certificate"
@@ -34,7 +34,7 @@ class Listener(Protocol):
         """A job ended, whatever became of it."""
 
     def retried(self, stage: str, job: Job, reason: str) -> None:
-        """An attempt of a job failed; another one goes on from its last checkpoint."""
+        """An attempt of a job failed; another one resumes from its last checkpoint."""
 
     def ended(self, stage: str, job: Job, ending: Ending) -> None:
         """A trial ended; ``job`` is the last of its jobs that said something."""
@@ -44,38 +44,29 @@ class Study:
     """Search, then confirmation: the source that an executor works through.
 
     Args:
-        config: The study's config.
-        folder: Where it is kept.
-        assets: The folder of what the task built once; ``None`` where it built nothing.
+        prepared: The study.
         listener: Hears what happens.
-        reward_critic: Whether a critic can start as the task's reward model.
     """
 
-    def __init__(
-        self,
-        config: StudyConfig,
-        folder: StudyFolder,
-        assets: Path | None,
-        listener: Listener,
-        reward_critic: bool = True,
-    ) -> None:
-        self.config, self.folder = config, folder
-        self._assets, self._listener, self._reward_critic = assets, listener, reward_critic
-        self._search = SearchStage(config, folder, assets)
+    def __init__(self, prepared: PreparedStudy, listener: Listener) -> None:
+        self.config, self.folder = prepared.config, prepared.folder
+        self._prepared, self._listener = prepared, listener
+        self._search = SearchStage(prepared.config, prepared.folder, prepared.models.assets)
         self._confirm: ConfirmStage | None = None
         # Failures that may be the code's fault rather than a trial's, until a run of any arm comes to its end.
         self._suspected: list[tuple[Job, str, str]] | None = [] if not self._any_run() else None
 
     def _any_run(self) -> bool:
-        return any(any(place.glob("*/seed-*.json")) for place in (self.folder.trials, self.folder.confirm))
+        folders = (path for place in (self.folder.trials, self.folder.confirm) for path in place.glob("*"))
+        return any(TrialFiles(path).count_runs() for path in folders)
 
     def _stage(self) -> SearchStage | ConfirmStage:
         if not self._search.finished():
             return self._search
         if self._confirm is None:
-            arms = confirmation_arms(self.winner(), self.config.base_shape(), self._reward_critic)
+            arms = confirmation_arms(self.winner(), self.config.base_shape(), self._prepared.models.has_reward_critic)
             arms += self.runners_up()
-            self._confirm = ConfirmStage(self.config, self.folder, self._assets, arms)
+            self._confirm = ConfirmStage(self.config, self.folder, self._prepared.models.assets, arms)
         return self._confirm
 
     def ask(self) -> Job | None:
@@ -116,11 +107,11 @@ class Study:
         self._search.stopped(job)
         self._listener.left(self._search.name, job)
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job, outcome: TrialResult) -> None:
         """Take an outcome; a broken certificate makes it a failure."""
         self._clear_suspicion()
-        if not outcome.certificate["return_preserving"] and self.config.shape.policy_preserving:
-            error = outcome.certificate["largest_error"]
+        if not outcome.certificate.return_preserving and self.config.shape.policy_preserving:
+            error = outcome.certificate.largest_error
             self.fail(job, CERTIFICATE_FAILED, f"a response's rewards missed its score by {error:.2e}")
             return
         stage = self._stage_of(job)
@@ -142,7 +133,8 @@ class Study:
             if len({str(each.arm["name"]) for each, *_ in self._suspected}) > 1:
                 raise ShapetuneError(
                     f"no run came to its end; two arms failed in the same way: {detail}",
-                    f"mend that, and the same command goes on; the whole trace is in {attempts_file(job)}",
+                    "mend that, and the same command resumes; the whole trace is in "
+                    f"{job.files.attempts_file(job.seeds)}",
                 )
             return
         self._clear_suspicion()
@@ -154,9 +146,8 @@ class Study:
             self._fail(*each)
 
     def _fail(self, job: Job, reason: str, detail: str) -> None:
-        folder = Path(job.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "failure.json", {"reason": reason, "detail": detail, "arm": job.arm})
+        job.files.folder.mkdir(parents=True, exist_ok=True)
+        job.files.write_failure(FailureRecord(reason, detail, Arm.from_dict(job.arm)))
         stage = self._stage_of(job)
         self._ended(stage, job, stage.fail(job, f"{reason}: {detail}"))
 
@@ -185,7 +176,7 @@ class Study:
         Raises:
             ShapetuneError: No trial of the search succeeded.
         """
-        kept = read_kept(self.folder.winner_file, lambda found: (Arm.from_dict(found), found.get("trials")))
+        kept = read_saved(self.folder.winner_file, lambda found: (Arm.from_dict(found), found.get("trials")))
         if kept is not None and kept[1] in (None, self.config.search.trials):
             return kept[0]
         ranking = self.ranking()
@@ -205,7 +196,7 @@ class Study:
 
     def runners_up(self) -> list[Arm]:
         """Return the arms that are confirmed beside the winner, best first: ``confirm.top`` less one of them."""
-        ranking = read_kept(self.folder.ranking_file, lambda rows: [Prediction(**row) for row in rows])
+        ranking = read_saved(self.folder.ranking_file, lambda rows: [Prediction(**row) for row in rows])
         if ranking is None:
             ranking = self.ranking()
         others = [row for row in ranking if row.arm != self.winner().name and row.feasible]
@@ -224,15 +215,3 @@ class Study:
         verdict = judge(self.winner().name, runs)
         write_json(self.folder.verdict_file, verdict.to_dict())
         return verdict
-
-
-def confirmation_runs(folder: StudyFolder) -> dict[str, list[dict[str, Any]]]:
-    """Return each confirmed arm's finished runs, in seed order."""
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.confirm.glob("*/result.json")):
-        if (path.parent / "failure.json").exists():  # its certificate was refused
-            continue
-        found = read_kept(path, lambda result: (str(result["arm"]["name"]), list(result["runs"])))
-        if found is not None:
-            runs.setdefault(found[0], []).extend(found[1])
-    return {name: sorted(results, key=lambda run: int(run["seed"])) for name, results in runs.items()}

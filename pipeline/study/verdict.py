@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -13,20 +13,24 @@ import numpy as np
 from scipy.stats import bootstrap
 from scipy.stats import t as student_t
 
-from pipeline.trials.arm import Arm
+from pipeline.trials.arm import WINNER, Arm
+from pipeline.trials.results import RunResult
 from pipeline.trials.statistics import SMOOTHING_STEPS, first_step_reaching, smoothed_mean_curve
+from shaping.method_names import SPARSE, UNIFORM
 from shaping.shape import Shape
 
 CONFIDENCE = 0.95
 RESAMPLES, RESAMPLING_SEED = 10_000, 0
 # Two differences have three resampled means: too few for a tail of 2.5 %.
 LEAST_RESAMPLED = 3
-WINNER, SPARSE, UNIFORM = "winner", "sparse", "uniform"
 # The policy that every run starts from: a rival that costs nothing.
 UNTRAINED = "before training"
 # Sparse PPO wants lambda 1, or a critic that starts as the reward model and then a small lambda as dense credit does:
 # the best of them is the fair rival.
 TUNED = ("sparse, lambda 1", "sparse, reward-model critic", "sparse, reward-model critic, same lambda")
+
+# Arm name to its seeds' results.
+Runs = Mapping[str, Sequence[RunResult]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Difference:
     seeds: int
     bootstrap_low: float
     bootstrap_high: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Difference:
+        """Return the difference of its plain values."""
+        numbers = {name: float(value) for name, value in values.items() if name not in ("rival", "seeds")}
+        return cls(rival=str(values["rival"]), seeds=int(values["seeds"]), **numbers)
 
     @property
     def is_gain(self) -> bool:
@@ -88,6 +98,19 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """Return the verdict as plain values."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Verdict:
+        """Return the verdict of ``to_dict``'s values."""
+        steps = {str(arm): None if n is None else int(n) for arm, n in values["steps_to_level"].items()}
+        return cls(
+            winner=values["winner"],
+            differences=tuple(Difference.from_dict(each) for each in values["differences"]),
+            tuned_rival=values["tuned_rival"],
+            steps_to_level=steps,
+            total_steps=int(values["total_steps"]),
+            text=tuple(map(str, values["text"])),
+        )
 
 
 def confirmation_arms(winner: Arm, base: Shape, reward_critic: bool = True) -> list[Arm]:
@@ -143,7 +166,7 @@ def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float] | No
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def judge(winner: str, runs: dict[str, list[dict[str, Any]]]) -> Verdict:
+def judge(winner: str, runs: Runs) -> Verdict:
     """Return the verdict.
 
     Args:
@@ -162,10 +185,10 @@ def judge(winner: str, runs: dict[str, list[dict[str, Any]]]) -> Verdict:
     return Verdict(winner, differences, tuned, steps, total, tuple(text))
 
 
-def untrained_runs(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def untrained_runs(runs: Runs) -> list[RunResult]:
     """Return the policy before training as if it were an arm's runs, seed by seed; empty where nothing measured it."""
-    measured = (run for run in runs.get(SPARSE, []) if run.get("untrained"))
-    return [{"seed": run["seed"], "evaluation": run["untrained"]} for run in measured]
+    measured = (run.before_training() for run in runs.get(SPARSE, []))
+    return [run for run in measured if run is not None]
 
 
 def named(arms: Sequence[str]) -> str:
@@ -174,23 +197,23 @@ def named(arms: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-def _objectives(results: list[dict[str, Any]]) -> list[list[float]]:
-    return [[point["objective"] for point in result["curve"]] for result in results]
+def _objectives(results: Sequence[RunResult]) -> list[list[float]]:
+    return [result.objective_curve for result in results]
 
 
-def _final(results: list[dict[str, Any]]) -> float:
-    return fmean(result["evaluation"]["objective"] for result in results)
+def _final(results: Sequence[RunResult]) -> float:
+    return fmean(result.objective for result in results)
 
 
-def _against(rival: str, runs: dict[str, list[dict[str, Any]]], arm: str) -> Difference:
-    ours = {run["seed"]: run["evaluation"]["objective"] for run in runs[arm]}
-    theirs = {run["seed"]: run["evaluation"]["objective"] for run in runs[rival]}
+def _against(rival: str, runs: Runs, arm: str) -> Difference:
+    ours = {run.seed: run.objective for run in runs[arm]}
+    theirs = {run.seed: run.objective for run in runs[rival]}
     shared = _shared_seeds(runs, arm, rival)
     return paired_difference(rival, [ours[seed] for seed in shared], [theirs[seed] for seed in shared])
 
 
-def _shared_seeds(runs: dict[str, list[dict[str, Any]]], arm: str, rival: str) -> list[int]:
-    return sorted({run["seed"] for run in runs.get(arm, [])} & {run["seed"] for run in runs.get(rival, [])})
+def _shared_seeds(runs: Runs, arm: str, rival: str) -> list[int]:
+    return sorted({run.seed for run in runs.get(arm, [])} & {run.seed for run in runs.get(rival, [])})
 
 
 def _words(
@@ -224,7 +247,7 @@ def _words(
     return lines
 
 
-def _words_of_learning(rivals: Sequence[str], runs: dict[str, list[dict[str, Any]]]) -> list[str]:
+def _words_of_learning(rivals: Sequence[str], runs: Runs) -> list[str]:
     """Return what training itself was worth, of arms that share two seeds or more with what was before it."""
     judged = [arm for arm in (WINNER, *rivals) if len(_shared_seeds(runs, arm, UNTRAINED)) > 1]
     if not judged:

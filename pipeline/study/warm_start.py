@@ -9,11 +9,12 @@ from typing import Any
 
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_json, write_json
-from pipeline.search.outer_loop import EarlierTrial, tracked_values
-from pipeline.storage.keys import EARLIER
+from pipeline.search.observations import tracked_values
+from pipeline.search.outer_loop import EarlierTrial
 from pipeline.study.folder import StudyFolder
-from pipeline.study.provenance import differing, noted, own_files
-from pipeline.trials.run import searched_value, seed_file, summarize
+from pipeline.study.provenance import differing, noted, user_files
+from pipeline.trials.records import Origin, SavedResult, TrialFiles, TrialRecord, trial_files
+from pipeline.trials.results import TrialResult
 from search_spaces import BaselineArm, SearchSpace
 from shaping.errors import ConfigError
 from shaping.shape import Shape
@@ -76,7 +77,7 @@ def _found(config: StudyConfig, earlier: StudyFolder) -> dict[str, Any]:
     theirs, space = earlier.config(), config.make_space()
     same_question = _question(theirs) == _question(config) and set(config.search.seeds) <= set(theirs.search.seeds)
     # Files may be large: they are only summed where nothing else tells the studies apart.
-    if same_question and not differing(noted(earlier), own_files(config)):
+    if same_question and not differing(noted(earlier), user_files(config)):
         return {"trials": _data(config, earlier, space), "arms": []}
     arms = _best_arms(earlier, space, config.search.first_arms)
     return {"trials": [], "arms": [{"name": arm.name, "point": dict(arm.point)} for arm in arms]}
@@ -89,17 +90,17 @@ def _trial(kept: Mapping[str, Any]) -> EarlierTrial:
 
 def copy_results(folder: StudyFolder, index: int, arm: str, source: Path, seeds: Sequence[int]) -> None:
     """Let a trial that was taken over stand among the study's own, with its seeds, for whoever reads the folder."""
-    target = folder.trial_folder(index)
-    if (target / "trial.json").exists():
+    target = TrialFiles(folder.trial_folder(index))
+    if target.has_begun:
         return
-    target.mkdir(parents=True, exist_ok=True)
-    theirs = read_json(source / "result.json")
-    runs = {int(run["seed"]): run for run in theirs["runs"] if run["seed"] in seeds}
-    for seed, run in runs.items():
-        write_json(seed_file(target, seed), run)
-    outcome = summarize([runs[seed] for seed in seeds])
-    write_json(target / "result.json", {**outcome.to_dict(), "arm": theirs["arm"], "seeds": list(seeds)})
-    write_json(target / "trial.json", {"index": index, "arm": arm, "origin": EARLIER})
+    theirs = TrialFiles(source).result()
+    assert theirs is not None
+    target.folder.mkdir(parents=True, exist_ok=True)
+    runs = theirs.runs_of(seeds)
+    for run in runs:
+        target.write_run(run)
+    target.write_result(theirs.arm, TrialResult.of(runs))
+    target.write_record(TrialRecord(index, arm, Origin.EARLIER))
 
 
 def _question(config: StudyConfig) -> dict[str, Any]:
@@ -107,30 +108,25 @@ def _question(config: StudyConfig) -> dict[str, Any]:
     return {**{name: plain[name] for name in ALIKE}, "objective": config.search.objective}
 
 
-def _results(earlier: StudyFolder) -> list[tuple[int, Path, dict[str, Any]]]:
+def _results(earlier: StudyFolder) -> list[tuple[int, Path, SavedResult]]:
     """Return index, folder and result of the trials that succeeded."""
-    folders = sorted((path.parent for path in earlier.results()), key=lambda path: int(path.name))
-    return [
-        (int(path.name), path, read_json(path / "result.json"))
-        for path in folders
-        if not (path / "failure.json").exists()
-    ]
+    found = [(files, files.result()) for files in trial_files(earlier.trials) if not files.has_failure]
+    return [(int(files.folder.name), files.folder, saved) for files, saved in found if saved is not None]
 
 
 def _data(config: StudyConfig, earlier: StudyFolder, space: SearchSpace) -> list[dict[str, Any]]:
     """Return the earlier study's trials as plain values, under names that are free here."""
     baselines = {arm.name for arm in space.baselines()}
     trials = []
-    for index, path, result in _results(earlier):
-        name = result["arm"]["name"]
-        runs = [run for run in result["runs"] if run["seed"] in config.search.seeds]
+    for index, path, saved in _results(earlier):
+        name, runs = saved.arm.name, saved.runs_of(config.search.seeds)
         trials.append(
             {
                 "arm": name if name in baselines else f"{earlier.root.name} {index}",
                 "source": str(path),
-                "shape": result["arm"]["shape"],
-                "values": {str(run["seed"]): searched_value(run, config.search.objective) for run in runs},
-                "tracked": tracked_values(result["metrics"], result["certificate"]),
+                "shape": saved.arm.shape.to_dict(),
+                "values": {str(run.seed): run.searched(config.search.objective) for run in runs},
+                "tracked": tracked_values(saved.result.metrics, saved.result.certificate),
             }
         )
     return trials
@@ -140,14 +136,12 @@ def _best_arms(earlier: StudyFolder, space: SearchSpace, count: int) -> list[Bas
     """Return the best arms that the space holds, as the earlier study believed, without the space's own baselines."""
     ranking = read_json(earlier.ranking_file) or []
     believed = {int(row["index"]): float(row["mean"]) for row in ranking}
-    results = sorted(
-        _results(earlier), key=lambda each: -believed.get(each[0], float(each[2]["metrics"]["objective"][0]))
-    )
+    results = sorted(_results(earlier), key=lambda each: -believed.get(each[0], each[2].result.metrics["objective"][0]))
     taken = [dict(arm.point) for arm in space.baselines()]
     arms: list[BaselineArm] = []
-    for index, _, result in results:
+    for index, _, saved in results:
         try:
-            point = dict(space.encode(Shape.from_dict(result["arm"]["shape"])))
+            point = dict(space.encode(saved.arm.shape))
         except ConfigError:
             continue
         if point not in taken and len(arms) < count:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.files import replace_folder
 from shaping.errors import ShapetuneError
 
 MANIFEST = "manifest.json"
@@ -104,10 +105,8 @@ def _build(target: Path, recipe: dict[str, Any], build: Callable[[Path], dict[st
         }
         manifest = {"recipe": recipe, "facts": facts, "files": files}
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
-        if target.exists():
-            shutil.rmtree(target)
         scratch.chmod(0o755)
-        os.replace(scratch, target)
+        replace_folder(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

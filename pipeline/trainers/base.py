@@ -1,16 +1,19 @@
-"""What an inner run needs to know of a task."""
+"""What a trainer is given and what it tells: task, job, responses. Imports neither torch nor transformers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.utils import logging as transformers_logging
+from shaping.shape import Shape
 
-from shaping.reward_models import CausalRewardModel, RewardModel
-from shaping.rollouts import padded, unpadded
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from shaping.reward_models import CausalRewardModel, RewardModel
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,14 @@ class Prompts:
     @classmethod
     def of_ids(cls, rows: list[list[int]], device: Any = None) -> Prompts:
         """Return rows of ids, without padding, as prompts."""
+        from shaping.rollouts import padded
+
         return cls(*padded(rows, left=True, device=device))
 
     def to_ids(self) -> list[list[int]]:
         """Return the ids of each prompt, without padding."""
+        from shaping.rollouts import unpadded
+
         return unpadded(self.ids, self.mask)
 
     def select(self, rows: Tensor) -> Prompts:
@@ -73,6 +80,8 @@ class Task:
     @property
     def critic_source(self) -> CausalRewardModel | None:
         """Return the reward model where a critic can start from it: it scores every prefix, in the policy's tokens."""
+        from shaping.reward_models import CausalRewardModel
+
         model = self.reward_model
         return model if isinstance(model, CausalRewardModel) and "prefix" in model.abilities else None
 
@@ -109,5 +118,48 @@ def _identity(reward_model: Any) -> str:
 
 def quiet_transformers() -> None:
     """Silence the loading bars and warnings of transformers, which would tear the study's own progress display."""
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One run that a trainer is asked for.
+
+    Attributes:
+        arm: The arm's name.
+        shape: What to train with.
+        seed: Of everything random.
+        steps: Training steps, ``ppo.steps`` of the config.
+        first_step: The step to begin with, 0 where nothing was done: those before it were told by an attempt that
+            broke off. A trainer that saves checkpoints may begin earlier; what it tells again counts.
+        folder: The trial's, for checkpoints; kept from attempt to attempt.
+        config: The study's whole config as plain values; ``trainer.options`` are the user's own.
+    """
+
+    arm: str
+    shape: Shape
+    seed: int
+    steps: int
+    first_step: int
+    folder: Path
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SampleText:
+    """One held-out prompt with the trained policy's response, saved word for word."""
+
+    prompt: str
+    response: str
+    prompt_ids: list[int]
+    response_ids: list[int]
+    score: float
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SampleText:
+        """Return the text of its plain values."""
+        prompt_ids, response_ids = ([int(token) for token in values[f"{part}_ids"]] for part in ("prompt", "response"))
+        return cls(str(values["prompt"]), str(values["response"]), prompt_ids, response_ids, float(values["score"]))

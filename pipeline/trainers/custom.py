@@ -6,16 +6,16 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.runtime.environment import where
 from pipeline.runtime.files import read_lines
+from pipeline.trainers.base import TrainingJob
 from shaping.certificate import Certificate
-from shaping.errors import ConfigError, TrialFailed
+from shaping.errors import TrialFailed
 from shaping.shape import Shape
-from shaping.user_code import own_module
+from shaping.user_code import load_callable
 
 # What a trainer reports at every step: J, and the unshaped reward and the KL from the reference that it is made of.
 NEEDED = ("objective", "reward", "kl_nats")
@@ -23,32 +23,8 @@ NEEDED = ("objective", "reward", "kl_nats")
 CERTIFICATE_ERROR, RESPONSES = "certificate_error", "certified_responses"
 
 
-@dataclass(frozen=True)
-class Training:
-    """One run that a trainer of one's own is asked for.
-
-    Attributes:
-        arm: The arm's name.
-        shape: What to train with.
-        seed: Of everything random.
-        steps: Training steps, ``ppo.steps`` of the config.
-        first_step: The step to begin with, 0 where nothing was done: those before it were told by an attempt that
-            broke off. A trainer that saves checkpoints may begin earlier; what it tells again counts.
-        folder: The trial's, for checkpoints; kept from attempt to attempt.
-        config: The study's whole config as plain values; ``trainer.options`` are the user's own.
-    """
-
-    arm: str
-    shape: Shape
-    seed: int
-    steps: int
-    first_step: int
-    folder: Path
-    config: dict[str, Any]
-
-
 # Yields a step's number and what was measured at it: objective, reward, kl_nats, and whatever else.
-Trainer = Callable[[Training], Iterator[tuple[int, Mapping[str, float]]]]
+Trainer = Callable[[TrainingJob], Iterator[tuple[int, Mapping[str, float]]]]
 
 
 def find_trainer(reference: str) -> Trainer:
@@ -57,15 +33,10 @@ def find_trainer(reference: str) -> Trainer:
     Raises:
         ConfigError: There is none.
     """
-    place, _, name = reference.rpartition(":")
-    function = getattr(own_module(place, "trainer.function"), name, None)
-    if not callable(function):
-        raise ConfigError(f"trainer.function: {place} has no function {name}", "check its spelling")
-    chosen: Trainer = function
-    return chosen
+    return load_callable(reference, "trainer.function")
 
 
-def run_own(
+def run_custom(
     trainer: Trainer, arm: str, shape: Shape, seed: int, folder: Path, config: dict[str, Any]
 ) -> Iterator[tuple[int, dict[str, float], bool] | dict[str, Any]]:
     """Yield every step, then the seed's result; the last step's measures are the evaluation.
@@ -86,7 +57,7 @@ def run_own(
         whole = not kept.exists() or kept.read_text(encoding="utf-8").endswith("\n")
         with kept.open("a", encoding="utf-8") as file:
             file.write("" if whole else "\n")
-            for step, measured in trainer(Training(arm, shape, seed, steps, first, folder, config)):
+            for step, measured in trainer(TrainingJob(arm, shape, seed, steps, first, folder, config)):
                 points[step] = _checked(step, measured)
                 file.write(json.dumps([step, points[step]]) + "\n")
                 file.flush()

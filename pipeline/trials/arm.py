@@ -8,6 +8,9 @@ from typing import Any
 from pipeline.trainers.ppo.settings import Critic
 from shaping.shape import Shape
 
+# What the search's winner is called where it is run on fresh seeds.
+WINNER = "winner"
+
 
 @dataclass(frozen=True)
 class Arm:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import errno
-import json
 import socket
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from pipeline.runtime.files import read_lines
 from pipeline.runtime.memory import is_out_of_memory
+from pipeline.trials.records import AttemptRecord
 from pipeline.trials.types import Job
 from shaping.errors import ShapetuneError, TrialFailed
 
@@ -75,7 +73,7 @@ def halted(failure: Failure) -> ShapetuneError:
     """Return the error that ends a study whose files cannot be written."""
     return ShapetuneError(
         f"the study cannot write any more on {socket.gethostname()}: {failure.detail}",
-        "make room there, or give back the right to write; then the same command goes on",
+        "make room there, or give back the right to write; then the same command resumes the study",
     )
 
 
@@ -83,28 +81,12 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def attempts_file(job: Job) -> Path:
-    """Return where a job's failed attempts are kept, one a line."""
-    return Path(job.folder) / f"failures-{'-'.join(map(str, job.seeds))}.jsonl"
-
-
-def stall_file(job: Job) -> Path:
-    """Return where a worker that hung writes what it was doing."""
-    return Path(job.folder) / f"stalled-{'-'.join(map(str, job.seeds))}.txt"
-
-
 def note_failure(job: Job, failure: Failure) -> None:
     """Add a failed attempt to the trial's folder; a disk that takes nothing any more must not hide the cause."""
-    line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "seeds": job.seeds, **asdict(failure)}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    attempt = AttemptRecord(job.seeds, at, failure.reason, failure.detail, failure.trace, failure.halts)
     try:
-        Path(job.folder).mkdir(parents=True, exist_ok=True)
-        with attempts_file(job).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        job.files.add_attempt(attempt)
     except OSError:
         if not failure.halts:
             raise
-
-
-def noted_failures(path: Path) -> list[dict[str, Any]]:
-    """Return the failed attempts that a file holds; a line that was cut off is left out."""
-    return read_lines(path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from pipeline.tasks.asset_cache import cache_folder
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.registry import load_task, task_kind
 from pipeline.trainers.base import Judge, Task
+from pipeline.trainers.custom import find_trainer
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
@@ -75,7 +77,40 @@ def open_judge(config: StudyConfig, asked: Sequence[PromptRow], console: Console
         return task_kind(config.task).load_judge(config.task, assets, asked)
 
 
-def check_methods(config: StudyConfig, task: Task) -> None:
+@dataclass(frozen=True)
+class ReadyModels:
+    """What is known of a config's models once they were built, loaded and looked at.
+
+    Attributes:
+        assets: The folder of what the task built once; ``None`` where it built nothing.
+        has_reward_critic: Whether a critic can start as the task's reward model.
+        quality: Measured quality of the models, by name.
+    """
+
+    assets: Path | None = None
+    has_reward_critic: bool = False
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+
+def ready_models(config: StudyConfig, console: Console) -> ReadyModels:
+    """Build and load a config's models, or find its custom trainer, and return what is known of them.
+
+    Raises:
+        ConfigError: Something of them cannot be used, or does not fit the config.
+    """
+    if config.trainer is not None:
+        find_trainer(config.trainer.function)
+        return ReadyModels()
+    assets = build_assets(config, console)
+    task = open_task(config, assets, console)
+    check_space_methods(config, task)
+    if config.executor.name != "local":
+        # The workers load models of their own; this process needs the memory no more than the time.
+        load_task.cache_clear()
+    return ReadyModels(assets, task.critic_source is not None, task.quality)
+
+
+def check_space_methods(config: StudyConfig, task: Task) -> None:
     """Refuse to search over methods that the reward model cannot serve.
 
     Raises:

@@ -1,9 +1,14 @@
-"""What travels between a study and its executor: jobs, progress, outcomes, and the two sides as protocols."""
+"""What travels between a study and its executor: jobs, progress, endings, and the two sides as protocols."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
+
+from pipeline.trials.records import TrialFiles
+from pipeline.trials.results import TrialResult
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,11 @@ class Job:
     judges_untrained: bool = False
 
     @property
+    def files(self) -> TrialFiles:
+        """The files of its trial."""
+        return TrialFiles(Path(self.folder))
+
+    @property
     def total_steps(self) -> int:
         """Training steps of the whole job: what progress is measured in."""
         return int(self.config["ppo"]["steps"]) * len(self.seeds)
@@ -49,33 +59,8 @@ class Progress:
     done_steps: int
     seed: int
     step: int
-    point: dict[str, float]
+    point: Mapping[str, float]
     again: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a trial found: means over its seeds, with standard errors where there are at least two.
-
-    Attributes:
-        metrics: Name to ``(mean, standard error or None)``.
-        certificate: Of all seeds together, as plain values.
-        runs: Each seed's result, as plain values.
-    """
-
-    metrics: dict[str, tuple[float, float | None]]
-    certificate: dict[str, Any]
-    runs: list[dict[str, Any]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the outcome as plain values."""
-        return {"metrics": self.metrics, "certificate": self.certificate, "runs": self.runs}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Outcome:
-        """Return the outcome of ``to_dict``'s values."""
-        metrics = {name: (pair[0], pair[1]) for name, pair in values["metrics"].items()}
-        return cls(metrics, values["certificate"], values["runs"])
 
 
 @dataclass(frozen=True)
@@ -88,7 +73,7 @@ class Ending:
         stopped: Whether it was stopped early, which is no failure.
     """
 
-    outcome: Outcome | None
+    outcome: TrialResult | None
     reason: str
     stopped: bool = False
 
@@ -112,7 +97,7 @@ class TrialSource(Protocol):
         """Take note that a job was stopped."""
         ...
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job, outcome: TrialResult) -> None:
         """Take a finished job's outcome."""
         ...
 
@@ -121,7 +106,7 @@ class TrialSource(Protocol):
         ...
 
     def retried(self, job: Job, reason: str, detail: str) -> None:
-        """Take note of an attempt that failed; another one goes on from its last checkpoint."""
+        """Take note of an attempt that failed; another one resumes from its last checkpoint."""
         ...
 
 

@@ -13,12 +13,12 @@ import pytest
 
 from pipeline.analysis.axes import ParameterAxis, ShareAxis, axes, mixed
 from pipeline.analysis.landscape import DIVISIONS, Landscape, landscape
-from pipeline.analysis.replay import Replay, replayed
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import write_json
 from pipeline.search.ax_analyses import ax_analyses
 from pipeline.search.outer_loop import OuterLoop
 from pipeline.study.folder import StudyFolder
+from pipeline.study.replay import Replay, replayed
 from pipeline.study.search_stage import SearchStage
 from pipeline.trials.arm import Arm
 from pipeline.trials.types import Job

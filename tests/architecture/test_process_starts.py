@@ -88,9 +88,10 @@ def test_a_trial_of_ones_own_trainer_imports_nothing_heavy(tmp_path: Path) -> No
     code = f"""
 from pipeline.trials.failures import failure_of
 from pipeline.trials.run import run_trial
-from pipeline.trials.types import (Job, Outcome)
+from pipeline.trials.results import TrialResult
+from pipeline.trials.types import (Job)
 *steps, outcome = run_trial({job!r})
-assert len(steps) == {job.total_steps} and isinstance(outcome, Outcome) and outcome.certificate["causal"]
+assert len(steps) == {job.total_steps} and isinstance(outcome, TrialResult) and outcome.certificate.causal
 assert failure_of(MemoryError()).reason == "out_of_memory"
 """
     assert heavy_after(code) == []
@@ -109,7 +110,7 @@ def test_workers_of_ones_own_trainer_stay_for_the_next_trial_and_never_import_to
     job = own_job(tmp_path)
     source = ListSource([replace(job, index=index, folder=str(tmp_path / str(index))) for index in range(6)])
     RayTuneExecutor(slots=2).run(source)
-    machines = [run["machine"] for outcome in source.outcomes.values() for run in outcome.runs]
+    machines = [run.machine for outcome in source.outcomes.values() for run in outcome.runs]
     assert len(machines) == 12 and not any("torch" in machine for machine in machines)
     assert len({machine["process"] for machine in machines}) <= 2
 

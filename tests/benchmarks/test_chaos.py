@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.chaos import KINDS, Round, one_round
 from benchmarks.cheap_trainer import value
-from pipeline.trainers.custom import Training
+from pipeline.trainers.base import TrainingJob
 from shaping.shape import Shape
 
 TRIALS = 10
@@ -36,8 +36,8 @@ def test_lost_and_doubled_trials_are_counted() -> None:
 
 
 def test_what_a_cheap_trial_finds_depends_on_shape_seed_and_step_alone(tmp_path: object) -> None:
-    def job(seed: int, **shape: object) -> Training:
-        return Training("any", Shape(**shape), seed, 6, 0, tmp_path, {})  # type: ignore[arg-type]
+    def job(seed: int, **shape: object) -> TrainingJob:
+        return TrainingJob("any", Shape(**shape), seed, 6, 0, tmp_path, {})  # type: ignore[arg-type]
 
     prefix = {"weights": {"prefix": 1.0}}
     assert value(job(0, **prefix), 3) == value(job(0, **prefix), 3)

@@ -27,7 +27,7 @@ from benchmarks.fidelity.training import LAMBDAS, lessons, lessons_file
 from benchmarks.fidelity.worlds import SEED, WORLDS, in_world
 from benchmarks.papers import runs as kept
 from benchmarks.papers.field import BUDGET, ENTRANTS, REWARD_MODEL, TUNED, candidates
-from benchmarks.papers.runs import COMPLETED, Run, kept_runs
+from benchmarks.papers.runs import COMPLETED, Run, saved_runs
 from pipeline.config.load import find_config, parse_config
 from pipeline.tasks.models.calibration import own_samples
 from pipeline.trainers.base import Task
@@ -382,7 +382,7 @@ def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeyp
     # No run was lost.
     assert parts[3].count(" | 0 |") == len(methods)
     for world in whole.WORLDS:
-        made = kept_runs(lessons_file(world, tmp_path)).values()
+        made = saved_runs(lessons_file(world, tmp_path)).values()
         assert len(made) == len(methods) * len(LAMBDAS) and {each.state for each in made} == {COMPLETED}
         assert max(each.largest_error for each in made) < 1e-4
     assert details["shapes"]["prefix"]["weights"] == {"prefix": 1.0}
@@ -401,4 +401,4 @@ def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeyp
     more, texts, _ = whole.measure(sizes, 1, "c")
     assert texts[: len(parts)] == parts and len(texts) == len(parts) + 1
     assert "R3HF" in texts[-1] and len(more) > len(claims)
-    assert learning.compared(contenders(Shape()), list(kept_runs(tmp_path / "papers-sentiment.csv").values()))
+    assert learning.compared(contenders(Shape()), list(saved_runs(tmp_path / "papers-sentiment.csv").values()))

@@ -39,7 +39,6 @@ from benchmarks.outer.problems import (
     extremes,
     face,
     features,
-    kept_runs,
     landscape,
     many_rows,
     noise_level,
@@ -47,6 +46,7 @@ from benchmarks.outer.problems import (
     point_of,
     residuals,
     row_of,
+    saved_runs,
     variances,
 )
 from benchmarks.outer.regret import RANDOM_TRIALS, at, median_claim, ratio, regret_claims, trials_saved
@@ -166,7 +166,7 @@ def test_the_former_space_starts_with_the_same_arms_and_reaches_the_same_shapes(
 
 
 def test_kept_runs_pair_the_shared_seed_with_the_rows_own() -> None:
-    runs = kept_runs()
+    runs = saved_runs()
     assert runs.rows.shape == (160, 4)
     # The first lines of the file: prefix alone at lambda 0.9651, on seeds 0 and 1000.
     assert runs.rows[0] == pytest.approx([1.0, 0.0, 0.0, 0.9651022309110887])
@@ -176,7 +176,7 @@ def test_kept_runs_pair_the_shared_seed_with_the_rows_own() -> None:
 
 
 def test_the_replay_follows_real_runs_and_has_their_noise() -> None:
-    runs, surface = kept_runs(), landscape("replay")
+    runs, surface = saved_runs(), landscape("replay")
     assert np.corrcoef(surface.mean(runs.rows), runs.means)[0, 1] > 0.95
     assert all(surface.regret(row) <= 1 for row in runs.rows)
     assert surface.best >= surface.mean(many_rows()).max()

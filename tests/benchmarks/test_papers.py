@@ -23,7 +23,7 @@ from benchmarks.papers.measures import (
     within_kl,
 )
 from benchmarks.papers.overview import draw_overview, overview_table
-from benchmarks.papers.runs import COMPLETED, Run, kept_runs
+from benchmarks.papers.runs import COMPLETED, Run, saved_runs
 from benchmarks.papers.settings import SETTINGS, Setting
 from benchmarks.papers.tables import claims, learning_words, shown, text
 from pipeline.config.load import parse_config
@@ -114,7 +114,7 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     lost = Run("ABC", 0.6, "reward_model", 4, "k", "c", "kl_limit")
     path = tmp_path / "runs.csv"
     path.write_text("\n".join([",".join(entry.name for entry in fields(Run)), whole.line(), lost.line()]) + "\n")
-    kept = kept_runs(path)
+    kept = saved_runs(path)
     assert repr(kept["j"]) == repr(whole) and repr(kept["k"]) == repr(lost)
     with path.open(newline="") as file:
         assert {None} not in [set(row) for row in csv.DictReader(file)]
@@ -181,7 +181,7 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     found = compare("smoke", setting, 1, "c", console)
     assert set(found.runs) == {SPARSE, TUNED, DOUBLED, "R3HF", WINNER}
     assert [each.seed for each in found.runs[WINNER]] == [200, 201]
-    assert len(kept_runs(runs.runs_file("smoke"))) == 2 * (4 + 4 + 4) + 2 * 5
+    assert len(saved_runs(runs.runs_file("smoke"))) == 2 * (4 + 4 + 4) + 2 * 5
     assert not any(each.held_out for made in found.tuning.values() for each in made)
     assert all(len(each.held_out) > 1 for made in found.runs.values() for each in made)
     paid = {name: max(each.largest_error for each in made) for name, made in found.runs.items()}

@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks import rates
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import TUNED, WINNER, Candidate
-from benchmarks.papers.runs import kept_runs
+from benchmarks.papers.runs import saved_runs
 from benchmarks.papers.settings import SETTINGS, Setting
 from benchmarks.papers.tuning import Tuner, with_lambdas
 from pipeline.trials.arm import Arm
@@ -46,7 +46,7 @@ def test_the_best_learning_rate_is_chosen_on_tuning_seeds_and_run_on_fresh_ones(
         point = (best.learning_rate, best.candidate.arm.shape.gae_lambda)
         assert best.tried[point] == max(best.tried.values())
         assert [run.seed for run in best.runs] == [200, 201] and all(len(run.held_out) > 1 for run in best.runs)
-    kept = list(kept_runs(tmp_path / "rates-smoke.csv").values())
+    kept = list(saved_runs(tmp_path / "rates-smoke.csv").values())
     assert len(kept) == 2 * (2 * 2 * 2 + 2)
     # Another learning rate is another run: nothing else of it differs.
     ends = {run.objective for run in kept if (run.entrant, run.gae_lambda, run.seed) == (TUNED, 0.95, 0)}

@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks import warmup
 from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import TUNED, WINNER, Candidate
-from benchmarks.papers.runs import kept_runs
+from benchmarks.papers.runs import saved_runs
 from benchmarks.papers.settings import Setting
 from benchmarks.papers.tuning import Tuned, Tuner
 from pipeline.trials.arm import Arm
@@ -49,7 +49,7 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
         assert each.candidate.arm.critic == "network" and each.candidate.arm.shape.active_methods() == {"sparse": 1.0}
         assert [len(run.curve) for run in each.runs] == [expected] * 2
         assert all(len(run.held_out) == looks for run in each.runs)
-    kept = kept_runs(path).values()
+    kept = saved_runs(path).values()
     assert sum(run.entrant.startswith("sparse, critic") for run in kept) == 2 * (4 * 2 + 2)
 
     every: dict[str, Tuned] = {**base, **found}

@@ -79,7 +79,7 @@ def test_finished_seeds_count_in_full_and_what_was_out_when_they_ended_does_not(
 def test_what_no_process_runs_is_unfinished_and_nobody_promises_its_end(trials: Trials) -> None:
     tell(trials.folder, RUNS)
     lines = shown(trials.folder)
-    assert lines[0] == "tiny: not running: 3 of 6 trials done" and "goes on with it" in lines[1]
+    assert lines[0] == "tiny: not running: 3 of 6 trials done" and "resumes it" in lines[1]
     assert re.search(r"^ +4  model +unfinished", "\n".join(lines), flags=re.MULTILINE)
 
 

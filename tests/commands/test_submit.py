@@ -99,7 +99,7 @@ def test_a_job_that_is_stopped_ends_cleanly_and_a_second_one_goes_on(cluster: Cl
     logs = subprocess.run(
         [*stop, "logs", job, "--address", cluster.url], env=environment, capture_output=True, text=True
     )
-    assert "stopped by SIGTERM with" in logs.stdout and "the same command goes on" in logs.stdout
+    assert "stopped by SIGTERM with" in logs.stdout and "the same command resumes" in logs.stdout
     assert "Traceback" not in logs.stdout
     made = steps(tmp_path)
     assert 4 <= len(made) < (TRIALS + 2) * STEPS

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+import shapetune
 from pipeline.config.load import load_config, parse_config
 from pipeline.export.template import Exported
 from pipeline.tasks.custom.reward_models import load_function
 from pipeline.tasks.registry import TaskKind
-from pipeline.trainers.custom import find_trainer, run_own
+from pipeline.trainers.custom import find_trainer, run_custom
 from shaping import CausalRewardModel, Rollouts, Shape, ShapeFile, UnitSplitter, score_batch
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +66,7 @@ def test_the_trainer(tmp_path: Path) -> None:
     (tmp_path / "toy.py").write_text(part("A trainer")[0])
     trainer = find_trainer(f"{tmp_path}/toy.py:train")
     shape, config = Shape(weights={"prefix": 1.0}), {"ppo": {"steps": 4}}
-    *steps, result = run_own(trainer, "toy", shape, 0, tmp_path, config)
+    *steps, result = run_custom(trainer, "toy", shape, 0, tmp_path, config)
     assert len(steps) == 4 and isinstance(result, dict)
     assert result["evaluation"]["reward"] == pytest.approx(0.75, abs=0.1)
 
@@ -91,3 +92,12 @@ def test_the_architecture_names_every_room() -> None:
     rooms = [path.parent for path in (ROOT / "pipeline").glob("*/__init__.py") if path.parent.name != "trainers"]
     rooms += [path.parent for path in (ROOT / "pipeline" / "trainers").glob("*/__init__.py")]
     assert rooms and [room.name for room in rooms if f"`{room.relative_to(ROOT)}`" not in page] == []
+
+
+def test_the_python_api_is_the_packages_own() -> None:
+    page = (ROOT / "docs" / "python-api.md").read_text()
+    public = set(re.findall(r"`shapetune\.(\w+)", page))
+    assert public == set(shapetune.__all__) - {"StudyConfig"}
+    members = {name for name in vars(shapetune.Study) if not name.startswith("_")}
+    fields = {"folder", "storage", "name"}
+    assert set(re.findall(r"`(?:shapetune\.S|s)tudy\.(\w+)", page)) == members - fields

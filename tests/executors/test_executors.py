@@ -13,7 +13,8 @@ import torch
 
 from pipeline.executors.local import LocalExecutor
 from pipeline.trials.arm import Arm
-from pipeline.trials.types import Executor, Job, Outcome, Progress
+from pipeline.trials.results import TrialResult
+from pipeline.trials.types import Executor, Job, Progress
 from shaping.errors import ShapetuneError
 from tests.support.studies import tiny_config
 
@@ -40,7 +41,7 @@ class ListSource:
         self.running: set[int] = set()
         self.most_running = 0
         self.progress: dict[int, list[int]] = {job.index: [] for job in jobs}
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes: dict[int, TrialResult] = {}
         self.failures: dict[int, tuple[str, str]] = {}
         self.retries: list[tuple[int, str, str]] = []
 
@@ -64,7 +65,7 @@ class ListSource:
         self.running.remove(job.index)
         self.stopped_jobs.append(job.index)
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job, outcome: TrialResult) -> None:
         self.running.remove(job.index)
         self.outcomes[job.index] = outcome
 
@@ -106,13 +107,13 @@ def test_executor_runs_every_job_once_and_keeps_failures_as_data(
     reason, detail = source.failures[2]
     assert reason == "kl_limit" and "kl_limit_nats" in detail
     for index, outcome in source.outcomes.items():
-        assert [run["seed"] for run in outcome.runs] == [0, 1]
+        assert [run.seed for run in outcome.runs] == [0, 1]
         assert outcome.certificate["return_preserving"] and outcome.certificate["responses"] == 16
         assert source.progress[index] == [1, 2, 3, 4]
         kept = [json.loads((tmp_path / str(index) / f"seed-{seed}.json").read_text()) for seed in (0, 1)]
         assert kept == outcome.runs
         mean, error = outcome.metrics["objective"]
-        values = [run["evaluation"]["objective"] for run in outcome.runs]
+        values = [run.objective for run in outcome.runs]
         assert mean == pytest.approx(sum(values) / 2)
         assert error == pytest.approx(abs(values[0] - values[1]) / 2)
 
@@ -142,7 +143,7 @@ def test_trials_side_by_side_see_devices_of_their_own_and_only_what_they_were_pr
     for name, gpus, expected in (("whole", 1.0, {"0", "1"}), ("none", 0.0, {""})):
         source = ListSource(jobs(tmp_path / name, tiny_assets)[:2])
         RayTuneExecutor(slots=2, cpus=2, gpus=gpus, machine_gpus=2).run(source)
-        machines = {index: outcome.runs[0]["machine"] for index, outcome in source.outcomes.items()}
+        machines = {index: outcome.runs[0].machine for index, outcome in source.outcomes.items()}
         assert len(machines) == 2 and len({machine["process"] for machine in machines.values()}) == 2
         seen = {machine["visible_devices"] or "" for machine in machines.values()}
         assert seen <= expected
@@ -188,7 +189,7 @@ def test_a_run_uses_the_threads_it_was_promised_and_leaves_the_process_as_it_was
     job = Job(0, str(tmp_path), Arm("a", config.base_shape()).to_dict(), (0,), config.model_dump(mode="json"), "")
     source = ListSource([replace(job, assets=str(tiny_assets))])
     LocalExecutor().run(source)
-    assert source.outcomes[0].runs[0]["machine"]["threads"] == cpus
+    assert source.outcomes[0].runs[0].machine["threads"] == cpus
     assert torch.get_num_threads() == before
 
 

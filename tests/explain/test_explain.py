@@ -17,13 +17,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from pipeline.cli import _run
 from pipeline.config.load import load_config
 from pipeline.explain.explain import explain, moved
-from pipeline.explain.question import Question
+from pipeline.explain.question import ExplainRequest
 from pipeline.explain.samples import TokenRow, TokenSample
-from pipeline.explain.token_rewards import explained, make_shapers, token_rewards
+from pipeline.explain.token_rewards import explain_response, make_shapers, token_rewards
 from pipeline.tasks.registry import load_task
 from pipeline.tasks.sentiment.task import load_sentiment
-from pipeline.trainers.base import Judge
-from pipeline.trainers.ppo.evaluation import SampleText
+from pipeline.trainers.base import Judge, SampleText
 from pipeline.trials.task_models import open_judge
 from shaping.credit import METHODS
 from shaping.errors import ConfigError
@@ -90,8 +89,8 @@ def row_of(sample: TokenSample, name: str) -> TokenRow:
     return next(row for row in sample.rows if row.method == name)
 
 
-def asked(subject: Any, **options: Any) -> Question:
-    return Question(str(subject), **{"prompt": PROMPT, "response": RESPONSE, **options})
+def asked(subject: Any, **options: Any) -> ExplainRequest:
+    return ExplainRequest(str(subject), **{"prompt": PROMPT, "response": RESPONSE, **options})
 
 
 def test_prefix_rewards_are_differences_of_plain_scores_and_every_row_sums_to_the_plain_score(
@@ -132,7 +131,7 @@ def test_moved_reward_is_half_the_sum_of_differences(config: Path) -> None:
 
 
 def test_a_study_shows_its_winner_and_what_it_is_made_of_on_its_own_responses(study: Path, tiny_assets: Path) -> None:
-    found = explain(Question(str(study)), QUIET)
+    found = explain(ExplainRequest(str(study)), QUIET)
     assert list(found.shapes) == ["winner of studied", "attention", "prefix"]
     assert found.shapes["winner of studied"] == WINNER and found.shapes["prefix"].unit == "token"
     assert [len(sample.tokens) for sample in found.samples] == [4, 3]
@@ -170,7 +169,7 @@ def test_the_report_and_explain_say_the_same_of_a_response(study: Path, tiny_ass
     task = load_sentiment(tiny_assets)
     ids = [kept_text(tiny_assets, 0, [20, 21, 22, 23]), kept_text(tiny_assets, 1, [30, 31, 32])]
     told = token_rewards(task, WINNER, [SampleText(**text) for text in ids])
-    found = explain(Question(str(study), methods=("all",)), QUIET)
+    found = explain(ExplainRequest(str(study), methods=("all",)), QUIET)
     for sample, kept in zip(found.samples, told, strict=True):
         assert list(sample.tokens) == kept["tokens"] and sample.score == pytest.approx(kept["score"])
         for row in sample.rows:
@@ -182,7 +181,7 @@ def test_numbers_of_a_response_do_not_depend_on_those_before_it(study: Path, tmp
     texts = [{"prompt": PROMPT, "response": RESPONSE}, {"prompt": "bad", "response": " acting, good music"}]
     both = write_lines(tmp_path / "both.jsonl", texts)
     alone = write_lines(tmp_path / "alone.jsonl", texts[1:])
-    many, one = (explain(Question(str(config), file=file, methods=("random",)), QUIET) for file in (both, alone))
+    many, one = (explain(ExplainRequest(str(config), file=file, methods=("random",)), QUIET) for file in (both, alone))
     assert many.samples[1].rows == one.samples[0].rows and many.samples[0].rows != many.samples[1].rows
 
 
@@ -232,7 +231,7 @@ def test_messages_are_refused_where_no_prompt_of_the_task_is_a_chat(models: Path
     path, lines = write_config(tmp_path, own_values(models)), tmp_path / "chat.jsonl"
     write_lines(lines, [{"messages": CHAT, "response": RESPONSE}])
     with pytest.raises(ConfigError, match=r"chat\.jsonl, line 1 holds messages"):
-        explain(Question(str(path), file=lines), QUIET)
+        explain(ExplainRequest(str(path), file=lines), QUIET)
 
 
 def test_a_reward_model_of_another_tokenizer_reads_its_own_form_of_a_new_prompt(models: Path, tmp_path: Path) -> None:
@@ -240,7 +239,7 @@ def test_a_reward_model_of_another_tokenizer_reads_its_own_form_of_a_new_prompt(
     path, tokenizer = write_config(tmp_path, values), other_tokenizer()
     lines = write_lines(tmp_path / "texts.jsonl", [{"messages": CHAT, "response": RESPONSE}])
     by_option = asked(path, prompt=CHAT[0]["content"], methods=("prefix", "attention"))
-    by_file = Question(str(path), file=lines, methods=("prefix", "attention"))
+    by_file = ExplainRequest(str(path), file=lines, methods=("prefix", "attention"))
     opening = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True, return_dict=False)
     row = opening + tokenizer(RESPONSE, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
     (expected,) = plain_scores(models / "other", [row])
@@ -274,7 +273,7 @@ def test_tokens_keep_their_spaces_and_bytes_of_one_character_stand_on_its_last_t
     judge = Judge(tokenizer, TextRewardModel(lambda texts: [len(text) for text in texts], tokenizer), ())
     shapers = make_shapers(judge, {"prefix": Shape(weights={"prefix": 1.0})})
     ended = [*ids, tokenizer.eos_token_id]
-    sample, _ = explained(judge, shapers, prompt, ended)
+    sample, _ = explain_response(judge, shapers, prompt, ended)
     assert "".join(sample.tokens[:-1]) == tokenizer.decode(prompt + ids)[len("so good") :]
     assert sample.tokens[-1] == tokenizer.eos_token and len(sample.tokens) == len(ended)
     assert sample.tokens[0].startswith(" ") and sum(token.startswith(" ") for token in sample.tokens) >= 3

@@ -13,10 +13,11 @@ import pytest
 
 from pipeline.config.load import parse_config
 from pipeline.study.folder import StudyFolder
-from pipeline.study.verdict import SPARSE, confirmation_arms, judge
+from pipeline.study.verdict import confirmation_arms, judge
 from pipeline.trials.arm import Arm
-from pipeline.trials.run import summarize
+from pipeline.trials.results import RunResult, TrialResult
 from shaping.certificate import Certificate
+from shaping.method_names import SPARSE
 from shaping.shape import Shape
 
 STEPS = 30
@@ -97,7 +98,12 @@ class SyntheticStudy:
         self.write(path / "trial.json", {"index": index, "arm": name, "origin": origin})
         seeds = list(self.config.search.seeds)
         self.write(
-            path / "result.json", {**summarize(runs).to_dict(), "arm": Arm(name, shape).to_dict(), "seeds": seeds}
+            path / "result.json",
+            {
+                **TrialResult.of([RunResult.from_dict(run) for run in runs]).to_dict(),
+                "arm": Arm(name, shape).to_dict(),
+                "seeds": seeds,
+            },
         )
 
     def failed_trial(self, index: int, reason: str = "nan", detail: str = "the policy's loss is nan at step 7") -> None:
@@ -182,7 +188,7 @@ class SyntheticStudy:
 
     def confirm(self, seeds: tuple[int, ...] = (100, 101, 102, 103), top: int = 1) -> None:
         """Write the runs on fresh seeds and the verdict that follows from them."""
-        runs: dict[str, list[dict[str, Any]]] = {}
+        runs: dict[str, list[RunResult]] = {}
         arms = confirmation_arms(self.winner(), self.config.base_shape())
         arms += [Arm(f"place {place}, {11 - place}_0", self.mix(0.5, 0.04 * place)) for place in range(2, top + 1)]
         for arm in arms:
@@ -191,9 +197,10 @@ class SyntheticStudy:
                 if arm.name == SPARSE and self.judges_untrained:
                     gold = {"gold_reward": 0.125 if self.has_gold else None}
                     run["untrained"] = {"objective": 0.25, "reward": 0.25, "kl_nats": -1e-8, **gold}
-                runs.setdefault(arm.name, []).append(run)
+                runs.setdefault(arm.name, []).append(RunResult.from_dict(run))
+                result = TrialResult.of(runs[arm.name][-1:]).to_dict()
                 path = self.folder.confirm_folder(arm.name, seed) / "result.json"
-                self.write(path, {"runs": [run], "arm": arm.to_dict(), "metrics": {}, "seeds": [seed]})
+                self.write(path, {**result, "runs": [run], "arm": arm.to_dict(), "seeds": [seed]})
         self.write(self.folder.verdict_file, judge("9_0", runs).to_dict())
 
     def tokens(self) -> None:

@@ -2,13 +2,16 @@ import json
 import math
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import pytest
 
 from pipeline.report.load import load_report_data
 from pipeline.report.page import cost_line, render, shareable, shareable_yaml
-from pipeline.report.run_record import cpu_ratio, read_record
-from pipeline.study.provenance import found_here, note_launch
+from pipeline.report.run_record import RunRecord, cpu_ratio, record_of
+from pipeline.runtime.environment import found_here
+from pipeline.study.provenance import note_launch
+from pipeline.trials.results import RunResult
 from shaping.errors import ShapetuneError
 from tests.report.test_report_page import page_of
 
@@ -87,6 +90,10 @@ def test_runs_that_kept_neither_time_nor_machine_leave_dashes(study):
     provenance = load_report_data(study.folder).provenance
     assert (provenance.stages[0].wall_seconds, provenance.stages[0].credit_tokens) == (None, None)
     assert "search 21 – – –" in page_of(study).text
+
+
+def read_record(run: dict[str, Any]) -> RunRecord:
+    return record_of(RunResult.from_dict(run))
 
 
 def test_credit_of_a_trainer_of_ones_own_is_not_known(study):

@@ -105,7 +105,7 @@ def test_a_server_that_stays_away_ends_the_launch_and_the_next_one_goes_on(
     tell(outer, first)
     postgres.stop()
     try:
-        with pytest.raises(ShapetuneError, match=r"(?s)database postgresql.*same command to go on; nothing") as ended:
+        with pytest.raises(ShapetuneError, match=r"(?s)database postgresql.*same command to resume; nothing") as ended:
             tell(outer, second)
     finally:
         postgres.start()

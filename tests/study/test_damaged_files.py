@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from pipeline.cli import _run
-from pipeline.runtime.files import DamagedFileError, read_json, read_kept
+from pipeline.runtime.files import DamagedFileError, read_json, read_saved
 from pipeline.trainers.ppo.checkpoint import Checkpoint, previous_checkpoint, read_checkpoint, write_checkpoint
 from tests.study.test_interruption import write_config
 
@@ -165,11 +165,11 @@ def test_a_kill_between_the_two_renames_leaves_a_checkpoint(tmp_path: Path) -> N
 
 def test_a_file_that_says_something_else_is_damaged_and_one_that_is_not_there_is_none(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    assert read_json(path) is None and read_kept(path, lambda kept: kept["a"]) is None
+    assert read_json(path) is None and read_saved(path, lambda kept: kept["a"]) is None
     path.write_text('{"b": 1}')
     with pytest.raises(DamagedFileError, match=r"(?s)x\.json is damaged: KeyError.*remove it"):
-        read_kept(path, lambda kept: kept["a"])
-    assert read_kept(path, lambda kept: kept["b"]) == 1
+        read_saved(path, lambda kept: kept["a"])
+    assert read_saved(path, lambda kept: kept["b"]) == 1
 
 
 def test_code_of_the_users_own_that_fails_at_once_ends_the_study_and_costs_no_trial(

@@ -73,7 +73,7 @@ def test_a_study_that_is_stopped_again_and_again_ends_like_one_that_was_left_alo
             assert process.returncode == -number
             continue
         assert process.returncode == 128 + number
-        assert f"stopped by {number.name} with" in errors and "the same command goes on" in errors
+        assert f"stopped by {number.name} with" in errors and "the same command resumes" in errors
         assert "Traceback" not in errors
     assert launch(config).wait() == 0
     assert found(config) == found(quiet)

@@ -6,9 +6,10 @@ import subprocess
 
 import pytest
 
-from pipeline.study import provenance as launch_record
+from pipeline.runtime import environment
+from pipeline.runtime.environment import code_commit
 from pipeline.study.folder import StudyFolder
-from pipeline.study.provenance import code_commit, note_launch
+from pipeline.study.provenance import note_launch
 
 GIT = shutil.which("git")
 
@@ -18,10 +19,10 @@ def checkout(tmp_path, monkeypatch):
     """A repository that holds this code's file, committed."""
     if GIT is None:
         pytest.skip("needs git")
-    file = tmp_path / "mine" / "launch_record.py"
+    file = tmp_path / "mine" / "environment.py"
     file.parent.mkdir()
     file.write_text("code = 1\n")
-    monkeypatch.setattr(launch_record, "HERE", file)
+    monkeypatch.setattr(environment, "HERE", file)
 
     def git(*arguments):
         mine = ["-c", "user.name=x", "-c", "user.email=x@example.org", "-c", "commit.gpgsign=false"]
@@ -61,7 +62,7 @@ def test_a_hooks_repository_does_not_stand_in_for_the_codes(checkout, tmp_path, 
 
 
 def test_without_git_there_is_no_commit(monkeypatch):
-    monkeypatch.setattr(launch_record.shutil, "which", lambda name: None)
+    monkeypatch.setattr(environment.shutil, "which", lambda name: None)
     assert code_commit() is None
 
 

@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline.commands.display import StepCount, StudyDisplay
-from pipeline.commands.launch import _ended_search_runs, _finished_runs
 from pipeline.runtime.console import open_console, time_left
 from pipeline.study.folder import StudyFolder
-from pipeline.study.progress import ProgressFile, RunOut, read_progress
-from pipeline.trainers.custom import Training
+from pipeline.study.progress import ProgressFile, RunOut, ended_search_runs, finished_runs, read_progress
+from pipeline.trainers.base import TrainingJob
 from pipeline.trials.arm import Arm
 from pipeline.trials.run import run_trial
 from pipeline.trials.types import Ending, Job, Progress
@@ -167,7 +166,7 @@ def test_a_time_is_told_as_exactly_as_an_estimate_may_be(seconds: float | None, 
     assert time_left(seconds) == words
 
 
-def train(job: Training) -> Any:
+def train(job: TrainingJob) -> Any:
     """A trainer of one's own that ends when it was told to."""
     for step in range(job.first_step, job.steps):
         if step == job.config["trainer"]["options"].get("until"):
@@ -227,13 +226,13 @@ def test_a_launch_that_goes_on_counts_what_will_never_run(tmp_path: Path) -> Non
     folder = StudyFolder(tmp_path / "study")
     folder.create(CONFIG)
     kinds: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
-        ("model", {"shape": {"a": 1}}, ("seed-0.json", "seed-1.json", "result.json")),
-        ("model", {"shape": {"a": 1}}, ("seed-0.json", "stopped.json")),
-        ("model", {"shape": {"a": 1}}, ("failure.json",)),
-        ("model", {"shape": {"a": 1}}, ("seed-0.json",)),
+        ("model", {"shape": Shape().to_dict()}, ("seed-0.json", "seed-1.json", "result.json")),
+        ("model", {"shape": Shape().to_dict()}, ("seed-0.json", "stopped.json")),
+        ("model", {"shape": Shape().to_dict()}, ("failure.json",)),
+        ("model", {"shape": Shape().to_dict()}, ("seed-0.json",)),
         # Taken over as data; and an earlier study's arm that was run here.
         ("earlier study", {}, ("seed-0.json", "seed-1.json", "result.json")),
-        ("earlier study", {"shape": {"a": 1}}, ("seed-0.json",)),
+        ("earlier study", {"shape": Shape().to_dict()}, ("seed-0.json",)),
     ]
     for index, (origin, more, names) in enumerate(kinds):
         trial = folder.trial_folder(index)
@@ -241,8 +240,8 @@ def test_a_launch_that_goes_on_counts_what_will_never_run(tmp_path: Path) -> Non
         (trial / "trial.json").write_text(json.dumps({"index": index, "arm": "a", "origin": origin, **more}))
         for name in names:
             (trial / name).write_text("{}")
-    assert _ended_search_runs(CONFIG, folder) == 2 + 2 + 2 + 1 + 0 + 1
-    assert _finished_runs(folder.trials) == 2 + 1 + 0 + 1 + 0 + 1
+    assert ended_search_runs(CONFIG, folder) == 2 + 2 + 2 + 1 + 0 + 1
+    assert finished_runs(folder.trials) == 2 + 1 + 0 + 1 + 0 + 1
 
 
 def test_who_runs_a_study_is_read_without_taking_its_lock(tmp_path: Path) -> None:

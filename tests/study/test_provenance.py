@@ -21,7 +21,7 @@ from pipeline.report.load import load_report_data
 from pipeline.report.page import render
 from pipeline.runtime.files import read_json, write_json
 from pipeline.study.folder import StudyFolder
-from pipeline.study.provenance import check_own_files, note_launch, noted, own_files
+from pipeline.study.provenance import check_user_files, note_launch, noted, user_files
 from pipeline.study.warm_start import read_warm_start
 from pipeline.tasks.custom.task import load
 from shaping.errors import ConfigError
@@ -50,13 +50,13 @@ def launched(tmp_path: Path, **task: Any) -> tuple[Path, StudyFolder, StudyConfi
     file = written(tmp_path / "mine", **task)
     config, folder = load_config(file), StudyFolder(tmp_path / "studies" / "own")
     folder.create(config)
-    note_launch(folder, own_files(config))
+    note_launch(folder, user_files(config))
     return file, folder, config
 
 
 def test_what_a_config_names_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     config = load_config(written(tmp_path))
-    found = own_files(config)
+    found = user_files(config)
     assert set(found) == {"task.prompts", "task.policy.model", "task.reward_model.model", "space.name"}
     assert all(len(digest) == 64 for digest in found.values())
     prompts, model = ((tmp_path / name).read_bytes() for name in ("prompts.jsonl", "policy/model.safetensors"))
@@ -68,30 +68,30 @@ def test_what_a_config_names_is_known_by_what_is_in_it(tmp_path: Path) -> None:
     save_file({"weight": torch.ones(3)}, tmp_path / "policy" / "model.safetensors")
     (tmp_path / "reward" / "README.md").write_text("notes decide nothing")
     (tmp_path / "reward" / "checkpoint-5").mkdir()
-    now = own_files(config)
+    now = user_files(config)
     assert {field for field in found if now[field] != found[field]} == {"task.policy.model"}
 
 
 def test_of_a_folder_with_a_gguf_file_only_that_file_counts(tmp_path: Path) -> None:
     (tmp_path / "small.gguf").write_bytes(b"weights")
     config = load_config(written(tmp_path / "mine", policy={"model": str(tmp_path / "small.gguf")}))
-    before = own_files(config)
+    before = user_files(config)
     (tmp_path / "another.json").write_text("{}")
-    assert own_files(config) == before
+    assert user_files(config) == before
     (tmp_path / "small.gguf").write_bytes(b"others")
-    assert own_files(config)["task.policy.model"] != before["task.policy.model"]
+    assert user_files(config)["task.policy.model"] != before["task.policy.model"]
 
 
 def test_names_on_a_hub_packages_and_what_is_missing_are_left_to_whoever_loads_them(tmp_path: Path) -> None:
     reward = {"function": "package.module:score"}
     file = written(tmp_path, policy={"model": "org/model"}, reward_model=reward, prompts=str(tmp_path / "none.jsonl"))
-    assert set(own_files(load_config(file))) == {"space.name"}
-    assert own_files(load_config(file, ("space.name=balance",))) == {}
+    assert set(user_files(load_config(file))) == {"space.name"}
+    assert user_files(load_config(file, ("space.name=balance",))) == {}
 
 
 def test_a_trainer_of_ones_own_leaves_the_task_alone(tmp_path: Path) -> None:
     trainer = f"trainer={{function: '{tmp_path / 'rewards.py'}:score'}}"
-    assert set(own_files(load_config(written(tmp_path), (trainer,)))) == {"space.name", "trainer.function"}
+    assert set(user_files(load_config(written(tmp_path), (trainer,)))) == {"space.name", "trainer.function"}
 
 
 @pytest.mark.parametrize("name", ["prompts.jsonl", "policy/model.safetensors", "reward/config.json"])
@@ -108,10 +108,10 @@ def test_a_study_whose_data_changed_is_refused_before_anything_is_loaded(name: s
 
 def test_changed_code_is_said_at_the_launch_and_in_the_report(tmp_path: Path) -> None:
     file, folder, config = launched(tmp_path, reward_model={"function": f"{tmp_path / 'mine' / 'rewards.py'}:score"})
-    assert check_own_files(folder, own_files(config)) == []
+    assert check_user_files(folder, user_files(config)) == []
     (file.parent / "rewards.py").write_text("def score(prompts, responses):\n    return [2.0 for _ in responses]\n")
-    now = own_files(config)
-    assert check_own_files(folder, now) == ["task.reward_model.function"]
+    now = user_files(config)
+    assert check_user_files(folder, now) == ["task.reward_model.function"]
     said = io.StringIO()
     # The policy that it goes on to load is none.
     with pytest.raises(ConfigError, match=r"task\.policy"):
@@ -129,7 +129,7 @@ def test_a_study_of_a_version_that_did_not_look_goes_on(tmp_path: Path) -> None:
     del line["files"]
     folder.provenance_file.write_text(json.dumps(line) + "\n")
     write_lines(file.parent / "prompts.jsonl", text_rows(9))
-    assert noted(folder) == {} and check_own_files(folder, own_files(config)) == []
+    assert noted(folder) == {} and check_user_files(folder, user_files(config)) == []
     assert "Own files" not in render(load_report_data(folder))
 
 
@@ -156,7 +156,7 @@ def test_a_run_does_not_go_on_with_other_prompts(tmp_path: Path) -> None:
     run = TrainingRun(config, Shape(), 0, tmp_path / "run")
     task = load(config.task, None)
     train(run, task, Console(file=io.StringIO()))
-    assert set(read_json(run.folder / "result.json")["files"]) == set(own_files(config))
+    assert set(read_json(run.folder / "result.json")["files"]) == set(user_files(config))
     _claim(TrainingRun(config, Shape(), 0, run.folder))
     write_lines(tmp_path / "prompts.jsonl", text_rows(9))
     with pytest.raises(ConfigError, match=r"what differs: contents of task\.prompts\n"):

@@ -12,9 +12,10 @@ from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_json, write_json
 from pipeline.search.outer_loop import Proposal
 from pipeline.study.folder import StudyFolder
-from pipeline.study.running_trial import OpenTrial
+from pipeline.study.running_trial import RunningTrial
 from pipeline.study.search_stage import SearchStage
-from pipeline.trials.run import seed_file, summarize
+from pipeline.trials.records import TrialFiles
+from pipeline.trials.results import RunResult, TrialResult
 from pipeline.trials.types import Ending, Job, Progress
 from shaping.shape import Shape
 from tests.support.studies import tiny_config
@@ -58,9 +59,9 @@ def tell(stage: SearchStage, job: Job, curve: list[float]) -> Ending | None:
         if stage.should_stop(job):
             stage.stopped(job)
             return ending
-    run = run_of(seed, curve)
-    write_json(seed_file(Path(job.folder), seed), run)
-    return stage.tell(job, summarize([run]))
+    run = RunResult.from_dict(run_of(seed, curve))
+    job.files.write_run(run)
+    return stage.tell(job, TrialResult.of([run]))
 
 
 def ask(stage: SearchStage) -> Job:
@@ -198,7 +199,7 @@ def test_what_ended_just_before_a_kill_is_not_run_again(tmp_path: Path) -> None:
     run_baselines(stage)
     # The worker finished both seeds of one trial and the driver wrote that another one stopped; neither was told.
     for seed in (0, 1):
-        write_json(seed_file(Path(ask(stage).folder), seed), run_of(seed, level(4.0)))
+        write_json(TrialFiles(Path(ask(stage).folder)).run_file(seed), run_of(seed, level(4.0)))
     other = Path(ask(stage).folder)
     write_json(other / "stopped.json", {"steps": 3, "objective": 0.5, "deviation": 0.1, "curve": level(0.5)[:3]})
     again = stage_of(config, tmp_path)
@@ -208,7 +209,7 @@ def test_what_ended_just_before_a_kill_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_curve_is_the_mean_over_all_seeds_up_to_the_slowest_ones_step(tmp_path: Path) -> None:
-    trial = OpenTrial(Proposal(0, "any", Shape(), "model"), tmp_path, (0, 1))
+    trial = RunningTrial(Proposal(0, "any", Shape(), "model"), tmp_path, (0, 1))
     trial.observe(1, 0, 10.0)
     assert trial.curve() == []
     trial.observe(0, 0, 1.0)

@@ -12,9 +12,9 @@ from rich.console import Console, Group
 
 from pipeline.commands.status import trial_lines
 from pipeline.commands.summary import show_summary
+from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status
-from pipeline.study.study import confirmation_runs
 from pipeline.study.verdict import Verdict, judge
 from pipeline.trials.arm import Arm
 from shaping.certificate import Certificate

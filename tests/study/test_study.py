@@ -10,9 +10,13 @@ import pytest
 
 from pipeline.config.schema import StudyConfig
 from pipeline.executors.local import LocalExecutor
+from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
-from pipeline.study.study import Study, confirmation_runs
-from pipeline.trials.types import Ending, Job, Outcome, Progress
+from pipeline.study.prepared import PreparedStudy
+from pipeline.study.study import Study
+from pipeline.trials.results import TrialResult
+from pipeline.trials.task_models import ReadyModels
+from pipeline.trials.types import Ending, Job, Progress
 from tests.support.studies import tiny_config
 
 
@@ -42,7 +46,7 @@ def study(config: StudyConfig, root: Path, assets: Path) -> tuple[Study, Events]
     folder = StudyFolder(root)
     folder.create(config)
     events = Events()
-    return Study(config, folder, assets, events), events
+    return Study(PreparedStudy(config, folder, ReadyModels(assets, has_reward_critic=True)), events), events
 
 
 def comparable(root: Path) -> dict[str, Any]:
@@ -92,9 +96,9 @@ def test_the_policy_before_training_is_judged_once_a_fresh_seed(tiny_assets: Pat
     ran, _ = study(tiny_config(), tmp_path / "s", tiny_assets)
     LocalExecutor().run(ran)
     runs = confirmation_runs(ran.folder)
-    judged = [run for results in runs.values() for run in results if run["untrained"]]
+    judged = [run for results in runs.values() for run in results if run.untrained]
     assert judged == runs["sparse"]
-    first, second = (run["untrained"] for run in judged)
+    first, second = (run.untrained for run in judged)
     level = (first["objective"] + second["objective"]) / 2
     assert first["reward"] != second["reward"] and first["kl_nats"] == pytest.approx(0, abs=1e-5)
     searched = [json.loads(file.read_text()) for file in ran.folder.trials.glob("*/seed-*.json")]
@@ -116,7 +120,7 @@ class _DyingSource:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def tell(self, job: Job, outcome: Outcome) -> None:
+    def tell(self, job: Job, outcome: TrialResult) -> None:
         if self._tells == 0:
             raise _Killed
         self._tells -= 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from statistics import NormalDist, fmean
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,20 +21,25 @@ from pipeline.study.verdict import (
     untrained_runs,
 )
 from pipeline.trials.arm import Arm
+from pipeline.trials.results import RunResult
 from pipeline.trials.statistics import first_step_reaching, smoothed_mean_curve
+from shaping.certificate import Certificate
 from shaping.shape import Shape
 
-
-def run(seed: int, objective: float, curve: list[float]) -> dict[str, Any]:
-    return {"seed": seed, "evaluation": {"objective": objective}, "curve": [{"objective": value} for value in curve]}
+Runs = dict[str, list[RunResult]]
 
 
-def with_untrained(runs: dict[str, list[dict[str, Any]]], objectives: list[float]) -> dict[str, list[dict[str, Any]]]:
+def run(seed: int, objective: float, curve: list[float]) -> RunResult:
+    points = tuple({"objective": value} for value in curve)
+    return RunResult(seed, points, {"objective": objective}, Certificate(0.0, 4, 1.0, {}))
+
+
+def with_untrained(runs: Runs, objectives: list[float]) -> Runs:
     measured = zip(runs["sparse"], objectives, strict=True)
-    return {**runs, "sparse": [{**run, "untrained": {"objective": value}} for run, value in measured]}
+    return {**runs, "sparse": [replace(run, untrained={"objective": value}) for run, value in measured]}
 
 
-def arm_runs(objectives: list[float], curve: list[float]) -> list[dict[str, Any]]:
+def arm_runs(objectives: list[float], curve: list[float]) -> list[RunResult]:
     return [run(100 + place, value, curve) for place, value in enumerate(objectives)]
 
 
@@ -256,7 +261,7 @@ def test_a_policy_before_training_that_one_seed_or_none_measured_says_nothing() 
     # One pair decides nothing here either.
     runs["sparse"][0]["untrained"] = {"objective": 0.0}
     assert not any("training" in line for line in judge("7_0", runs).text)
-    assert [run["seed"] for run in untrained_runs(runs)] == [100]
+    assert [run.seed for run in untrained_runs(runs)] == [100]
 
 
 def test_arms_that_finished_different_seeds_are_not_compared() -> None:

@@ -8,12 +8,12 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 
-from pipeline.trainers.custom import Training
+from pipeline.trainers.base import TrainingJob
 
 STEPS, FAULTY_STEP = 6, 3
 
 
-def train(job: Training) -> Iterator[tuple[int, Mapping[str, float]]]:
+def train(job: TrainingJob) -> Iterator[tuple[int, Mapping[str, float]]]:
     """Yield a J that grows with the step; faults called ``once`` are gone at the second attempt."""
     attempts = job.folder / "attempts.txt"
     attempts.open("a").write(f"{job.first_step}\n")

@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 
-from pipeline.trainers.custom import Training
+from pipeline.trainers.base import TrainingJob
 
 
-def train(job: Training) -> Iterator[tuple[int, Mapping[str, float]]]:
+def train(job: TrainingJob) -> Iterator[tuple[int, Mapping[str, float]]]:
     """Yield a J that depends on the shape, the seed and the step alone."""
     options = job.config["trainer"]["options"]
     for step in range(job.first_step, job.steps):

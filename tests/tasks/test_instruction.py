@@ -24,7 +24,7 @@ from pipeline.tasks.instruction.questions import SUBJECTS, draw_questions, is_he
 from pipeline.tasks.instruction.verifier import AskedConstraints, Checks, VerifiableRewardModel, substance
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.trainers.base import Task
-from pipeline.trials.task_models import check_methods
+from pipeline.trials.task_models import check_space_methods
 from shaping.credit import METHODS
 from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts
@@ -208,12 +208,12 @@ def test_shapley_and_prefix_credit_find_the_words_that_the_rules_name(task: Task
 def test_methods_that_need_weights_are_refused(task: Task) -> None:
     values = {"task": {"name": "instruction"}, "space": {"name": "credit_mix", "methods": ["attention"]}}
     with pytest.raises(ConfigError, match=r"space.methods, attention: .*no attention"):
-        check_methods(parse_config({"name": "x", **values}, "test"), task)
+        check_space_methods(parse_config({"name": "x", **values}, "test"), task)
     served = {
         "space": {"name": "credit_mix", "methods": ["prefix", "shapley", "owen", "kernel_shap", "lime", "uniform"]}
     }
     assert set(served["space"]["methods"]) <= set(METHODS)
-    check_methods(parse_config({"name": "x", "task": {"name": "instruction"}, **served}, "test"), task)
+    check_space_methods(parse_config({"name": "x", "task": {"name": "instruction"}, **served}, "test"), task)
 
 
 def test_gold_wants_all_constraints_and_its_own_question(task: Task) -> None:

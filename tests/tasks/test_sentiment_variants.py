@@ -29,7 +29,7 @@ from pipeline.tasks.sentiment.reviews import PROMPT_WORDS, fetch_reviews, read_r
 from pipeline.tasks.sentiment.soft_labels import soft_labels
 from pipeline.tasks.settings import Recipe, SentimentSettings
 from pipeline.trainers.base import Task
-from pipeline.trials.task_models import check_methods, open_task
+from pipeline.trials.task_models import check_space_methods, open_task
 from shaping.credit import METHODS
 from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel, EncoderRewardModel, RetokenizedRewardModel
@@ -354,7 +354,7 @@ def test_a_policy_is_trained_and_judged(
         task=settings.model_dump(), sampling={"response_tokens": 8}, space=every_method, search={"trials": 20}
     )
     task = open_task(config, folder, Console(quiet=True))
-    check_methods(config, task)
+    check_space_methods(config, task)
     shape = chosen_shape(config, None, weights, task.reward_model)
     found = train(TrainingRun(config, shape, 0, tmp_path), task, Console(quiet=True)).evaluation
     assert found.gold_reward is not None and math.isfinite(found.objective)

@@ -12,7 +12,8 @@ import torch
 
 from pipeline.executors.local import LocalExecutor
 from pipeline.trials.arm import Arm
-from pipeline.trials.failures import FINAL, attempts_file, failure_of, noted_failures
+from pipeline.trials.failures import FINAL, failure_of
+from pipeline.trials.records import TrialFiles
 from pipeline.trials.types import Executor, Job
 from shaping.errors import ConfigError, ShapetuneError, TrialFailed
 from tests.executors.test_executors import ListSource
@@ -81,11 +82,11 @@ def test_attempts_go_on_where_the_last_one_stood_and_are_given_up_in_the_end(
     assert source.finished()
     for job, (arm, ending) in zip(jobs, expected.items(), strict=True):
         retries = [reason for index, reason, _ in source.retries if index == job.index]
-        noted = noted_failures(attempts_file(job))
+        noted = job.files.attempts()
         if ending is None:
             begun = [0] if arm == "fine" else [0, FAULTY_STEP]
             assert attempts(job) == begun, arm
-            curve = source.outcomes[job.index].runs[0]["curve"]
+            curve = source.outcomes[job.index].runs[0].curve
             assert [point["objective"] for point in curve] == [job_value(step, arm) for step in range(STEPS)]
             assert len(retries) == len(noted) == len(begun) - 1
             # Steps of an earlier attempt are told again; none is missing, and none comes out of order.
@@ -95,10 +96,10 @@ def test_attempts_go_on_where_the_last_one_stood_and_are_given_up_in_the_end(
             reason, detail = source.failures[job.index]
             assert reason == ending[0] and ending[1] in detail and "\n" not in detail
             assert retries == [reason] * RETRIES and len(noted) == RETRIES + 1
-            assert {each["reason"] for each in noted} == {reason}
-    hung = noted_failures(attempts_file(jobs[2]))
-    assert [each["reason"] for each in hung] == ["hung"] and "minutes" in hung[0]["detail"]
-    assert "go_wrong" in hung[0]["trace"]
+            assert {each.reason for each in noted} == {reason}
+    hung = jobs[2].files.attempts()
+    assert [each.reason for each in hung] == ["hung"] and "minutes" in hung[0].detail
+    assert "go_wrong" in hung[0].trace
 
 
 @pytest.mark.parametrize("make_executor", EXECUTORS)
@@ -106,7 +107,7 @@ def test_a_full_disk_ends_the_study_and_gives_no_trial_up(
     make_executor: Callable[[], Executor], tmp_path: Path
 ) -> None:
     source = ListSource(faulty_jobs(tmp_path, ["fine", "full"]))
-    with pytest.raises(ShapetuneError, match=r"(?s)cannot write any more on .*No space left.*the same command goes on"):
+    with pytest.raises(ShapetuneError, match=r"(?s)cannot write any more on .*No space left.*the same command resumes"):
         make_executor().run(source)
     assert not source.failures and 1 in source.running and not source.retries
 
@@ -155,5 +156,6 @@ def test_exceptions_become_reasons(error: Exception, reason: str, detail: str) -
 
 def test_a_noted_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "failures-0.jsonl"
-    path.write_text(json.dumps({"reason": "nan"}) + '\n{"reason": "h')
-    assert noted_failures(path) == [{"reason": "nan"}]
+    line = {"at": "2026-11-30T00:00:00+00:00", "seeds": [0], "reason": "nan", "detail": "it is"}
+    path.write_text(json.dumps(line) + '\n{"reason": "h')
+    assert [attempt.reason for attempt in TrialFiles(tmp_path).attempts()] == ["nan"]

@@ -14,7 +14,9 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from pipeline.report.data import ArmResult, ReportData
-from pipeline.study.verdict import SPARSE, TUNED, UNIFORM, WINNER
+from pipeline.study.verdict import TUNED
+from pipeline.trials.arm import WINNER
+from shaping.method_names import SPARSE, UNIFORM
 
 ARM_COLOURS = {
     WINNER: "#e0552b",

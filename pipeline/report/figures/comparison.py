@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-from pipeline.report.comparison import ComparedStudy, Comparison
+from pipeline.report.comparison import ComparedStudy, StudyComparison
 from pipeline.report.data import ReportData, TrialRow
 from pipeline.report.figures.base import OTHER_COLOURS, embedded, layout
 from pipeline.report.figures.curves import FIRST, METRICS, add_arms, common, metrics_drawn
@@ -20,18 +20,18 @@ POSTERIOR, OBSERVED = "posterior", "observed"
 BEST = {POSTERIOR: "posterior mean", OBSERVED: "observed mean"}
 
 
-def study_colours(comparison: Comparison) -> dict[str, str]:
+def study_colours(comparison: StudyComparison) -> dict[str, str]:
     """Return a colour for each study's label; studies beyond the last colour begin anew."""
     labels = [study.label for study in comparison.studies]
     return {label: OTHER_COLOURS[place % len(OTHER_COLOURS)] for place, label in enumerate(labels)}
 
 
-def winner_metrics(comparison: Comparison) -> dict[str, str]:
+def winner_metrics(comparison: StudyComparison) -> dict[str, str]:
     """Return the metrics that at least one winner has a curve of, with their labels."""
     return metrics_drawn(study.winner for study in comparison.studies if study.winner)
 
 
-def winner_curves(comparison: Comparison) -> Markup | None:
+def winner_curves(comparison: StudyComparison) -> Markup | None:
     """Return the winners' curves of all metrics as JSON; ``None`` where no study has a winner."""
     drawn = [(study.label, study.winner) for study in comparison.studies if study.winner]
     metrics, colours = winner_metrics(comparison), study_colours(comparison)
@@ -46,12 +46,12 @@ def winner_curves(comparison: Comparison) -> Markup | None:
     return embedded(figure)
 
 
-def best_metrics(comparison: Comparison) -> dict[str, str]:
+def best_metrics(comparison: StudyComparison) -> dict[str, str]:
     """Return by what a best shape can be told in at least one study, with its label."""
     return {name: label for name, label in BEST.items() if any(_best(study.data, name) for study in comparison.studies)}
 
 
-def best_so_far(comparison: Comparison) -> Markup | None:
+def best_so_far(comparison: StudyComparison) -> Markup | None:
     """Return, for each study, its best value after each trial as JSON; ``None`` where none has a value."""
     metrics, colours = best_metrics(comparison), study_colours(comparison)
     if not metrics:

@@ -169,7 +169,7 @@ def _stroke(name: str, colour: str, first: str) -> dict[str, Any]:
 
 def _notes(data: ReportData) -> dict[str, str]:
     """Return what is said of an arm where its value is pointed at: whence it was taken over."""
-    return {} if data.confirmed else {trial.arm: trial.origin for trial in data.trials if trial.is_taken_over}
+    return {} if data.confirmed else {trial.arm: trial.origin for trial in data.trials if trial.is_from_earlier_study}
 
 
 def _line(name: str, series: Series, metric: str, stroke: dict[str, Any], place: int, note: str | None) -> Any:

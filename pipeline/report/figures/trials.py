@@ -9,16 +9,17 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 from pipeline.report import words
-from pipeline.report.data import EARLIER, Estimate, ReportData, TrialRow
+from pipeline.report.data import Estimate, ReportData, TrialRow
 from pipeline.report.figures.base import ARM_COLOURS, FAINT, embedded, layout
-from pipeline.study.verdict import WINNER
+from pipeline.trials.arm import WINNER
+from pipeline.trials.records import Origin
 
 # Colour and sign of each way in which a trial comes about; signs alone tell them apart, too.
 ORIGINS = {
     "baseline": ("#7b8798", "square"),
     "sobol": ("#c08a1e", "diamond"),
     "model": ("#3f7fd9", "circle"),
-    EARLIER: ("#8b67d3", "triangle-up"),
+    Origin.EARLIER: ("#8b67d3", "triangle-up"),
 }
 UNKNOWN = (FAINT, "cross")
 

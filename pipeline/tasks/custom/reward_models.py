@@ -25,7 +25,7 @@ from shaping.reward_models import (
     TextRewardModel,
 )
 from shaping.rollouts import opening_tokens
-from shaping.user_code import own_module
+from shaping.user_code import load_callable
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 
@@ -74,11 +74,7 @@ def load_function(reference: str, field: str) -> RewardFunction:
     Raises:
         ConfigError: There is no such function, or it does not return one number for one text.
     """
-    place, _, name = reference.rpartition(":")
-    module = own_module(place, field)
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ConfigError(f"{field}: {place} has no function {name}", "check its spelling")
+    function, name = load_callable(reference, field), reference.rpartition(":")[2]
     try:
         scores = [float(score) for score in function(["A prompt."], [""])]
     except Exception as error:
@@ -92,8 +88,7 @@ def load_function(reference: str, field: str) -> RewardFunction:
         raise ConfigError(
             f"{field}: {name} returns {len(scores)} scores for one text", "return one number for each text"
         )
-    chosen: RewardFunction = function
-    return chosen
+    return function
 
 
 def _source(function: RewardFunction) -> str:

@@ -30,7 +30,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SummaryPair:
     """A prompt with a better response and worse ones, as token ids that end with end-of-sequence.
 
     Attributes:
@@ -98,7 +98,7 @@ def comparisons(
     prompt_ids: Callable[[Example], list[int]],
     summary_ids: Callable[[str], list[int]],
     seed: int,
-) -> list[Comparison]:
+) -> list[SummaryPair]:
     """Return one comparison for each example.
 
     Args:
@@ -115,7 +115,7 @@ def comparisons(
         # End-of-sequence is put on, so that the missing words tell and not the missing end.
         kept = chooser.randrange(2, max(3, len(better) - 2))
         truncated = [*better[: min(kept, len(better) - 2)], better[-1]]
-        found.append(Comparison(prompt_ids(example), better, (other, shuffled, truncated)))
+        found.append(SummaryPair(prompt_ids(example), better, (other, shuffled, truncated)))
     return found
 
 

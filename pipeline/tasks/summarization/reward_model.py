@@ -23,7 +23,7 @@ from pipeline.tasks.models.reward_model import (
     reward_arguments,
 )
 from pipeline.tasks.settings import ModelRecipe
-from pipeline.tasks.summarization.examples import KINDS, Comparison
+from pipeline.tasks.summarization.examples import KINDS, SummaryPair
 from shaping.reward_models import CausalRewardModel
 from shaping.rollouts import Rollouts
 
@@ -48,7 +48,7 @@ def new_reward_model(policy: LlamaForCausalLM, layers: int, frozen_layers: int =
 
 
 def train_on_comparisons(
-    recipe: ModelRecipe, model: LlamaForSequenceClassification, chosen: Sequence[Comparison], scratch: Path
+    recipe: ModelRecipe, model: LlamaForSequenceClassification, chosen: Sequence[SummaryPair], scratch: Path
 ) -> None:
     """Train the model on every comparison once, with Bradley-Terry at the end and a cross-entropy at every prefix."""
     torch.manual_seed(recipe.seed)
@@ -129,7 +129,7 @@ def comparison_loss(scores: Tensor, prompts: Tensor, lengths: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def comparison_quality(reward_model: CausalRewardModel, chosen: Sequence[Comparison]) -> dict[str, float]:
+def comparison_quality(reward_model: CausalRewardModel, chosen: Sequence[SummaryPair]) -> dict[str, float]:
     """Return for each kind of worse response how often the better one scores higher, and their mean.
 
     Half of what scores alike counts as right.

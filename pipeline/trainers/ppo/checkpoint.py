@@ -15,10 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.runtime.files import remove_partials, replacing
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on as if it had never stopped.
+    """Everything a run needs to resume as if it had never stopped.
 
     Attributes:
         tensors: Parameters, optimizer moments and generator states, by name.
@@ -35,23 +37,20 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     Raises:
         OSError: The disk is full, or takes nothing.
     """
-    partial = path.with_suffix(f".partial-{os.getpid()}")
-    for left in path.parent.glob(f"{path.stem}.partial-*"):
-        left.unlink(missing_ok=True)
+    remove_partials(path)
     # Tied weights share memory, which the format refuses.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
-    try:
-        values = json.dumps(checkpoint.values)
-        save_file(tensors, partial, {"values": values, "checksum": _checksum(tensors, values)})
-    except SafetensorError as error:
-        partial.unlink(missing_ok=True)
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-    if path.exists():
-        os.replace(path, previous_checkpoint(path))
-    os.replace(partial, path)
+    values = json.dumps(checkpoint.values)
+    with replacing(path) as partial:
+        try:
+            save_file(tensors, partial, {"values": values, "checksum": _checksum(tensors, values)})
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        if path.exists():
+            path.replace(previous_checkpoint(path))
 
 
 def previous_checkpoint(path: Path) -> Path:

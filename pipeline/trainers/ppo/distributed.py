@@ -18,7 +18,7 @@ from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts
 
 
-class Processes:
+class Distributed:
     """This process among those that ``accelerate launch`` or ``torchrun`` started; usually the only one.
 
     Args:

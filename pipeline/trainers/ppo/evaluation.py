@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.trainers.base import SampleText
 from pipeline.trainers.ppo.losses import masked_mean
 from pipeline.trainers.ppo.trainer import PPOTrainer
 from shaping.rollouts import Rollouts
@@ -16,17 +17,6 @@ from shaping.scoring import score_responses
 
 # Every evaluation of a seed samples with the same random numbers, whatever the shape.
 EVALUATION_STREAM = 7_919
-
-
-@dataclass(frozen=True)
-class SampleText:
-    """One held-out prompt with the trained policy's response, kept word for word."""
-
-    prompt: str
-    response: str
-    prompt_ids: list[int]
-    response_ids: list[int]
-    score: float
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
 
 
-def check_rewards(step: int, token_rewards: Tensor, kl_nats: float, settings: PPOSettings) -> None:
+def check_reward_scale(step: int, token_rewards: Tensor, kl_nats: float, settings: PPOSettings) -> None:
     """Refuse rewards that nothing can be learned from.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One inner run: training steps with checkpoints and evaluations, gone on with after a kill as if nothing happened."""
+"""One inner run: training steps with checkpoints and evaluations, resumed after a kill as if nothing happened."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InnerRun:
         trainer: A fresh one.
         evaluation: How the policy is judged, during the run and at its end.
         saved: The checkpoint's file.
-        identity: What decides the run; a checkpoint of another one is not gone on with.
+        identity: What decides the run; a checkpoint of another one is not resumed.
         judges_untrained: Whether the policy is judged before its training as it is at the end.
 
     Attributes:

@@ -42,7 +42,7 @@ class PPOSettings(BaseModel):
     num_ppo_epochs: int = Field(2, ge=1, description="Passes over each batch.")
     num_mini_batches: int = Field(1, ge=1, description="Optimizer steps in a pass.")
     save_steps: int = Field(
-        10, ge=0, description="Training steps between checkpoints, from which a killed run goes on; 0 writes none."
+        10, ge=0, description="Training steps between checkpoints, from which a killed run resumes; 0 writes none."
     )
     learning_rate: float = Field(7e-4, gt=0, le=1, description="Of the policy, at its highest.")
     lr_scheduler_type: Literal["linear", "constant"] = Field(

@@ -13,8 +13,8 @@ from pipeline.trainers.base import Prompts, Task
 from pipeline.trainers.ppo.actor import Actor, TokenOutputs
 from pipeline.trainers.ppo.checkpoint import Checkpoint
 from pipeline.trainers.ppo.critics import NetworkCritic, RewardCritic, ValueHead
-from pipeline.trainers.ppo.distributed import Processes
-from pipeline.trainers.ppo.health import check_responses, check_rewards
+from pipeline.trainers.ppo.distributed import Distributed
+from pipeline.trainers.ppo.health import check_responses, check_reward_scale
 from pipeline.trainers.ppo.log_probs import check_head
 from pipeline.trainers.ppo.losses import kl_estimate, masked_mean, whiten
 from pipeline.trainers.ppo.policy import TrainedPolicy
@@ -90,7 +90,7 @@ class PPOTrainer:
 
     def __init__(self, task: Task, shape: Shape, settings: PPOSettings, sampling: SamplingSettings, seed: int) -> None:
         self.task, self.shape, self.settings, self.sampling, self.seed = task, shape, settings, sampling, seed
-        self.processes = Processes(settings.device)
+        self.processes = Distributed(settings.device)
         self.processes.check_rows(settings.batch_size, "ppo.batch_size")
         self.certificate = Certificate.empty(shape)
         self.credit_tokens = self.credit_coalitions = 0
@@ -162,7 +162,7 @@ class PPOTrainer:
         token_rewards, scores = self._shaped(rollouts)
         mask, old = rollouts.response_mask, observed.own
         kl_nats, reward = observed.kl_nats(mask), float(scores.mean())
-        check_rewards(step, token_rewards, kl_nats, self.settings)
+        check_reward_scale(step, token_rewards, kl_nats, self.settings)
         penalty = kl_estimate(old.log_probs, observed.reference_log_probs, self.settings.kl_estimator)
         rewards = (token_rewards - self.settings.kl_coef * penalty) * mask
         # A critic that knows nothing yet is taught what came, not its own guesses.

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.runtime.memory import is_out_of_memory
 from pipeline.trainers.ppo.actor import Actor, TokenOutputs, micro_batches
 from pipeline.trainers.ppo.critics import ValueHead
-from pipeline.trainers.ppo.distributed import Processes
+from pipeline.trainers.ppo.distributed import Distributed
 from pipeline.trainers.ppo.losses import policy_loss, value_loss
 from pipeline.trainers.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
@@ -62,9 +62,9 @@ class PolicyUpdate:
         micro_batch_size: Responses in one forward pass; falls when memory does not suffice.
     """
 
-    def __init__(self, actor: Actor, settings: PPOSettings, processes: Processes | None = None) -> None:
+    def __init__(self, actor: Actor, settings: PPOSettings, processes: Distributed | None = None) -> None:
         self.actor, self.settings = actor, settings
-        self._processes = processes or Processes("cpu")
+        self._processes = processes or Distributed("cpu")
         self.micro_batch_size = settings.micro_batch_size
         self.optimizer = torch.optim.Adam(
             self._parameter_groups(), betas=settings.adam_betas, eps=settings.adam_epsilon, fused=True
@@ -130,7 +130,7 @@ class PolicyUpdate:
             if not is_out_of_memory(error):
                 raise
         self.micro_batch_size = max(1, min(len(rows), self.micro_batch_size or len(rows)) // 2)
-        logger.warning("out of memory at step %d: going on with micro_batch_size %d", step, self.micro_batch_size)
+        logger.warning("out of memory at step %d: continuing with micro_batch_size %d", step, self.micro_batch_size)
         try:
             return self._gradients(batch, rows)
         except (MemoryError, RuntimeError) as error:

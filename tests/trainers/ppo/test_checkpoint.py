@@ -19,8 +19,9 @@ from pipeline.tasks.sentiment.task import load_sentiment
 from pipeline.trainers.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from pipeline.trainers.ppo.trainer import PPOTrainer
 from pipeline.trials.arm import Arm
+from pipeline.trials.results import TrialResult
 from pipeline.trials.run import run_trial
-from pipeline.trials.types import Job, Outcome, Progress
+from pipeline.trials.types import Job, Progress
 from shaping.shape import Shape
 from tests.support.studies import tiny_config
 
@@ -44,7 +45,7 @@ def seed_result(folder: Path) -> dict[str, Any]:
 
 def run_to_the_end(job: Job) -> list[Progress]:
     *progress, outcome = list(run_trial(job))
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, TrialResult)
     return [each for each in progress if isinstance(each, Progress)]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.trainers.ppo.distributed import Processes
+from pipeline.trainers.ppo.distributed import Distributed
 from shaping.errors import ConfigError
 from tests.trainers.ppo.two_processes import CASES, trained
 
@@ -57,7 +57,7 @@ def test_two_processes_reach_the_parameters_of_one(case, together):
 
 
 def of(rank, count):
-    processes = Processes("cpu")
+    processes = Distributed("cpu")
     processes.rank, processes.count = rank, count
     return processes
 
@@ -78,4 +78,4 @@ def test_fewer_rows_than_processes_are_refused():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
 def test_gpu_that_is_not_there_is_refused():
     with pytest.raises(ConfigError, match=r"ppo.device = cuda, but torch sees no GPU"):
-        Processes("cuda")
+        Distributed("cuda")

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline.trainers.ppo.health import check_responses, check_rewards
+from pipeline.trainers.ppo.health import check_responses, check_reward_scale
 from pipeline.trainers.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
 from tests.support.models.tiny_models import BOS, EOS, make_rollouts
@@ -49,13 +49,13 @@ def test_rewards_and_kl_that_are_not_finite_end_the_trial(value):
     fine = torch.zeros(2, 3)
     for rewards, kl_nats in ((torch.tensor([[0.0, value]]), 0.0), (fine, value)):
         with pytest.raises(TrialFailed) as failure:
-            check_rewards(1, rewards, kl_nats, SETTINGS)
+            check_reward_scale(1, rewards, kl_nats, SETTINGS)
         assert failure.value.reason == "nan"
 
 
 @pytest.mark.parametrize("kl_nats", [5.1, -5.1])
 def test_kl_beyond_its_limit_on_either_side_ends_the_trial(kl_nats):
     with pytest.raises(TrialFailed, match="kl_limit_nats = 5") as failure:
-        check_rewards(1, torch.zeros(2, 3), kl_nats, SETTINGS)
+        check_reward_scale(1, torch.zeros(2, 3), kl_nats, SETTINGS)
     assert failure.value.reason == "kl_limit"
-    check_rewards(1, torch.zeros(2, 3), 4.9 if kl_nats > 0 else -4.9, SETTINGS)
+    check_reward_scale(1, torch.zeros(2, 3), 4.9 if kl_nats > 0 else -4.9, SETTINGS)

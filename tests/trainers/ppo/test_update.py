@@ -142,7 +142,7 @@ def test_out_of_memory_is_tried_once_more_with_half_the_micro_batch(error, caplo
     assert losses[0].policy == pytest.approx(expected[0].policy, abs=1e-5)
     # What was learned about memory is kept.
     assert [record.message for record in caplog.records] == [
-        "out of memory at step 0: going on with micro_batch_size 2"
+        "out of memory at step 0: continuing with micro_batch_size 2"
     ]
 
 

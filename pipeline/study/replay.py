@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_kept
 from pipeline.search.early_stopping import Projection
-from pipeline.search.outer_loop import OuterLoop, tracked_values
+from pipeline.search.observations import tracked_values
+from pipeline.search.outer_loop import OuterLoop
 from pipeline.study.folder import StudyFolder
-from pipeline.trials.arm import Arm
-from pipeline.trials.run import searched_value
+from pipeline.trials.records import TrialFiles, trial_files
 from search_spaces import BaselineArm, SearchSpace
 from search_spaces.base import Value
 from shaping.shape import Shape
@@ -56,12 +53,10 @@ def replayed(folder: StudyFolder) -> Replay:
     shapes: dict[int, Shape] = {}
     indices: dict[int, int] = {}
     names: dict[tuple[tuple[str, Value], ...], str] = {}
-    paths = [path for path in folder.trials.glob("*") if path.name.isdigit()]
-    for path in sorted(paths, key=lambda path: int(path.name)):
-        arm = _arm(path)
+    for files in trial_files(folder.trials):
+        arm, index = files.arm(), int(files.folder.name)
         if arm is None:
             continue
-        index = int(path.name)
         name = arm.name if PLAIN.fullmatch(arm.name) else f"trial {index}"
         point = space.encode(arm.shape)
         # As the space writes it: a shape may be written in several ways.
@@ -69,39 +64,18 @@ def replayed(folder: StudyFolder) -> Replay:
         # Ax knows an arm by its point: the second of two that are alike goes by the first one's name.
         name = names.setdefault(tuple(sorted(point.items())), name)
         indices[index] = outer.attach(BaselineArm(name, point))
-        _tell(outer, indices[index], path, config)
+        _tell(outer, indices[index], files, config)
     return Replay(space, outer, shapes, indices)
 
 
-def _arm(path: Path) -> Arm | None:
-    """Return what a trial ran; ``None`` while its folder does not tell."""
-    for name in ("result", "failure"):
-        arm = read_kept(path / f"{name}.json", lambda kept: Arm.from_dict(kept["arm"]))
-        if arm is not None:
-            return arm
-    return read_kept(path / "trial.json", _begun)
-
-
-def _begun(made: dict[str, Any]) -> Arm | None:
-    return Arm(str(made["arm"]), Shape.from_dict(made["shape"])) if made.get("shape") else None
-
-
-def _tell(outer: OuterLoop, index: int, path: Path, config: StudyConfig) -> None:
+def _tell(outer: OuterLoop, index: int, files: TrialFiles, config: StudyConfig) -> None:
     """Tell how a trial ended; one that has not, stays running."""
-    projection = read_kept(path / "stopped.json", Projection.from_dict)
-    failure = read_kept(path / "failure.json", lambda kept: str(kept["reason"]))
-    found = read_kept(path / "result.json", lambda kept: _found(kept, config))
-    if projection is not None:
-        outer.stop(index, projection)
+    stop, failure, saved = files.stop(), files.failure(), files.result()
+    if stop is not None:
+        outer.stop(index, Projection(stop.objective, stop.deviation))
     elif failure is not None:
-        outer.fail(index, failure)
-    elif found is not None:
-        outer.tell(index, *found)
-
-
-def _found(kept: dict[str, Any], config: StudyConfig) -> tuple[dict[int, float], dict[str, float]]:
-    """Return what the search was told of a trial: seed to value, and name to what else was measured."""
-    # A trial of an earlier study may have had more seeds.
-    runs = [run for run in kept["runs"] if int(run["seed"]) in config.search.seeds]
-    values = {int(run["seed"]): searched_value(run, config.search.objective) for run in runs}
-    return values, tracked_values(kept["metrics"], kept["certificate"])
+        outer.fail(index, failure.reason)
+    elif saved is not None:
+        runs = saved.runs_of(config.search.seeds)
+        values = {run.seed: run.searched(config.search.objective) for run in runs}
+        outer.tell(index, values, tracked_values(saved.result.metrics, saved.result.certificate))
