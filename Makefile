@@ -1,15 +1,31 @@
-# Two commands do everything: make quickstart, make test.
+# Two commands do everything: make quickstart, make test. All targets install first what they need.
+#
+#   make quickstart   searches, confirms and reports the study of the README, in minutes
+#   make test         checks and all tests; needs chromium (apt-get install chromium) and nothing else that runs already
+#   make test-fast    the everyday tests, in under three minutes on two cores: no browser, database server or Ray
+#   make check        format, lint, types, and what bandit finds
+#   make docs         the documentation's site, in build/docs/site
+#   make audit        pinned versions against known advisories; needs the network
+#   make smoke        the smallest study
+#   make picture      the README's picture, from the last quickstart
+#   make clean        removes the environment and builds
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test check browser audit docs smoke picture clean
+.PHONY: quickstart test test-fast check browser audit docs smoke picture clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
 
+# Files are handed out whole, the slow ones first: no process is left with one of them at the end.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.tested check browser
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-fast: $(VENV)/.tested
+	$(PYTEST) -m "not slow"
 
 check: $(VENV)/.tested
 	$(BIN)/ruff check .

@@ -180,7 +180,7 @@ class Chaos:
 
 def one_round(trials: int, seed: int, kinds: tuple[str, ...] = KINDS) -> Round:
     """Return what a study came to while things of these kinds were killed."""
-    # Kept where the study did not end: whoever asks why needs its folder and what its drivers said.
+    # It stays where the study did not end: whoever asks why needs its folder and what its drivers said.
     place = Path(tempfile.mkdtemp(prefix="shapetune-chaos-"))
     chaos = Chaos(place, trials, seed, kinds)
     try:

@@ -15,7 +15,7 @@ GAINS = {"prefix": 1.0, "attention": 0.4, "shapley": 0.7}
 def value(job: TrainingJob, step: int) -> float:
     """Return J: smooth in the shape, with luck that depends on seed, shape and step."""
     shares = job.shape.active_methods()
-    gain = sum(GAINS.get(name, 0.0) * share**0.5 for name, share in shares.items())
+    gain: float = sum(GAINS.get(name, 0.0) * share**0.5 for name, share in shares.items())
     luck = zlib.crc32(repr((job.seed, step, sorted(shares.items()))).encode()) % 1000 / 10_000
     return gain - (job.shape.gae_lambda - 0.8) ** 2 + luck + step / 100
 

@@ -4,7 +4,7 @@
     python -m benchmarks.proposals
 
 Studies in the quickstart's space on the replay landscape of ``benchmarks.outer``, every trial but the baselines and
-three proposed by the model, kept in a SQLite file as real studies are. Alone on one thread: processors that share
+three proposed by the model, stored in a SQLite file as real studies are. Alone on one thread: processors that share
 their caches take more seconds for the same work.
 """
 

@@ -3,9 +3,9 @@
     python -m benchmarks.rates
     python -m benchmarks.rates --tasks instruction
 
-The papers' comparison gives everybody the learning rate of the task's config. Here sparse PPO and the winner are tuned
-over learning rates and lambda together, on the seeds that the comparison tuned on, and run on its fresh seeds at what
-was best. Every run is kept in ``results/rates-TASK.csv`` as it ends and is not made again.
+The papers' comparison gives every method the learning rate of the task's config. Here sparse PPO and the winner are
+tuned over learning rates and lambda together, on the seeds that the comparison tuned on, and run on its fresh seeds at
+what was best. Every run is saved in ``results/rates-TASK.csv`` as it ends and is not made again.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def measure(
 
 
 def at_own_rates(comparison: Comparison, workers: int, commit: str, console: Console) -> dict[str, Tuned]:
-    """Return sparse PPO and the winner at their best learning rate and lambda; what is kept is not made again."""
+    """Return sparse PPO and the winner at their best learning rate and lambda; what is saved is not made again."""
     label = comparison.label
     tuner = Tuner(label, SETTINGS[label], RESULTS / f"rates-{label}.csv", workers, commit, console)
     return {name: tuner.tuned(comparison.chosen[name], FACTORS) for name in WHO}

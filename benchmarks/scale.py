@@ -1,4 +1,4 @@
-"""What a study costs beside its training: per trial, as it grows; and how busy many slots are kept.
+"""What a study costs beside its training: per trial, as it grows; and how busy many slots stay.
 
     python -m pip install 'shapetune[postgresql]'
     python -m benchmarks.scale --storage postgresql+psycopg://USER@HOST/DATABASE
@@ -9,7 +9,7 @@ Ray, as many at once as there are slots; the share of the slots' time that was s
 the last one's end. Processes of trials that sleep need no cores of their own, so that 16 slots fit on two.
 
 Without ``--storage`` the first part runs on SQLite alone. A part that is not asked for stays as it was measured before;
-with other trials, slots or seconds nothing is kept.
+with other trials, slots or seconds nothing is saved.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> None:
     """Run what is asked for and write ``results/scale.json``."""
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
-    parts = kept_parts() | {name: _measured(name, options, commit) for name in options.parts}
+    parts = saved_parts() | {name: _measured(name, options, commit) for name in options.parts}
     tables, claims = [], []
     if overhead := parts.get("overhead"):
         tables.append(f"{_source(overhead)}\n\n{overhead_table(overhead['found'])}")
@@ -99,7 +99,7 @@ def main() -> None:
         print("\n\n".join(tables))
 
 
-def kept_parts() -> dict[str, dict[str, Any]]:
+def saved_parts() -> dict[str, dict[str, Any]]:
     """Return what was measured before: part to commit, date, machine, settings and what was found."""
     path = RESULTS / "scale.json"
     details = json.loads(path.read_text())["details"] if path.exists() else {}

@@ -76,8 +76,8 @@ def main() -> None:
         for place, arm in enumerate(chosen)
     }
     claims, table = results(runs)
-    kept = {name: [_saved(run) for run in found] for name, found in runs.items()}
-    write("shapes", claims, table, {"seeds": options.seeds, "config": plain, "runs": kept}, commit)
+    recorded = {name: [_recorded(run) for run in found] for name, found in runs.items()}
+    write("shapes", claims, table, {"seeds": options.seeds, "config": plain, "runs": recorded}, commit)
 
 
 def results(runs: dict[str, list[RunResult]]) -> tuple[list[Claim], str]:
@@ -107,7 +107,7 @@ def _values(found: list[RunResult], measure: str) -> list[float]:
     return [float(value) for value in values if value is not None]
 
 
-def _saved(run: RunResult) -> dict[str, Any]:
+def _recorded(run: RunResult) -> dict[str, Any]:
     curve = [round(value, 4) for value in run.objective_curve]
     return {"seed": run.seed, "objective": run.objective, "curve": curve}
 

@@ -7,8 +7,8 @@ Sparse PPO with a critic network of its own, which learns alone for so many batc
 learning rates that were best without, every lambda that the comparison tunes over and a shorter one: what is best on
 its tuning seeds is run on its fresh ones, beside sparse PPO and the winner with a value head and learning rates of
 their own (``benchmarks.rates``, which runs first), and the winner with such a network. The policy's steps are
-everybody's; batches before them come on top. What they would be worth to a policy that trains on them is measured
-beside it: sparse PPO with a value head for so many batches longer. Every run is kept in
+every method's; batches before them come on top. What they would be worth to a policy that trains on them is measured
+beside it: sparse PPO with a value head for so many batches longer. Every run is saved in
 ``results/warmup-TASK.csv`` as it ends and is not made again.
 """
 
@@ -67,10 +67,10 @@ COLUMNS = (
 
 def main() -> None:
     """Make what is missing and write ``results/warmup.json``."""
-    measure("warmup", __doc__, everybody, claims_of, section, {"factors_of_the_configs_rate": WARM_FACTORS})
+    measure("warmup", __doc__, every_method, claims_of, section, {"factors_of_the_configs_rate": WARM_FACTORS})
 
 
-def everybody(comparison: Comparison, workers: int, commit: str, console: Console) -> dict[str, Tuned]:
+def every_method(comparison: Comparison, workers: int, commit: str, console: Console) -> dict[str, Tuned]:
     """Return sparse PPO and the winner with each critic, and sparse PPO that trains for longer."""
     label = comparison.label
     setting, path = SETTINGS[label], RESULTS / f"warmup-{label}.csv"

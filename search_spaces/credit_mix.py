@@ -6,7 +6,7 @@ The last weight is what the others leave: sparse's where the balance is searched
 
 A parameter is a share of the whole reward. Weights of methods among each other, times a balance, say the same with
 other numbers, but a Gaussian process learns far more slowly from them: where the balance is low the weights change
-nothing (`benchmarks/outer/__main__.py` measures both).
+nothing (`benchmarks/outer/comparison.py` measures both).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one thread, and tiny models built once for the whole run."""
+"""Fixtures shared by all tests: one thread, a home of their own, and tiny models built once for the whole run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.home import entries, real_home, variables_of_a_home
+from tests.support.servers import starting
+from tests.support.servers.ray_limits import PATIENT
+from tests.support.waiting import CouldNotStart
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before libraries are imported, which look for the home, and Ray for its limits, as soon as they are.
+os.environ.update(variables_of_a_home())
+os.environ.update(PATIENT)
 
 # A shell's background jobs ignore SIGINT, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,23 +31,44 @@ from pipeline.tasks.sentiment.task import build_sentiment
 from pipeline.tasks.settings import Recipe
 from tests.support.servers.browser import launched
 from tests.support.servers.fixtures import postgres, postgres_server, proxy  # noqa: F401  (fixtures are found by name)
+from tests.support.studies import TINY_RECIPE
 
-TINY_RECIPE = {
-    "vocabulary": 400,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "layers": 2,
-    "heads": 2,
-    "policy_epochs": 1,
-    "reward_epochs": 1,
-    "max_reviews": 600,
-}
+# Fixtures that start something, which tests of every day go without.
+STARTING = {"browser", "postgres", "postgres_server", "proxy"}
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take minutes, so that none of them is left to one process at the end."""
+    for item in items:
+        if STARTING & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Remember which test runs: some may not start anything."""
+    starting.runs(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """Say of what could not start that it could not, in place of where in our helpers that was noticed."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, CouldNotStart):
+        report.longrepr = call.excinfo.value.told()
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _the_users_home_stays_as_it_is() -> Iterator[None]:
+    before = entries(real_home())
+    yield
+    new = sorted(entries(real_home()) - before)
+    if new:
+        pytest.fail(f"new in {real_home()}, which tests are to leave as it is: {', '.join(new)}", pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Work that takes hours: each piece is kept in a file once it is done, and not repeated while its code is the same."""
+"""Work that takes hours: each piece is saved in a file once it is done, and not repeated while its code is the same."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ DATA = ROOT / "benchmarks" / "data" / "quickstart_trials.csv"
 LIBRARIES = ("ax-platform", "botorch", "gpytorch", "optuna", "scikit-learn", "scipy", "torch")
 
 
-class Kept(Protocol):
+class Saved(Protocol):
     """What a job found."""
 
     def line(self) -> str:
-        """Return it as a line of the file that keeps it."""
+        """Return it as a line of the file that it is saved in."""
         ...
 
 
-Job, Done = TypeVar("Job"), TypeVar("Done", bound=Kept)
+Job = TypeVar("Job")
+Done = TypeVar("Done", bound=Saved)
 
 
 def fingerprint(patterns: Sequence[str]) -> str:
@@ -54,7 +55,7 @@ def each_done(
 ) -> Iterator[Done]:
     """Run jobs in processes of their own; yield what each found once it stands in the file.
 
-    Told to end, what has begun ends and is kept as well; nothing else begins.
+    Told to end, what has begun ends and is saved as well; nothing else begins.
 
     Args:
         run: Of a job and its fingerprint.
@@ -67,7 +68,7 @@ def each_done(
     path.parent.mkdir(parents=True, exist_ok=True)
     lock, written = Lock(), set[Future[Done]]()
 
-    def keep(future: Future[Done]) -> None:
+    def save(future: Future[Done]) -> None:
         # Called as each ends, when nobody asks any more too; who asks at that moment may come first.
         if not future.cancelled() and future.exception() is None:
             with lock:
@@ -82,14 +83,14 @@ def each_done(
             # No more than there are workers: a job that the pool has in reserve would begin when all is told to end.
             for job in islice(waiting, workers - len(running)):
                 future = pool.submit(run, *job)
-                future.add_done_callback(keep)
+                future.add_done_callback(save)
                 running.add(future)
             if not running:
                 return
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             for future in ended:
                 done = future.result()
-                keep(future)
+                save(future)
                 yield done
 
 

@@ -117,8 +117,8 @@ def _against_shapiq(
         for row in range(TIMED_RESPONSES):
             engine.append(engine_cost(judge, reward_model, prompt, BATCH, budgets[0], skip=row * BATCH))
             peer.append(peer_cost(judge, reward_model, prompt, row, budgets[1], shapiq_paired))
-        own = fmean(cost.seconds for cost in engine)
-        claims.append(Claim.of(f"credit.cpu_ratio_vs_shapiq_p{prompt}", [cost.seconds / own for cost in peer]))
+        mean = fmean(cost.seconds for cost in engine)
+        claims.append(Claim.of(f"credit.cpu_ratio_vs_shapiq_p{prompt}", [cost.seconds / mean for cost in peer]))
         rows.append([prompt, *_cells(budgets[1], peer), *_cells(budgets[0], engine), f"{claims[-1].value:.1f}"])
     names = ("evaluations", "forwarded tokens", "seconds")
     columns = ["prompt tokens", *(f"shapiq: {name}" for name in names), *(f"Shapetune: {name}" for name in names)]
@@ -133,9 +133,9 @@ def _cells(budget: int, costs: list[Cost]) -> list[str]:
 def _tokens(judge: Judge, reward_model: CausalRewardModel, curves: dict[str, Curve]) -> tuple[list[Claim], str]:
     """Return forwarded tokens of the peers, without padding, over this engine's at the same error."""
     needed = {level: round(curves["Shapetune"].at_error(level)[0]) for level in LEVELS}
-    own = {level: engine_cost(judge, reward_model, 5, BATCH, needed[level]).tokens for level in LEVELS}
+    tokens = {level: engine_cost(judge, reward_model, 5, BATCH, needed[level]).tokens for level in LEVELS}
     ratios = {
-        (peer.name, level): curves[peer.name].at_error(level)[1] / own[level] for peer in PEERS for level in LEVELS
+        (peer.name, level): curves[peer.name].at_error(level)[1] / tokens[level] for peer in PEERS for level in LEVELS
     }
     rows = [
         [
@@ -158,15 +158,15 @@ def _tokens(judge: Judge, reward_model: CausalRewardModel, curves: dict[str, Cur
     return claims, markdown(["forwarded tokens over Shapetune's", *(f"at error {level}" for level in LEVELS)], rows)
 
 
-def _bootstrapped(name: str, ratio: float, own: Curve, peer: Curve) -> Claim:
+def _bootstrapped(name: str, ratio: float, engine: Curve, peer: Curve) -> Claim:
     """Return a ratio of tokens with its 95 % bootstrap interval over responses.
 
     For the interval this engine's tokens are taken to grow as its coalitions do.
     """
-    generator, count = np.random.default_rng(0), own.errors.shape[1]
-    whole = peer.at_error(LEVEL)[1] / own.at_error(LEVEL)[0]
+    generator, count = np.random.default_rng(0), int(engine.errors.shape[1])
+    whole = peer.at_error(LEVEL)[1] / engine.at_error(LEVEL)[0]
     draws = (generator.integers(0, count, count) for _ in range(BOOTSTRAP))
-    found = [ratio * peer.at_error(LEVEL, rows)[1] / own.at_error(LEVEL, rows)[0] / whole for rows in draws]
+    found = [ratio * peer.at_error(LEVEL, rows)[1] / engine.at_error(LEVEL, rows)[0] / whole for rows in draws]
     low, high = np.nanpercentile(found, (2.5, 97.5))
     return Claim(name, ratio, float(low), float(high), count)
 

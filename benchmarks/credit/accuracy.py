@@ -124,7 +124,8 @@ def curve(tables: Tables, estimate: Estimator) -> Curve:
                     coalitions: NDArray[np.bool_], place: int = place, row: int = row, values: Values = values
                 ) -> Values:
                     tokens[place, row] += tables.kept_tokens(row, coalitions) / SEEDS
-                    return values[(coalitions * 2 ** np.arange(UNITS)).sum(axis=1)]
+                    found: Values = values[(coalitions * 2 ** np.arange(UNITS)).sum(axis=1)]
+                    return found
 
                 estimated = estimate(game, UNITS, budget, seed)
                 errors[place, row] += np.linalg.norm(estimated - exact) / np.linalg.norm(exact) / SEEDS

@@ -92,8 +92,8 @@ def _first_layers(layers: int) -> tuple[LlamaForSequenceClassification, Any]:
     values = {name: value for name, value in whole.config.to_dict().items() if name != "quantization_config"}
     config = LlamaConfig(**{**values, "num_hidden_layers": layers, "num_labels": 1})
     model = LlamaForSequenceClassification(config).eval()
-    kept = {name: value for name, value in whole.model.state_dict().items() if name in model.model.state_dict()}
-    model.model.load_state_dict(kept)
+    lower = {name: value for name, value in whole.model.state_dict().items() if name in model.model.state_dict()}
+    model.model.load_state_dict(lower)
     return model, tokenizer
 
 
@@ -102,7 +102,7 @@ def _states(model: LlamaForSequenceClassification, tokenizer: Any, texts: list[s
     """Return the hidden states at end-of-sequence: ``n x d``."""
     rows = [[*row[:64], int(tokenizer.eos_token_id)] for row in tokenizer(texts)["input_ids"]]
     found = torch.zeros(len(rows), model.config.hidden_size)
-    for part in torch.tensor([len(row) for row in rows]).argsort().split(64):
+    for part in torch.split(torch.tensor([len(row) for row in rows]).argsort(), 64):
         width = max(len(rows[row]) for row in part)
         ids = torch.tensor([rows[row] + [0] * (width - len(rows[row])) for row in part])
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state

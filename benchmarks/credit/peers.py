@@ -56,7 +56,8 @@ def shap_kernel(game: Game, units: int, budget: int, seed: int) -> Values:
     with _seeded(seed):
         background, everything = np.zeros((1, units)), np.ones((1, units))
         explainer = shap.KernelExplainer(lambda z: game(z > 0.5), background)
-        return np.asarray(explainer.shap_values(everything, nsamples=budget - 2, l1_reg=False, silent=True))[0]
+        found: Values = np.asarray(explainer.shap_values(everything, nsamples=budget - 2, l1_reg=False, silent=True))[0]
+    return found
 
 
 def captum_kernel(game: Game, units: int, budget: int, seed: int) -> Values:
@@ -65,7 +66,7 @@ def captum_kernel(game: Game, units: int, budget: int, seed: int) -> Values:
 
     with _seeded(seed):
         found = KernelShap(_one_by_one(game)).attribute(torch.ones(1, units), n_samples=budget)
-    return found[0].double().numpy()
+    return _numbers(found)
 
 
 def captum_sampling(game: Game, units: int, budget: int, seed: int) -> Values:
@@ -75,7 +76,7 @@ def captum_sampling(game: Game, units: int, budget: int, seed: int) -> Values:
     with _seeded(seed):
         attribute = ShapleyValueSampling(_one_by_one(game)).attribute
         found = attribute(torch.ones(1, units), n_samples=max(1, (budget - 1) // units))
-    return found[0].double().numpy()
+    return _numbers(found)
 
 
 def lime_text(game: Game, units: int, budget: int, seed: int) -> Values:
@@ -108,6 +109,12 @@ PEERS = (
 
 def _first_order(found: Any, units: int) -> Values:
     return np.array([found[(unit,)] for unit in range(units)])
+
+
+def _numbers(found: torch.Tensor) -> Values:
+    """Return the first row, in double precision."""
+    values: Values = found[0].double().numpy()
+    return values
 
 
 def _one_by_one(game: Game) -> Callable[[torch.Tensor], torch.Tensor]:

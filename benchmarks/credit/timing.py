@@ -104,7 +104,8 @@ def _plain_scores(reward_model: CausalRewardModel, rows: list[list[int]]) -> Val
     hidden = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     last = hidden[torch.arange(len(rows)), torch.tensor([len(row) - 1 for row in rows])]
     raw = model.score(last).squeeze(-1)
-    return ((raw.double() - reward_model.mean) / reward_model.deviation).cpu().numpy()
+    scores: Values = ((raw.double() - reward_model.mean) / reward_model.deviation).cpu().numpy()
+    return scores
 
 
 @contextmanager

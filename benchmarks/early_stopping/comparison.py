@@ -14,7 +14,7 @@ steps, which with early stopping are more trials; a trial that is under way at t
 differences paired by repeat, above 0 where early stopping is worse. ``wrongly_stopped`` is the share of stopped trials
 that are truly better than what is recommended in the end. Intervals are bootstrapped over repeats.
 
-Finished searches are kept in a file, and are not repeated while the code and the data that they used are the same.
+Finished searches are saved in a file, and are not repeated while the code and the data that they used are the same.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import cache as kept_work
+from benchmarks.common import cache as work_cache
 from benchmarks.common.cache import ROOT
 from benchmarks.common.record import Claim, current_commit, markdown, write
 from benchmarks.early_stopping.claims import Searches, projection_claims, reaching, search_claims
 from benchmarks.early_stopping.problems import STEPS, curve_landscape
 from benchmarks.early_stopping.searches import TRIAL_STEPS, Found, Setting, StoppingSearch
-from benchmarks.outer.comparison import OWN_USE, claim_table
+from benchmarks.outer.comparison import SHAPETUNE_FILES, claim_table
 from benchmarks.outer.regret import median_claim
 from pipeline.config.settings import EarlyStoppingSettings
 from pipeline.search.early_stopping import EarlyStopping
@@ -58,7 +58,7 @@ SETTINGS = {
     DEFAULT_ALONE: Setting(EarlyStoppingSettings(), slots=1),
 }
 USED = (
-    *OWN_USE,
+    *SHAPETUNE_FILES,
     *(f"pipeline/study/{name}.py" for name in ("search_stage", "running_trial", "verdict")),
     "pipeline/search/early_stopping.py",
     "pipeline/trials/statistics.py",
@@ -90,7 +90,7 @@ class Done:
     found: Found
 
     def line(self) -> str:
-        """Return it as a line of the file that keeps it."""
+        """Return it as a line of the file that it is saved in."""
         return json.dumps({"job": asdict(self.job), "fingerprint": self.fingerprint, "found": self.found.to_dict()})
 
     @classmethod
@@ -105,19 +105,19 @@ def main() -> None:
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    planned, kept = jobs(options), read_kept(options.keep)
-    missing = [job for job in planned if job not in kept]
-    each_done = kept_work.each_done(_run, missing, lambda job: fingerprint(), options.keep, options.workers)
+    planned, saved = jobs(options), read_saved(options.keep)
+    missing = [job for job in planned if job not in saved]
+    each_done = work_cache.each_done(_run, missing, lambda job: fingerprint(), options.keep, options.workers)
     for number, done in enumerate(each_done, 1):
-        kept[done.job] = done
+        saved[done.job] = done
         print(f"{number} of {len(missing)}: {done.job}: {done.found.seconds:.0f} CPU s", file=sys.stderr, flush=True)
     found: dict[str, dict[int, Found]] = {name: {} for name in SETTINGS}
     for job in planned:
-        found[job.setting][job.repeat] = kept[job].found
+        found[job.setting][job.repeat] = saved[job].found
     seconds = decision_seconds(COST_TRIALS, COST_DECISIONS)
     claims = [*default_claims(found), median_claim(f"{CLAIM}decision_cpu_seconds_{COST_TRIALS}", seconds)]
     tables = [*(search_table(found, stop) for stop in STOPS), advice(found, STOPS[1]), projection_table(found)]
-    details = _details(options, found, [kept[job] for job in planned])
+    details = _details(options, found, [saved[job] for job in planned])
     write("early_stopping", claims, "\n\n".join([*tables, claim_table(claims)]), details, commit)
 
 
@@ -146,10 +146,10 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 @cache
 def fingerprint() -> str:
     """Return a hash of the code, data and libraries that a search uses."""
-    return kept_work.fingerprint(USED)
+    return work_cache.fingerprint(USED)
 
 
-def read_kept(path: Path) -> dict[Job, Done]:
+def read_saved(path: Path) -> dict[Job, Done]:
     """Return what was found before by the same code."""
     lines = path.read_text().splitlines() if path.exists() else []
     return {each.job: each for each in map(Done.of, lines) if each.fingerprint == fingerprint()}
@@ -280,7 +280,3 @@ def _short(search: Found) -> str:
         for each in (search.by_trials, search.by_steps)
     ]
     return "; ".join(marks)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """A landscape whose every trial has a curve: what training at a point measures, step by step and at the end.
 
-Built from the kept quickstart runs. The mean of every step is a Gaussian process of its own; the last column is the
+Built from real quickstart runs. The mean of every step is a Gaussian process of its own; the last column is the
 end, held-out J, and is that of the ``replay`` landscape. Luck is a whole vector of residuals, 20 steps and the end, of
 one real run, so that steps go together with each other and with the end as they do in training.
 
@@ -29,9 +29,9 @@ from benchmarks.outer.problems import (
     features,
     fitted,
     landscape,
+    measured_runs,
     noise_level,
     residuals,
-    saved_runs,
     variances,
 )
 
@@ -67,12 +67,12 @@ class CurveLandscape:
         return np.asarray((self.means(row[None]) + self.deviations(row[None]) * self.lucks[drawn])[0])
 
 
-def kept_vectors() -> tuple[Array, Array]:
-    """Return the kept runs' 20 steps and ends: ``rows x 21`` on the shared seed, then on every row's own."""
+def measured_vectors() -> tuple[Array, Array]:
+    """Return the real runs' 20 steps and ends: ``rows x 21`` on the shared seed, then on every row's own."""
     with DATA.open(newline="") as file:
-        kept = list(csv.DictReader(file))
-    shared = {run["point"]: _vector(run) for run in kept if int(run["seed"]) == SHARED_SEED}
-    own = {run["point"]: _vector(run) for run in kept if int(run["seed"]) != SHARED_SEED}
+        found = list(csv.DictReader(file))
+    shared = {run["point"]: _vector(run) for run in found if int(run["seed"]) == SHARED_SEED}
+    own = {run["point"]: _vector(run) for run in found if int(run["seed"]) != SHARED_SEED}
     points = [point for point in shared if point in own]
     return np.array([shared[point] for point in points]), np.array([own[point] for point in points])
 
@@ -93,14 +93,14 @@ def alike(model: GaussianProcessRegressor, runs: Runs) -> GaussianProcessRegress
 
 @cache
 def curve_landscape() -> CurveLandscape:
-    """Return the landscape of the kept runs' curves.
+    """Return the landscape of the real runs' curves.
 
     The end's deviation is that of ``replay``. The curve's falls with the true end, too, but less: one line for the
     logarithm of all steps' variances. What a process misses at a row is in both of its runs and no luck; luck is made
     as much smaller, the curve's by the share that was found for the end, because single steps do not show it.
     """
-    ends, runs = landscape("replay"), saved_runs()
-    (shared, own), model = kept_vectors(), fitted(runs)
+    ends, runs = landscape("replay"), measured_runs()
+    (shared, own), model = measured_vectors(), fitted(runs)
     steps = [Runs(runs.rows, shared[:, step], own[:, step]) for step in range(STEPS)]
     models = [alike(model, each) for each in steps]
     left = np.column_stack(

@@ -105,10 +105,10 @@ class Found:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Found:
         """Return what ``to_dict`` gave, also after JSON."""
-        marks = [
+        by_trials, by_steps = (
             {int(count): Mark(**mark) for count, mark in values[name].items()} for name in ("by_trials", "by_steps")
-        ]
-        return cls([Tried(**each) for each in values["tried"]], *marks, values["seconds"])
+        )
+        return cls([Tried(**each) for each in values["tried"]], by_trials, by_steps, values["seconds"])
 
 
 class StoppingSearch:

@@ -1,8 +1,8 @@
 """Credit fidelity: which method finds what a reward really pays for, and does that make a policy learn faster?
 
     python -m pip install 'shapetune[bench,instruction]'
-    python -m benchmarks.fidelity            # about 25 minutes on two cores; the runs are kept, and not made again
-    python -m benchmarks.fidelity --quick    # in minutes, at sizes that prove nothing; printed, not kept
+    python -m benchmarks.fidelity            # about 25 minutes on two cores; the runs are saved, and not made again
+    python -m benchmarks.fidelity --quick    # in minutes, at sizes that prove nothing; printed, not saved
 
 On the quickstart's sentiment reward model: deletion and insertion curves of every method's order of the tokens, and
 agreement with exact Shapley values of responses of 12 tokens. On rewards that are sums of known token effects:
@@ -76,7 +76,7 @@ class Sizes:
         exact_responses: With exact Shapley values.
         seeds: Runs of each method and lambda.
         changes: Of the quickstart's config.
-        folder: Where runs are kept.
+        folder: Where runs are saved.
     """
 
     responses: int
@@ -138,7 +138,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--exact-responses", type=int, default=96, help="With exact Shapley values.")
     parser.add_argument("--seeds", type=int, default=4, help="Training runs of each method and lambda.")
     parser.add_argument("--workers", type=int, default=2, help="Training runs side by side.")
-    parser.add_argument("--quick", action="store_true", help="Everything in minutes, and nothing of it kept.")
+    parser.add_argument("--quick", action="store_true", help="Everything in minutes, and nothing of it saved.")
     return parser.parse_args()
 
 
@@ -202,9 +202,9 @@ def _say(text: str) -> None:
 
 def _beside_comparison(field: Sequence[Contender], curves: Curves, judged: dict[str, Judged]) -> Part:
     """Return fidelity on sentiment against what the papers' comparison learned; nothing where that has no results."""
-    kept = list(saved_runs(runs_file("sentiment")).values())
-    runs = compared(field, kept)
-    learning = {measured: values(runs, measured) for measured in LEARNING} | {UNINFORMED: uninformed(field, kept)}
+    saved = list(saved_runs(runs_file("sentiment")).values())
+    runs = compared(field, saved)
+    learning = {measured: values(runs, measured) for measured in LEARNING} | {UNINFORMED: uninformed(field, saved)}
     told = [name for name in runs if all(found.get(name) for found in learning.values())]
     if not told:
         return [], []

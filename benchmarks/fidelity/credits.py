@@ -46,7 +46,7 @@ def find_credit(
     method, shape, units = METHODS[contender.method], contender.shape, UnitSplitter(tokenizer)
     generator = torch.Generator().manual_seed(seed)
     attributed, paid, coalitions, tokens = [], [], 0, 0
-    for rows in torch.arange(len(rollouts)).split(BATCH):
+    for rows in torch.split(torch.arange(len(rollouts)), BATCH):
         given = rollouts.select(rows)
         batch = score_batch(given, reward_model, units, shape, generator)
         credit = method.credit(batch)

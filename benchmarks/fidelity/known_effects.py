@@ -57,7 +57,8 @@ class KnownEffects:
 
     def integrated_gradients(self, rollouts: Rollouts, absent: Tensor, steps: int) -> Tensor:
         """Return ``B x T`` integrated gradients over embeddings that hold effect and flipping: two numbers a token."""
-        table = nn.Embedding.from_pretrained(torch.stack([self.effects, self.flippers.float()], dim=1))
+        both = torch.stack([self.effects, self.flippers.float()], dim=1)
+        table = nn.Embedding.from_pretrained(both)  # type: ignore[no-untyped-call]  # torch does not type it
 
         def score(embedded: Tensor) -> Tensor:
             effects, flips = embedded.unbind(dim=2)

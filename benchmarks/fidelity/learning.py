@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -88,7 +89,7 @@ def relate(fidelity: tuple[str, Mapping[str, float]], learning: tuple[str, Mappi
     """
     methods = [name for name in fidelity[1] if learning[1].get(name)]
     if len(methods) < FEWEST_METHODS:
-        return Relation(fidelity[0], learning[0], *[float("nan")] * 3, len(methods))
+        return Relation(fidelity[0], learning[0], math.nan, math.nan, math.nan, len(methods))
     known = np.round([fidelity[1][name] for name in methods], DIGITS)
     seeds = [np.array(learning[1][name]) for name in methods]
     chooser = np.random.default_rng(RESAMPLING_SEED)
@@ -120,12 +121,12 @@ def over_lambdas(by_lambda: Sequence[Mapping[str, Sequence[Run]]], learning: str
     return found
 
 
-def uninformed(field: Sequence[Contender], kept: Sequence[Run]) -> dict[str, list[float]]:
+def uninformed(field: Sequence[Contender], saved: Sequence[Run]) -> dict[str, list[float]]:
     """Return the mean J along the curve of the papers' comparison's tuning runs without an informed critic.
 
     By method, a value for each seed: the mean over all lambdas. There credit is all that tells tokens apart.
     """
-    runs = [run for run in kept if run.seed < FIRST_SEED and run.critic != REWARD_MODEL]
+    runs = [run for run in saved if run.seed < FIRST_SEED and run.critic != REWARD_MODEL]
     by_lambda = [
         {
             each.method: [run for run in runs if (run.entrant, run.gae_lambda) == (each.entrant, gae_lambda)]
@@ -136,7 +137,7 @@ def uninformed(field: Sequence[Contender], kept: Sequence[Run]) -> dict[str, lis
     return over_lambdas(by_lambda, "mean J along the curve") if by_lambda else {}
 
 
-def compared(field: Sequence[Contender], kept: Sequence[Run]) -> dict[str, list[Run]]:
+def compared(field: Sequence[Contender], saved: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the papers' comparison's runs on fresh seeds, by the method whose credit they learned from.
 
     Of an entrant that was run at several settings, the one with the most runs counts: that is where it was tuned to.
@@ -144,7 +145,7 @@ def compared(field: Sequence[Contender], kept: Sequence[Run]) -> dict[str, list[
     found = {}
     for contender in field:
         settings: dict[tuple[float, str], list[Run]] = {}
-        for run in kept:
+        for run in saved:
             if run.entrant == contender.entrant and run.seed >= FIRST_SEED:
                 settings.setdefault((run.gae_lambda, run.critic), []).append(run)
         if settings:

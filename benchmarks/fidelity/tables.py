@@ -140,7 +140,7 @@ def learned_text(about: str, judged: Mapping[str, Judged], learned: Learned, rel
     rows = []
     for name in sorted(methods, key=lambda name: -float(judged[name].attributed.correlation.mean())):
         cells = [
-            _spread(values({name: learned[name, each]}, measure)[name]) if (name, each) in learned else "-"
+            _mean_and_error(values({name: learned[name, each]}, measure)[name]) if (name, each) in learned else "-"
             for measure, each in settings
         ]
         every = [run for each in LAMBDAS for run in learned.get((name, each), [])]
@@ -172,7 +172,7 @@ def sentiment_text(
         each = entrants[name]
         shown = each.entrant if each.balance == 1 else f"{each.entrant} ({each.balance:g} of the reward)"
         known = (f"{found[name]:.2f}" for found in measures.values())
-        rows.append((name, shown, *known, *(_spread(found[name]) for found in learned.values())))
+        rows.append((name, shown, *known, *(_mean_and_error(found[name]) for found in learned.values())))
     return _section(
         "Learning from the sentiment reward model",
         "First the fresh seeds of the papers' comparison, each entrant at the lambda and the critic that it was tuned "
@@ -226,7 +226,7 @@ def _mean(found: np.ndarray) -> str:
     return interval(Claim.of("", found.tolist()), ".2f")
 
 
-def _spread(found: Sequence[float]) -> str:
+def _mean_and_error(found: Sequence[float]) -> str:
     if not found:
         return "-"
     error = np.std(found, ddof=1) / len(found) ** 0.5 if len(found) > 1 else math.nan

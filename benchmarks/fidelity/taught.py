@@ -62,7 +62,8 @@ def teach(policy: Any, truth: KnownEffects, texts: Rollouts, epochs: int) -> Lla
     model.model.load_state_dict(policy.model.state_dict())
     torch.nn.init.zeros_(model.score.weight)
     chooser = torch.Generator().manual_seed(SEED)
-    batches = [part for _ in range(epochs) for part in torch.randperm(len(texts), generator=chooser).split(BATCH)]
+    shuffled = (torch.randperm(len(texts), generator=chooser) for _ in range(epochs))
+    batches = [part for order in shuffled for part in torch.split(order, BATCH)]
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=0.01)
     falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches))
     for rows in batches:
@@ -70,7 +71,7 @@ def teach(policy: Any, truth: KnownEffects, texts: Rollouts, epochs: int) -> Lla
         found, real = _along(model, given)
         loss = mse_loss(found[real], truth.prefix_scores(given)[real])
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         falling.step()

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.common.record import RESULTS
 from benchmarks.fidelity.field import Contender
@@ -21,6 +20,7 @@ from pipeline.runtime.memory import keep_freed_memory
 from pipeline.trainers.ppo.run import InnerRun
 from pipeline.trainers.ppo.trainer import PPOTrainer
 from pipeline.trials.arm import Arm
+from pipeline.trials.results import RunResult
 
 LAMBDAS = (0.8, 0.95)
 # Those of the quickstart's search and confirmation, and of the papers' comparison, are other ones.
@@ -38,8 +38,8 @@ class Lesson(Planned):
         """A hash of all that decides the run, but for the code."""
         return hashlib.sha256(repr((super().job, self.world, RECIPE)).encode()).hexdigest()[:12]
 
-    def trained(self) -> dict[str, Any]:
-        """Return the result of training in the world, as a trial's runs tell theirs."""
+    def trained(self) -> RunResult:
+        """Return the result of training in the world."""
         keep_freed_memory()
         task, started = load_world(self.world, self.assets, self.config.sampling.response_tokens), time.perf_counter()
         trainer = PPOTrainer(task, self.candidate.arm.shape, self.config.ppo, self.config.sampling, self.seed)
@@ -47,16 +47,17 @@ class Lesson(Planned):
             run = InnerRun(trainer, self.config.evaluation, Path(folder) / "checkpoint.safetensors", self.job)
             for _ in run.steps():
                 pass
-        return {
-            "curve": run.curve,
-            "held_out": run.held_out,
-            "evaluation": run.result().to_dict(),
-            "certificate": trainer.certificate.to_dict(),
-            "credit_tokens": trainer.credit_tokens,
-            "credit_coalitions": trainer.credit_coalitions,
-            "training_cpu_seconds": run.training_cpu_seconds,
-            "wall_seconds": time.perf_counter() - started,
-        }
+        return RunResult(
+            seed=self.seed,
+            curve=tuple(run.curve),
+            evaluation=run.result().to_dict(),
+            certificate=trainer.certificate,
+            held_out=tuple(run.held_out),
+            credit_tokens=trainer.credit_tokens,
+            credit_coalitions=trainer.credit_coalitions,
+            training_cpu_seconds=run.training_cpu_seconds,
+            wall_seconds=time.perf_counter() - started,
+        )
 
 
 def lessons(
@@ -78,7 +79,7 @@ def _candidate(contender: Contender, gae_lambda: float) -> Candidate:
 
 
 def lessons_file(world: str, folder: Path = RESULTS) -> Path:
-    """Return where a world's runs are kept."""
+    """Return where a world's runs are saved."""
     return folder / f"fidelity-{world}.csv"
 
 

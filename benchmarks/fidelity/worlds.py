@@ -45,7 +45,7 @@ WORLDS: Mapping[str, World] = {
     ),
     "taught_effects": World((), "the score is that of a network which was taught a sum of token effects", taught=True),
 }
-# All that decides a world beside its name: a run kept from another one is not taken for one of this.
+# All that decides a world beside its name: a run saved of another one is not taken for one of this.
 RECIPE = (SEED, FLIPPERS, LEAST_LETTERS, SCALED_ON)
 
 
@@ -69,7 +69,7 @@ def in_world(name: str, task: Task, tokens: int) -> Task:
     raw = word_effects(task.tokenizer, WORLDS[name].flippers, LEAST_LETTERS, SEED)
     prompts = task.train_prompts.select(torch.arange(min(SCALED_ON, len(task.train_prompts))))
     samples = own_samples(task.policy, prompts.to_ids(), tokens, task.eos_token_id, False, SEED)
-    mean, deviation = score_scale(raw, samples)  # type: ignore[arg-type]
+    mean, deviation = score_scale(raw, samples)
     truth = raw.standardised(mean, deviation)
     return replace(task, name=name, reward_model=truth, gold_model=truth, quality={})
 

@@ -2,7 +2,7 @@
 
     python -m pip install 'shapetune[bench,instruction]'
     python -m benchmarks.gradients
-    python -m benchmarks.gradients --quick     # in minutes, at a size that proves nothing; printed, not kept
+    python -m benchmarks.gradients --quick     # in minutes, at a size that proves nothing; printed, not saved
 
 Credit that looks at whole responses to pay their tokens is no baseline: its gradient need not point where the reward's
 does. Whether that costs anything depends on how much noise it takes away in return. Both are measured here, on the
@@ -65,7 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--groups", type=int, default=32, help="Of responses; the intervals are the jackknife's.")
     parser.add_argument("--group", type=int, default=128, help="Responses of one group.")
     parser.add_argument("--workers", type=int, default=2, help="Groups side by side.")
-    parser.add_argument("--quick", action="store_true", help="Everything in minutes, and nothing of it kept.")
+    parser.add_argument("--quick", action="store_true", help="Everything in minutes, and nothing of it saved.")
     return parser.parse_args()
 
 

@@ -68,7 +68,7 @@ def pay(trainer: PPOTrainer, shapers: Mapping[str, Shaper], rollouts: Rollouts) 
     """Return the token rewards of a group under every method, found in batches of the size that training has."""
     rewards: dict[str, list[Tensor]] = {name: [] for name in shapers}
     scores, known = [], []
-    for rows in torch.arange(len(rollouts)).split(trainer.settings.batch_size):
+    for rows in torch.split(torch.arange(len(rollouts)), trainer.settings.batch_size):
         given = rollouts.select(rows)
         adjustment = trainer.missing_eos_adjustment(given)
         shaped = {name: shaper.shaped(given, adjustment=adjustment) for name, shaper in shapers.items()}

@@ -1,4 +1,4 @@
-"""Whose gradients are judged: everybody in the papers' comparison at equal scale."""
+"""Whose gradients are judged: every method in the papers' comparison at equal scale."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def trained(label: str, steps: int) -> PPOTrainer:
 
 
 def judge(products: torch.Tensor, keys: Sequence[Key], sizes: Sizes, batch: int) -> dict[Row, Quality]:
-    """Return how good everybody's estimator is.
+    """Return how good every method's estimator is.
 
     Args:
         products: ``E x J x E x J`` inner products of the gradients.
@@ -96,10 +96,8 @@ def judge(products: torch.Tensor, keys: Sequence[Key], sizes: Sizes, batch: int)
         sizes: Of what was measured.
         batch: Responses of a training step.
     """
-    everyone = [Row(*TRUTH, {TRUTH[0]: 1.0}), *rows_of([name for name, _ in keys], sizes.lambdas)]
-    shares = torch.tensor(
-        [[row.shares.get(name, 0.0) * (at == row.gae_lambda) for name, at in keys] for row in everyone]
-    )
-    rival = next(place for place, row in enumerate(everyone) if row.is_usual)
+    rows = [Row(*TRUTH, {TRUTH[0]: 1.0}), *rows_of([name for name, _ in keys], sizes.lambdas)]
+    shares = torch.tensor([[row.shares.get(name, 0.0) * (at == row.gae_lambda) for name, at in keys] for row in rows])
+    rival = next(place for place, row in enumerate(rows) if row.is_usual)
     found = qualities(mixed(products, shares.double()), 0, rival, sizes.group, batch)
-    return dict(zip(everyone, found, strict=True))
+    return dict(zip(rows, found, strict=True))

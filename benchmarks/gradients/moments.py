@@ -51,7 +51,7 @@ def gram(gradients: Tensor, block: int = 65_536) -> Tensor:
     estimators, groups, _ = gradients.shape
     rows = gradients.flatten(0, 1)
     found = torch.zeros(len(rows), len(rows), dtype=torch.float64)
-    for part in rows.split(block, dim=1):
+    for part in torch.split(rows, block, dim=1):
         found += (part @ part.T).double()
     return found.view(estimators, groups, estimators, groups)
 
@@ -78,8 +78,10 @@ def qualities(gram: Tensor, truth: int, rival: int, group: int, batch: int) -> l
     """
     whole = _numbers(*_moments(gram), truth, rival, group, batch)
     groups = gram.shape[1]
-    kept = [[place for place in range(groups) if place != left] for left in range(groups)]
-    without = torch.stack([_numbers(*_moments(gram[:, rows][..., rows]), truth, rival, group, batch) for rows in kept])
+    others = [[place for place in range(groups) if place != left] for left in range(groups)]
+    without = torch.stack(
+        [_numbers(*_moments(gram[:, rows][..., rows]), truth, rival, group, batch) for rows in others]
+    )
     half = float(student.ppf(0.975, groups - 1)) * _jackknife_error(without)
     return [
         Quality(*(Measured(*map(float, each)) for each in zip(row, row - wide, row + wide, strict=True)))
@@ -95,7 +97,7 @@ def _moments(gram: Tensor) -> tuple[Tensor, Tensor]:
     return products, same.diagonal() / groups - products.diagonal()
 
 
-def _numbers(products: Tensor, spread: Tensor, truth: int, rival: int, group: int, batch: int) -> Tensor:
+def _numbers(products: Tensor, traces: Tensor, truth: int, rival: int, group: int, batch: int) -> Tensor:
     """Return cosine, noise, alignment and advantage of every estimator: ``E x 4``.
 
     Where the sample does not even tell an expectation's length from zero, there is neither cosine nor noise.
@@ -106,8 +108,8 @@ def _numbers(products: Tensor, spread: Tensor, truth: int, rival: int, group: in
     lengths[rival] = lengths[truth]
     along = products[:, truth] / lengths[truth]
     # Noise makes a batch's gradient long: its squared length is known even where the expectation's is not.
-    alignment = along / (squares + spread * group / batch).sqrt()
-    noise = group * spread / lengths**2
+    alignment = along / (squares + traces * group / batch).sqrt()
+    noise = group * traces / lengths**2
     return torch.stack([along / lengths, noise, alignment, alignment / alignment[rival]], dim=1)
 
 

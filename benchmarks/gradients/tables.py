@@ -13,7 +13,7 @@ from benchmarks.gradients.stage import Stage
 
 
 def claims(label: str, groups: int, stages: Sequence[Stage]) -> list[Claim]:
-    """Return cosine and alignment of everybody, at every lambda and stage."""
+    """Return cosine and alignment of every method, at every lambda and stage."""
     return [
         Claim(f"gradients.{label}.{name}_{stage.steps}.{_place(row)}", found.value, found.low, found.high, groups)
         for stage in stages
@@ -85,14 +85,14 @@ def better_beyond(ours: Quality, usual: Quality) -> str:
 
     With noise ``N`` of one response and a cosine ``c``, a batch of ``n`` has the alignment ``c / sqrt(1 + N / n)``.
     """
-    kept = ours.cosine.value * abs(ours.cosine.value)
-    if math.isnan(kept) or math.isnan(usual.noise.value):
+    signal = ours.cosine.value * abs(ours.cosine.value)
+    if math.isnan(signal) or math.isnan(usual.noise.value):
         return "-"
-    gained = kept * usual.noise.value - ours.noise.value
+    gained = signal * usual.noise.value - ours.noise.value
     if gained <= 0:
         return "1"
     # What the sample cannot tell from an unbiased estimator is never overtaken, as far as it knows.
-    return "never seen" if ours.cosine.high >= 1 else f"{gained / (1 - kept):,.0f}"
+    return "never seen" if ours.cosine.high >= 1 else f"{gained / (1 - signal):,.0f}"
 
 
 def _over_lambdas(stage: Stage) -> str:

@@ -16,7 +16,7 @@ Ax's own default client stands in its place. A proposal of it takes seconds; it 
 have the ablations. Random search, Sobol and TPE cost nothing and have more. Intervals are bootstrapped over repeats,
 each searcher's apart.
 
-Finished searches are kept in a file, and are not repeated while the code and the data that they used are the same.
+Finished searches are saved in a file, and are not repeated while the code and the data that they used are the same.
 Results are written once all landscapes are there.
 """
 
@@ -34,22 +34,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common import cache as kept_work
+from benchmarks.common import cache as work_cache
 from benchmarks.common.cache import ROOT
 from benchmarks.common.record import Claim, current_commit, markdown, write
 from benchmarks.outer.methods import (
     AX,
     FORMER,
     MEANS_ONLY,
-    OWN,
     RANDOM,
     READ,
     READ_BASELINES,
     SEARCHERS,
+    SHAPETUNE,
     TPE,
     search_landscape,
 )
-from benchmarks.outer.problems import NAMES, SPACE, fitted, landscape, many_rows, residuals, saved_runs, variances
+from benchmarks.outer.problems import NAMES, SPACE, fitted, landscape, many_rows, measured_runs, residuals, variances
 from benchmarks.outer.regret import (
     FLOOR,
     RANDOM_TRIALS,
@@ -63,12 +63,12 @@ from benchmarks.outer.regret import (
 
 MEASURES = ("objective", "curve_objective", "reward", "gold_reward")
 ALL_USE = ("benchmarks/outer/problems.py", "benchmarks/outer/methods.py", "search_spaces/credit_mix.py")
-MODEL_USES = (
+MODEL_MODULES = (
     *(f"search/{name}" for name in ("outer_loop", "generation_strategy", "observations", "posterior", "ax_patches")),
     "config/settings",
 )
-OWN_USE = (*(f"pipeline/{name}.py" for name in MODEL_USES), "search_spaces/*.py")
-OWN_MODEL = (OWN, READ, READ_BASELINES, MEANS_ONLY, FORMER)
+SHAPETUNE_FILES = (*(f"pipeline/{name}.py" for name in MODEL_MODULES), "search_spaces/*.py")
+WITH_MODEL = (SHAPETUNE, READ, READ_BASELINES, MEANS_ONLY, FORMER)
 # What costs next to nothing.
 CHEAP = (*RANDOM, "Sobol", TPE)
 Array = np.ndarray
@@ -106,7 +106,7 @@ class Done:
     seconds: list[float]
 
     def line(self) -> str:
-        """Return it as a line of the file that keeps it."""
+        """Return it as a line of the file that it is saved in."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -123,15 +123,15 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     planned = jobs(options)
-    kept = _kept(options.keep)
-    _run_missing(planned, kept, options.keep, options.workers)
+    saved = read_saved(options.keep)
+    _run_missing(planned, saved, options.keep, options.workers)
     found: Found = {}
     for job in planned:
-        found.setdefault(job.landscape, {}).setdefault(job.searcher, []).append(kept[job].regrets)
+        found.setdefault(job.landscape, {}).setdefault(job.searcher, []).append(saved[job].regrets)
     claims = [*regret_claims(found), *noise_claims()]
     tables = "\n\n".join([*(regret_table(found, stop) for stop in STOPS), claim_table(claims)])
     if set(found) == set(NAMES):
-        write("outer", claims, tables, _details(options, found, [kept[job] for job in planned]), commit)
+        write("outer", claims, tables, _details(options, found, [saved[job] for job in planned]), commit)
     else:
         print(tables, "\n\nNothing is written: landscapes are missing.")
 
@@ -162,23 +162,24 @@ def jobs(options: argparse.Namespace) -> list[Job]:
 
 
 @cache
-def fingerprint(is_own: bool) -> str:
+def fingerprint(with_model: bool) -> str:
     """Return a hash of the code, data and libraries that a search uses: with this project's model, or without."""
-    return kept_work.fingerprint((*ALL_USE, *OWN_USE) if is_own else ALL_USE)
+    return work_cache.fingerprint((*ALL_USE, *SHAPETUNE_FILES) if with_model else ALL_USE)
 
 
-def _kept(path: Path) -> dict[Job, Done]:
+def read_saved(path: Path) -> dict[Job, Done]:
+    """Return what was found before by the same code."""
     if not path.exists():
         return {}
-    kept = [Done.of(line) for line in path.read_text().splitlines()]
-    return {each.job: each for each in kept if each.fingerprint == fingerprint(each.job.searcher in OWN_MODEL)}
+    found = [Done.of(line) for line in path.read_text().splitlines()]
+    return {each.job: each for each in found if each.fingerprint == fingerprint(each.job.searcher in WITH_MODEL)}
 
 
-def _run_missing(planned: Sequence[Job], kept: dict[Job, Done], path: Path, workers: int) -> None:
-    missing = [job for job in planned if job not in kept]
-    each_done = kept_work.each_done(_run, missing, lambda job: fingerprint(job.searcher in OWN_MODEL), path, workers)
+def _run_missing(planned: Sequence[Job], saved: dict[Job, Done], path: Path, workers: int) -> None:
+    missing = [job for job in planned if job not in saved]
+    each_done = work_cache.each_done(_run, missing, lambda job: fingerprint(job.searcher in WITH_MODEL), path, workers)
     for number, done in enumerate(each_done, 1):
-        kept[done.job] = done
+        saved[done.job] = done
         if done.job.searcher not in CHEAP:
             said = f"{done.job.landscape}, {done.job.searcher}, {done.job.repeat}: {sum(done.seconds):.0f} CPU s"
             print(f"{number} of {len(missing)}: {said}", file=sys.stderr, flush=True)
@@ -205,8 +206,8 @@ def noise_claims() -> list[Claim]:
 
 @cache
 def measure_residuals(measure: str) -> tuple[Array, Array]:
-    """Return the residuals of a measure's kept runs, on the shared seed and on the others."""
-    runs = saved_runs(measure)
+    """Return the residuals of a measure's real runs, on the shared seed and on the others."""
+    runs = measured_runs(measure)
     return residuals(runs, fitted(runs))
 
 
@@ -272,7 +273,3 @@ def _details(options: argparse.Namespace, found: Found, done: list[Done]) -> dic
 def _steps(regrets: dict[int, float]) -> str:
     """Return one search's regrets in short: ``trials:regret`` wherever its recommendation changed."""
     return " ".join(f"{trials}:{regret:.5f}" for trials, regret in regrets.items())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Trains the quickstart's policy at many points of its search space and keeps what came out.
+"""Trains the quickstart's policy at many points of its search space and saves what came out.
 
     python -m benchmarks.outer.landscape_trials --points 160
 
@@ -6,7 +6,7 @@ Each point is trained on two seeds: one that all points share and one of its own
 can be told from what they have not. Goes on where it stopped. The result, ``data/quickstart_trials.csv``, is what
 ``benchmarks.outer`` replays; its columns are weights among the methods, their balance with sparse, and lambda.
 
-Points 0 to 64 of the kept file were trained by commit 1e9f725, the others by 85f50d1; the code changed between: single
+Points 0 to 64 of the file were trained by commit 1e9f725, the others by 85f50d1; the code changed between: single
 runs of the first differ from a repetition. Their residuals do not (mean of the first -0.003 with standard error 0.012,
 of the others 0.001 with 0.008).
 """

@@ -57,7 +57,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Listed(CreditMix):
-    """The space with arms of one's own in place of its baselines."""
+    """The space with custom arms in place of its baselines."""
 
     arms: tuple[BaselineArm, ...] = ()
 
@@ -115,7 +115,7 @@ def shapetune(observe: Observe, stops: tuple[int, ...], seed: int) -> Search:
     return outer_search(observe, stops, SPACE, SearchSettings(trials=max(stops), seeds=SEEDS, seed=seed))
 
 
-def own_errors(observe: Observe, stops: tuple[int, ...], seed: int) -> Search:
+def inferred_errors(observe: Observe, stops: tuple[int, ...], seed: int) -> Search:
     """Search as ``shapetune``, which is told means only: its model has to infer the noise."""
     return outer_search(observe, stops, SPACE, SearchSettings(trials=max(stops), seeds=(0,), seed=seed))
 
@@ -266,13 +266,13 @@ def search_landscape(name: str, landscape: Landscape, stops: tuple[int, ...], se
 
 
 Searcher = Callable[[Observe, tuple[int, ...], int], Search]
-OWN = "Shapetune"
+SHAPETUNE = "Shapetune"
 RANDOM = ("random over methods and sparse", "random over methods, and balance")
 TPE, AX = "Optuna's TPE", "Ax's default client"
 READ, READ_BASELINES = "random, read by the model", "baselines and random, read by the model"
 MEANS_ONLY, FORMER = "Shapetune, errors not pooled", "Shapetune, weights and balance"
 SEARCHERS: dict[str, Searcher] = {
-    OWN: shapetune,
+    SHAPETUNE: shapetune,
     RANDOM[0]: dirichlet,
     RANDOM[1]: balanced_dirichlet,
     "Sobol": sobol,
@@ -280,6 +280,6 @@ SEARCHERS: dict[str, Searcher] = {
     AX: ax_default,
     READ: read_random,
     READ_BASELINES: read_random_and_baselines,
-    MEANS_ONLY: own_errors,
+    MEANS_ONLY: inferred_errors,
     FORMER: former_space,
 }

@@ -85,14 +85,16 @@ def peak(rows: Array) -> Array:
     """Return a closed form with one maximum, inside the simplex, at a lambda that depends on sparse's share."""
     shares, gae_lambda = rows[:, :3], _unit_lambda(rows)
     miss = ((shares - PEAK) ** 2 * np.array([1.0, 2.0, 1.5])).sum(axis=1)
-    return -miss - 0.4 * (gae_lambda - (1 - 0.6 * shares.sum(axis=1))) ** 2
+    found: Array = -miss - 0.4 * (gae_lambda - (1 - 0.6 * shares.sum(axis=1))) ** 2
+    return found
 
 
 def face(rows: Array) -> Array:
     """Return a closed form with diminishing returns of two methods, harm of a third and the maximum on a face."""
     shares, gae_lambda = rows[:, :3], _unit_lambda(rows)
     gain = 1.2 * np.tanh(2.5 * shares[:, 0]) + 0.7 * np.tanh(3 * shares[:, 2]) - 0.9 * shares[:, 1]
-    return gain - 0.5 * (gae_lambda - 0.35 - 0.3 * shares[:, 2]) ** 2
+    found: Array = gain - 0.5 * (gae_lambda - 0.35 - 0.3 * shares[:, 2]) ** 2
+    return found
 
 
 def extremes(mean: Callable[[Array], Array]) -> tuple[float, float]:
@@ -156,15 +158,16 @@ class Runs:
     @property
     def means(self) -> Array:
         """Each row's mean, as if the shared seed did to all what other seeds do on average."""
-        return (self.own + self.shared + (self.own - self.shared).mean()) / 2
+        found: Array = (self.own + self.shared + (self.own - self.shared).mean()) / 2
+        return found
 
 
-def saved_runs(measure: str = "objective") -> Runs:
-    """Return what ``benchmarks.outer.landscape_trials`` kept."""
+def measured_runs(measure: str = "objective") -> Runs:
+    """Return what ``benchmarks.outer.landscape_trials`` measured."""
     with DATA.open(newline="") as file:
-        kept = list(csv.DictReader(file))
-    shared = {run["point"]: run for run in kept if int(run["seed"]) == SHARED_SEED}
-    own = {run["point"]: run for run in kept if int(run["seed"]) != SHARED_SEED}
+        found = list(csv.DictReader(file))
+    shared = {run["point"]: run for run in found if int(run["seed"]) == SHARED_SEED}
+    own = {run["point"]: run for run in found if int(run["seed"]) != SHARED_SEED}
     pairs = [(shared[point], own[point]) for point in shared if point in own]
     # The file has weights among the methods and their balance with sparse.
     rows = [
@@ -176,12 +179,12 @@ def saved_runs(measure: str = "objective") -> Runs:
 
 
 def replay(measure: str) -> Landscape:
-    """Return the landscape of the kept runs: the mean of a Gaussian process, with the noise of real runs.
+    """Return the landscape of the real runs: the mean of a Gaussian process, with the noise of real runs.
 
     Noise is that of runs on a shared seed, since a study's trials share their seeds. It falls as the mean rises:
     the two runs of a row differ by twice as much among the worst rows as among the best.
     """
-    runs = saved_runs(measure)
+    runs = measured_runs(measure)
     model = fitted(runs)
     paired, unpaired = variances(*residuals(runs, model))
     level = noise_level(model.predict(features(runs.rows)), runs.own - runs.shared)

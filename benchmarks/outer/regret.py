@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.record import Claim
-from benchmarks.outer.methods import OWN, RANDOM, READ, READ_BASELINES, TPE
+from benchmarks.outer.methods import RANDOM, READ, READ_BASELINES, SHAPETUNE, TPE
 
 STOPS = (25, 50)
 # Random search goes on, to see when it is as good as Shapetune after the first stop.
@@ -91,12 +91,12 @@ def regret_claims(found: Mapping[str, Searches]) -> list[Claim]:
     for rival, (names, stops) in RIVALS.items():
         for stop in stops:
             pairs = {
-                name: (after(searches[OWN], stop), after(_best(searches, names, stop), stop))
+                name: (after(searches[SHAPETUNE], stop), after(_best(searches, names, stop), stop))
                 for name, searches in found.items()
             }
             claims += _over_landscapes(f"outer.regret_over_{rival}_{stop}", pairs, _ratio_of_taken)
     reach = {
-        name: (after(searches[OWN], STOPS[0]), np.stack([curves(searches[each]) for each in RANDOM]))
+        name: (after(searches[SHAPETUNE], STOPS[0]), np.stack([curves(searches[each]) for each in RANDOM]))
         for name, searches in found.items()
     }
     return claims + _over_landscapes("outer.trials_saved_vs_random", reach, _saved_by_taken)

@@ -5,11 +5,11 @@
     python -m benchmarks.papers --tasks instruction-smollm2
     python -m benchmarks.papers --tasks
 
-For each task a study is launched first, whose winner takes part. Then everybody is tuned over the same values of lambda
-and, where the reward model can be one, over critics, on the seeds that the study searched with, and what was best is
-run on fresh seeds.
-Every run is kept in ``results/papers-TASK.csv`` as it ends and is not made again; tasks that were not asked for are
-shown from what is kept, without their models: the last command builds none. Wall times are those of runs side by side,
+For each task a study is launched first, whose winner takes part. Then every method is tuned over the same values of
+lambda and, where the reward model can be one, over critics, on the seeds that the study searched with, and what was
+best is run on fresh seeds.
+Every run is saved in ``results/papers-TASK.csv`` as it ends and is not made again; tasks that were not asked for are
+shown from what is saved, without their models: the last command builds none. Wall times are those of runs side by side,
 one thread each.
 """
 
@@ -37,7 +37,7 @@ TINY = ("sentiment", "sentiment-encoder", "instruction", "summarization")
 
 
 def main() -> None:
-    """Make what is missing and write ``results/papers.json``, tables, pictures and the README's."""
+    """Make what is missing and write ``results/papers.json``, tables, pictures and the documentation's."""
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -68,12 +68,12 @@ def _options() -> argparse.Namespace:
 
 
 def picture(label: str) -> Path:
-    """Return where a task's picture is kept."""
+    """Return where a task's picture is saved."""
     return RESULTS / f"papers-{label}.png"
 
 
 def _write(found: list[Comparison], commit: str) -> None:
-    details = {
+    details: dict[str, object] = {
         comparison.label: {
             "config": comparison.config.model_dump(mode="json"),
             "chosen": {name: each.arm.to_dict() for name, each in comparison.chosen.items()},

@@ -1,4 +1,4 @@
-"""One task's comparison: everybody tuned alike on a few seeds, then run on fresh ones."""
+"""One task's comparison: every method tuned alike on a few seeds, then run on fresh ones."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Comparison:
     Attributes:
         label: The task's.
         config: Its config.
-        chosen: Everybody's best setting.
+        chosen: Every method's best setting.
         tried: How many settings it is the best of.
-        runs: Everybody's runs on fresh seeds.
+        runs: Every method's runs on fresh seeds.
         tuning: The runs that the settings were chosen by.
     """
 
@@ -47,7 +47,7 @@ class Comparison:
     tuning: Mapping[Key, list[Run]]
 
     def best_alone(self) -> str:
-        """Return the single dense method that was best where everybody was tuned: chosen before the fresh seeds.
+        """Return the single dense method that was best where every method was tuned: chosen before the fresh seeds.
 
         Where nobody was, the one that is best on them: the comparison with it then flatters it.
         """
@@ -62,7 +62,7 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True)
 class Chosen:
-    """Everybody's setting, how many it is the best of, and the runs that it was chosen by."""
+    """Every method's setting, how many it is the best of, and the runs that it was chosen by."""
 
     settings: Mapping[str, Candidate]
     tried: Mapping[str, int]
@@ -84,7 +84,7 @@ class Maker:
         self._label, self._setting, self._workers = label, setting, workers
         self._commit, self._console = commit, console
         self.config = setting.loaded()
-        # Models take up to half an hour to build, and what is kept can be shown without.
+        # Models take up to half an hour to build, and what is saved can be shown without.
         self._assets = build_assets(self.config, console) if workers else assets_location(self.config)
 
     def tuned(self) -> Chosen:
@@ -96,7 +96,7 @@ class Maker:
         setting, label = self._setting, self._label
         if not self._workers and not winner_file(label).exists():
             raise Unfinished
-        field = self._field() if self._workers else self._kept_field()
+        field = self._field() if self._workers else self._saved_field()
         winner = study_winner(setting, label, self._commit, self._console)
         every = [each for settings in field.values() for each in settings if len(settings) > 1]
         config = setting.loaded(*setting.tuning)
@@ -117,24 +117,24 @@ class Maker:
         return _made(self._planned(chosen, seeds, config or self.config), self._label, stage, self._workers)
 
     def _planned(self, chosen: Iterable[Candidate], seeds: Iterable[int], config: StudyConfig) -> list[Planned]:
-        everyone, assets = list(chosen), str(self._assets or "")
-        return [Planned(each, seed, config, assets, self._commit) for seed in seeds for each in everyone]
+        every, assets = list(chosen), str(self._assets or "")
+        return [Planned(each, seed, config, assets, self._commit) for seed in seeds for each in every]
 
     def _field(self) -> dict[str, list[Candidate]]:
-        """Return everybody's settings, by name; who cannot be served does not take part."""
+        """Return every method's settings, by name; one that cannot be served does not take part."""
         task = load_task(self.config.task, str(self._assets or ""))
         found = {each.name: candidates(each, self.config, task, self._setting.lambdas) for each in ENTRANTS}
         # The workers load models of their own.
         load_task.cache_clear()
         return {name: settings for name, settings in found.items() if settings}
 
-    def _kept_field(self) -> dict[str, list[Candidate]]:
-        """Return the settings, by name, whose tuning runs are all kept."""
-        kept, config = saved_runs(runs_file(self._label)), self._setting.loaded(*self._setting.tuning)
+    def _saved_field(self) -> dict[str, list[Candidate]]:
+        """Return the settings, by name, whose tuning runs are all saved."""
+        saved, config = saved_runs(runs_file(self._label)), self._setting.loaded(*self._setting.tuning)
         found = dict[str, list[Candidate]]()
         for each in ENTRANTS:
             for one in imaginable(each, self.config, self._setting.lambdas):
-                if all(run.job in kept for run in self._planned([one], config.search.seeds, config)):
+                if all(run.job in saved for run in self._planned([one], config.search.seeds, config)):
                     found.setdefault(each.name, []).append(one)
         return found
 

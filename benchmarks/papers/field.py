@@ -13,7 +13,7 @@ from pipeline.trials.arm import Arm
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
 
-# Everybody is tuned over the same ones: without a critic that knows, sparse PPO wants the upper end.
+# Every method is tuned over the same ones: without a critic that knows, sparse PPO wants the upper end.
 LAMBDAS = (0.6, 0.8, 0.95, 1.0)
 VALUE_HEAD: Critic = "value_head"
 REWARD_MODEL: Critic = "reward_model"
@@ -35,7 +35,7 @@ class Entrant:
         weights: Credit method to its share.
         balance: Share of the reward that is spread; as published where it was.
         options: Further fields of the shape.
-        critics: Tuned over, beside lambda, where the reward model can be one: everybody may start from what it knows.
+        critics: Tuned over, beside lambda, where the reward model can be one: any method may start from what it knows.
         reward_scale: Total reward over the score; all but the controls of scale have 1.
     """
 

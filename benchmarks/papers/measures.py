@@ -72,7 +72,7 @@ def corrected(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def corrected_p_values(runs: Mapping[str, Runs], rival: str) -> dict[str, float]:
-    """Return everybody's p against the rival, corrected for all of these comparisons."""
+    """Return every method's p against the rival, corrected for all of these comparisons."""
     return corrected({name: p_value(each, runs[rival]) for name, each in runs.items() if name != rival})
 
 

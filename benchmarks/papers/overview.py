@@ -71,7 +71,7 @@ def overview_table(found: Sequence[Comparison]) -> str:
 
 
 def draw_overview(found: Sequence[Comparison], path: Path) -> None:
-    """Write a picture of everybody's J over tuned sparse PPO's on every task, as PNG."""
+    """Write a picture of every method's J over tuned sparse PPO's on every task, as PNG."""
     names = [WINNER, SPARSE, *(each.name for each in ENTRANTS if each.name != TUNED)]
     shown = [name for name in names if any(name in comparison.runs for comparison in found)]
     lines = ceil(len(found) / COLUMNS_OF_PANELS)

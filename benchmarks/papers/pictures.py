@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
@@ -14,6 +15,9 @@ from benchmarks.papers.comparison import Comparison
 from benchmarks.papers.field import DOUBLED, SPARSE, TUNED, UNIFORM, WINNER
 from benchmarks.papers.measures import Runs, completed
 from pipeline.trials.statistics import SMOOTHING_STEPS, smoothed
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # Those of Okabe and Ito (2008) and of Tol (2021), told apart without colour vision too; whoever is not named here is
 # drawn in grey.
@@ -32,7 +36,13 @@ COLOURS = {
 }
 GREY = "#BBBBBB"
 DASHED = {SPARSE, DOUBLED, UNIFORM}
-STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
+STYLE: dict[RcKeyType, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
 
 
 def draw(comparison: Comparison, path: Path) -> None:
@@ -70,7 +80,7 @@ def _draw_frontier(axes: Axes, name: str, runs: Runs) -> None:
     _line(axes, name, points[:, 0], points[:, 1], marker="o", markersize=3)
 
 
-def _line(axes: Axes, name: str, x: np.ndarray, y: np.ndarray, **options: object) -> None:
+def _line(axes: Axes, name: str, x: np.ndarray, y: np.ndarray, **options: Any) -> None:
     known = name in COLOURS
     axes.plot(
         x,

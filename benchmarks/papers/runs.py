@@ -1,4 +1,4 @@
-"""One training run of the comparison, and the file that keeps it: what is done is never done again."""
+"""One training run of the comparison, and the file that it is saved in: what is done is never done again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,10 @@ class Run:
         """Return the run of a line."""
         numbers = {entry.name: float(row[entry.name]) for entry in fields(cls) if entry.type == "float"}
         points = [tuple(map(float, point.split("/"))) for point in row["held_out"].split()]
+        words = {name: row[name] for name in ("entrant", "critic", "job", "commit", "state", "machine")}
+        values: dict[str, Any] = {**words, **numbers}
         return cls(
-            **{name: row[name] for name in ("entrant", "critic", "job", "commit", "state", "machine")},
-            **numbers,
+            **values,
             seed=int(row["seed"]),
             curve=tuple(map(float, row["curve"].split())),
             held_out=tuple((point[0], point[1], point[2]) for point in points),
@@ -135,7 +136,7 @@ class Planned:
 
 
 def runs_file(label: str) -> Path:
-    """Return where a task's runs are kept."""
+    """Return where a task's runs are saved."""
     return RESULTS / f"papers-{label}.csv"
 
 
@@ -149,12 +150,12 @@ def saved_runs(path: Path) -> dict[str, Run]:
 
 def made(planned: Sequence[Planned], path: Path, workers: int) -> Iterable[Run]:
     """Yield each planned run: those of the file at once, the others when they end."""
-    kept = saved_runs(path)
-    if not kept:
+    saved = saved_runs(path)
+    if not saved:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(",".join(entry.name for entry in fields(Run)) + "\n")
-    yield from (kept[each.job] for each in planned if each.job in kept)
-    missing = [each for each in planned if each.job not in kept]
+    yield from (saved[each.job] for each in planned if each.job in saved)
+    missing = [each for each in planned if each.job not in saved]
     if missing:
         yield from each_done(train, missing, lambda each: each.job, path, workers)
 
@@ -196,6 +197,6 @@ def _measured(run: RunResult, config: StudyConfig) -> dict[str, Any]:
     }
 
 
-def _gold(measured: dict[str, Any]) -> float:
+def _gold(measured: Mapping[str, Any]) -> float:
     found = measured.get("gold_reward")
     return math.nan if found is None else round(float(found), DIGITS)

@@ -15,7 +15,7 @@ END_ALONE = "evaluation.every_steps=0"
 LARGER_HELD_OUT = ("evaluation.prompts=128", "evaluation.curve_prompts=64")
 # The study may mix whatever takes part: credit of spans and of tokens, at the budget that the others have.
 MIXED = ("space.methods=[prefix, attention, shapley, owen]", f"shape.budget={BUDGET}")
-# The study builds on the better critic, which everybody else is tuned over.
+# The study builds on the better critic, which every other method is tuned over.
 KNOWING = "ppo.critic=reward_model"
 SHORT = 0.3
 # A program has no attention, and a critic cannot start from it.
@@ -33,7 +33,7 @@ class Setting:
         trials: Of the study whose winner takes part.
         study: Further overrides of that study alone.
         tuning: Further overrides of the tuning runs alone: of which only the end counts.
-        lambdas: That everybody but sparse PPO at its defaults is tuned over.
+        lambdas: That every method but sparse PPO at its defaults is tuned over.
         like: A task whose choices are taken over, the winner's too, in place of tuning and of a study: for models too
             large for either.
         names: Who takes part then.

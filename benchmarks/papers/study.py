@@ -1,4 +1,4 @@
-"""The study whose winner takes part: launched as a user would, kept once it ended."""
+"""The study whose winner takes part: launched as a user would, saved once it ended."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def study_winner(setting: Setting, label: str, commit: str, console: Console) ->
         console: Where the study prints.
     """
     asked = (*setting.study, UNCONFIRMED, f"search.trials={setting.trials}", f"name=papers-{label}")
-    config, kept = setting.loaded(*asked), winner_file(label)
+    config, saved = setting.loaded(*asked), winner_file(label)
     identity = _identity(config)
-    if not kept.exists() or read_json(kept)["identity"] != identity:
+    if not saved.exists() or read_json(saved)["identity"] != identity:
         # Of another config it is another study; one that was interrupted goes on.
         studies = STUDIES / identity
         launch_study(setting.config, (*setting.changes, *asked), studies, console)
         found = {"identity": identity, "trials": setting.trials, **_found(studies / config.name)}
-        write_json(kept, {**provenance("papers", commit), **found})
-    arm = Arm.from_dict(read_json(kept)["arm"])
+        write_json(saved, {**provenance("papers", commit), **found})
+    arm = Arm.from_dict(read_json(saved)["arm"])
     # On its own it would have the critic of the comparison's config.
     return Candidate(WINNER, Arm(WINNER, arm.shape, arm.critic or config.ppo.critic))
 
 
 def winner_file(label: str) -> Path:
-    """Return where a study's winner is kept."""
+    """Return where a study's winner is saved."""
     return RESULTS / f"papers-{label}-winner.json"
 
 

@@ -40,7 +40,7 @@ COSTS = ("", "settings tried", "shape", "wall s", "training CPU s", "coalitions"
 
 
 def claims(comparison: Comparison) -> list[Claim]:
-    """Return what the project is held to, and everybody's gain over tuned sparse PPO."""
+    """Return what the project is held to, and every method's gain over tuned sparse PPO."""
     task, runs = f"papers.{comparison.label.replace('-', '_')}", comparison.runs
     ratio = steps_ratio(runs[WINNER], runs[TUNED])
     matched = gain_at_matched_kl(runs[WINNER], runs[TUNED])
@@ -95,7 +95,7 @@ def results_table(comparison: Comparison) -> str:
 
 
 def costs_table(comparison: Comparison) -> str:
-    """Return what everybody's runs took, and what shape each was."""
+    """Return what every method's runs took, and what shape each was."""
     rows = []
     for name in _order(comparison):
         runs, candidate = comparison.runs[name], comparison.chosen[name]
@@ -163,7 +163,7 @@ def _described(comparison: Comparison, name: str) -> str:
 
 
 def _order(comparison: Comparison) -> Sequence[str]:
-    """Return everybody, the best median J first."""
+    """Return the methods, the best median J first."""
 
     def height(name: str) -> float:
         found = median(comparison.runs[name], "objective")
@@ -192,7 +192,7 @@ def summary(comparison: Comparison) -> list[str]:
 
 
 def _learned(comparison: Comparison) -> dict[str, Difference]:
-    """Return everybody's J over that of the policy that all start from."""
+    """Return every method's J over that of the policy that all start from."""
     price, runs = comparison.config.ppo.kl_coef, comparison.runs
     return {name: gain_by_training(runs[name], price) for name in runs if len(completed(runs[name])) > 1}
 

@@ -40,7 +40,7 @@ class Tuner:
     Args:
         label: The task's.
         setting: How it is compared.
-        path: Where every run is kept as it ends.
+        path: Where every run is saved as it ends.
         workers: Runs side by side.
         commit: Of the code.
         console: Where the building of models prints.

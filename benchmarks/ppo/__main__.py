@@ -53,7 +53,7 @@ class Side:
 
 
 PEER = Side("TRL 1.12.0, value network", "", "benchmarks.ppo.peer")
-OWN = (
+OURS = (
     Side("Shapetune, value head", "", "benchmarks.ppo.ours", ("value_head",)),
     Side("Shapetune, value network", "_separate_critic", "benchmarks.ppo.ours", ("reward_model",)),
 )
@@ -63,27 +63,25 @@ def main() -> None:
     """Measure everything and write ``results/ppo.json``."""
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
-    claims, rows, details = [], [], {}
+    claims, rows, details = list[Claim](), list[list[str]](), dict[str, object]()
     found = _overhead()
     for model in options.models:
         repeats, sized = SIZES[model]
         run = replace(sized, folder=str(FOLDERS[model]()))
         spent = _measure(run, repeats, options.trl)
-        claims += [claim for side in OWN for claim in compared(model, side, spent[side], spent[PEER])]
-        rows += [_row(model, side, spent[side], spent[PEER]) for side in (PEER, *OWN)]
-        details[model] = {
-            "run": {**asdict(run), "folder": Path(run.folder).name},
-            **{each.name: [asdict(s) for s in spent[each]] for each in spent},
-        }
+        claims += [claim for side in OURS for claim in compared(model, side, spent[side], spent[PEER])]
+        rows += [_row(model, side, spent[side], spent[PEER]) for side in (PEER, *OURS)]
+        described: dict[str, object] = {**asdict(run), "folder": Path(run.folder).name}
+        details[model] = {"run": described, **{each.name: [asdict(s) for s in spent[each]] for each in spent}}
     claims += [Claim.of(f"ppo.overhead_{name}", shares(found, name)) for name in SHAPES if name != "sparse"]
     details["overhead"] = found
     tables = (markdown(COLUMNS, rows), _overhead_table(found), markdown(CLAIM_COLUMNS, [_claim_row(c) for c in claims]))
     write("ppo", claims, "\n\n".join(tables), details, commit)
 
 
-def compared(model: str, side: Side, own: Sequence[Spent], peer: Sequence[Spent]) -> list[Claim]:
+def compared(model: str, side: Side, ours: Sequence[Spent], peer: Sequence[Spent]) -> list[Claim]:
     """Return the claims of one side over TRL: ratios of runs that stood beside each other."""
-    pairs = list(zip(own, peer, strict=True))
+    pairs = list(zip(ours, peer, strict=True))
     speed = [mine.tokens_per_second / theirs.tokens_per_second for mine, theirs in pairs]
     memory = [mine.peak_mib / theirs.peak_mib for mine, theirs in pairs]
     return [
@@ -104,7 +102,7 @@ def _options() -> argparse.Namespace:
 
 def _measure(run: Run, repeats: int, trl: Path) -> dict[Side, list[Spent]]:
     """Return what every side took, run by run; every other repeat takes the sides in reverse."""
-    sides = (*OWN, PEER)
+    sides = (*OURS, PEER)
     spent: dict[Side, list[Spent]] = {side: [] for side in sides}
     for repeat in range(repeats):
         seeded = replace(run, seed=repeat)
@@ -125,12 +123,12 @@ def _overhead() -> dict[str, list[float]]:
 def _child(module: str, arguments: Sequence[str], first: Sequence[Path] = ()) -> Any:
     """Return what a process of its own hands back; ``first`` are folders that it imports from before all others."""
     path = [str(folder) for folder in first] + [os.environ[name] for name in ("PYTHONPATH",) if os.environ.get(name)]
-    own = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    found = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     quiet = {"TRL_EXPERIMENTAL_SILENCE": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env={**os.environ, **own, **quiet},
+        env={**os.environ, **found, **quiet},
         capture_output=True,
         text=True,
         check=False,
@@ -160,10 +158,10 @@ NUMBERS = (("tokens_per_second", 1), ("tokens_per_second_collecting", 1), ("peak
 CLAIM_COLUMNS = ("claim", "value", "95 % interval", "n")
 
 
-def _row(model: str, side: Side, own: Sequence[Spent], peer: Sequence[Spent]) -> list[str]:
+def _row(model: str, side: Side, ours: Sequence[Spent], peer: Sequence[Spent]) -> list[str]:
     cells = [model, side.name]
     for name, digits in NUMBERS:
-        mine, theirs = ([getattr(each, name) for each in side_runs] for side_runs in (own, peer))
+        mine, theirs = ([getattr(each, name) for each in side_runs] for side_runs in (ours, peer))
         ratio = fmean(one / other for one, other in zip(mine, theirs, strict=True))
         cells += [f"{fmean(mine):,.{digits}f}", f"{ratio:.2f}"]
     return cells

@@ -27,7 +27,7 @@ from pipeline.trainers.ppo.trainer import PPOTrainer
 from pipeline.trainers.ppo.update import PolicyUpdate
 from shaping import CausalRewardModel, Shape
 
-SIZES: dict[str, dict[str, Any]] = {
+SIZES: dict[str, dict[str, int]] = {
     "smollm2": {
         "vocab_size": 49_152,
         "hidden_size": 576,
@@ -67,7 +67,7 @@ def main() -> None:
     write("ppo_gpu", claims, table, {name: str(value) for name, value in vars(options).items()}, commit, "ppo.gpu")
 
 
-def measure(size: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
+def measure(size: dict[str, int], options: argparse.Namespace) -> dict[str, float]:
     """Return wall seconds of a step and of its update, the update's operations, and bytes of peak GPU memory."""
     device = torch.device(options.device)
     trainer = _trainer(size, options)
@@ -89,7 +89,7 @@ def measure(size: dict[str, Any], options: argparse.Namespace) -> dict[str, floa
     }
 
 
-def operations(size: dict[str, Any], batch: int, prompt: int, response: int) -> float:
+def operations(size: dict[str, int], batch: int, prompt: int, response: int) -> float:
     """Return the operations of one update: layers see whole sequences, the head sees the response only."""
     hidden, heads = size["hidden_size"], size["num_attention_heads"]
     key_width = hidden // heads * size["num_key_value_heads"]
@@ -111,7 +111,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _trainer(size: dict[str, Any], options: argparse.Namespace) -> PPOTrainer:
+def _trainer(size: dict[str, int], options: argparse.Namespace) -> PPOTrainer:
     config = {**size, "max_position_embeddings": 2_048, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     torch.manual_seed(0)
     reward_model = CausalRewardModel(LlamaForSequenceClassification(LlamaConfig(**config, num_labels=1)))

@@ -56,7 +56,8 @@ def rotated(names: list[str], repeat: int) -> list[str]:
 def shares(spent: dict[str, list[float]], method: str) -> list[float]:
     """Return what a method adds to the sparse reward, as a share of a sparse step, repeat by repeat."""
     return [
-        (own - sparse) / step for own, sparse, step in zip(spent[method], spent["sparse"], spent["step"], strict=True)
+        (dense - sparse) / step
+        for dense, sparse, step in zip(spent[method], spent["sparse"], spent["step"], strict=True)
     ]
 
 

@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -123,9 +122,9 @@ class Watch:
         seconds, collecting = (list(each) for each in zip(*steps[run.warm_up :], strict=True))
         return Spent(seconds, collecting, run.batch_size * run.response_tokens, peak_mib(), self._imports_mib)
 
-    def _timed_collect(self, *arguments: Any) -> int:
+    def _timed_collect(self, generation: int = 2) -> int:
         start = time.process_time()
-        found = self._collect(*arguments)
+        found = self._collect(generation)
         self._collecting += time.process_time() - start
         return found
 

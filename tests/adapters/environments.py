@@ -15,6 +15,8 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
+from tests.support.waiting import LIMIT_SECONDS, CouldNotStart
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 FOLDER = Path(os.environ.get("SHAPETUNE_TEST_FRAMEWORKS", ROOT / "build" / "frameworks"))
@@ -28,26 +30,33 @@ def python_of(framework: str) -> Path:
     python, mark = folder / "bin" / "python", folder / "installed"
     if mark.exists() and mark.read_text() == wanted:
         return python
-    _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)])
-    purelib = Path(_run([str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+    made = f"the environment of {framework} could not be made"
+    _run(made, [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)])
+    purelib = Path(_run(made, [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
     # A path file's entries come after the environment's own packages.
     (purelib / "tests.pth").write_text(f"{sysconfig.get_path('purelib')}\n{ROOT}\n")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check"]
-    _run([*pip, "--no-deps", "--ignore-installed", "--requirement", str(requirements)])
+    _run(made, [*pip, "--no-deps", "--ignore-installed", "--requirement", str(requirements)])
     mark.write_text(wanted)
     return python
 
 
-def answer_of(framework: str, script: str, *arguments: str, timeout_seconds: int = 600) -> Any:
+def answer_of(framework: str, script: str, *arguments: str) -> Any:
     """Return what a script of ``tests/adapters/scripts`` prints, as JSON, on the last line of its output."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [str(python_of(framework)), str(HERE / "scripts" / script), *arguments]
-    said = _run(command, cwd=ROOT, env=environment, timeout=timeout_seconds)
+    said = _run(f"{framework}'s own packages gave no answer", command, cwd=ROOT, env=environment)
     return json.loads(said.strip().splitlines()[-1])
 
 
-def _run(command: list[str], **options: Any) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+def _run(otherwise: str, command: list[str], **options: Any) -> str:
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=2 * LIMIT_SECONDS, check=False, **options
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CouldNotStart(f"{otherwise}: {' '.join(command)} is not done after {error.timeout:g} seconds") from error
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        ended = f"{otherwise}: {' '.join(command)} ended with {done.returncode}"
+        raise CouldNotStart(ended, f"{done.stdout}\n{done.stderr}")
     return done.stdout

@@ -24,7 +24,7 @@ from pipeline.trials.arm import Arm
 from pipeline.trials.types import Job
 from search_spaces import make_space
 from shaping.shape import Shape
-from tests.study.test_search_stage import STEPS, level, tell
+from tests.support.search_stages import STEPS, level, tell
 from tests.support.studies import tiny_config
 
 THREE = {"name": "credit_mix", "methods": ["prefix", "attention", "shapley"]}

@@ -16,9 +16,10 @@ import shaping
 from pipeline.study.folder import StudyFolder
 from pipeline.trials.arm import Arm
 from pipeline.trials.types import Job
-from tests.executors.test_executors import ListSource
 from tests.support import slow_trainer
+from tests.support.list_source import ListSource
 from tests.support.studies import tiny_config
+from tests.support.waiting import LIMIT_SECONDS
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "ax", "botorch", "scipy", "plotly", "datasets", "ray", "pandas", "sqlalchemy")
@@ -28,7 +29,9 @@ TELL = f"import sys; print('heavy:', *[name for name in {HEAVY} if name in sys.m
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     given = {**os.environ, **environment}
     command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+    )
 
 
 def heavy_after(code: str, *arguments: str) -> list[str]:

@@ -1,53 +1,34 @@
-"""Work that is kept: a benchmark that is told to end leaves no process behind and loses nothing that it had written."""
+"""Work that is saved: a benchmark that is told to end leaves no process behind and loses nothing that it wrote."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
 from benchmarks.common.cache import each_done
+from tests.support.slow_jobs import HELD_FROM, slow
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
-# A job's.
-SECONDS = 1.0
 SCRIPT = """
 import sys
 from pathlib import Path
 from benchmarks.common.cache import each_done
-from tests.benchmarks.test_cache import slow
+from tests.support.slow_jobs import slow
 if __name__ == "__main__":
     for done in each_done(slow, list(range(50)), str, Path(sys.argv[1]), 2):
         print(done.number, flush=True)
 """
 
 
-@dataclass(frozen=True)
-class Done:
-    number: int
-
-    def line(self) -> str:
-        return str(self.number)
-
-
-def slow(number: int, mark: str) -> Done:
-    folder = os.environ.get("BEGUN")
-    if folder:
-        Path(folder, str(number)).touch()
-    time.sleep(SECONDS)
-    return Done(number)
-
-
 def test_every_job_stands_in_the_file_once_it_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "kept"
+    path = tmp_path / "saved"
     for done in each_done(slow, [3, 4], str, path, 1):
         assert str(done.number) in path.read_text().split()
     assert sorted(path.read_text().split()) == ["3", "4"]
@@ -55,34 +36,30 @@ def test_every_job_stands_in_the_file_once_it_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_benchmark_that_is_told_to_end_takes_its_workers_along(number: signal.Signals, tmp_path: Path) -> None:
-    path, begun = tmp_path / "kept", tmp_path / "begun"
+    path, begun = tmp_path / "saved", tmp_path / "begun"
     begun.mkdir()
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, str(path)],
         cwd=ROOT,
         env={**os.environ, "BEGUN": str(begun)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
+    assert process.stdout is not None and process.stderr is not None
     told = process.stdout.readline().strip()
+    wait_until(lambda: len(list(begun.iterdir())) == HELD_FROM + 2, "both workers are held up", process=process)
     workers = psutil.Process(process.pid).children(recursive=True)
     assert workers
     process.send_signal(number)
-    time.sleep(SECONDS / 2)
+    assert any("told to end" in line for line in process.stderr)
     at_the_signal = sorted(each.name for each in begun.iterdir())
-    process.wait(timeout=60)
+    begun.with_name("go on").touch()
+    process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode != 0
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=LIMIT_SECONDS)
     assert not alive, alive
-    kept = path.read_text().split()
-    assert told in kept and len(kept) < 50
-    # What had begun was ended and kept, and nothing else began: not even what the pool would have had in reserve.
-    assert sorted(kept) == at_the_signal == sorted(each.name for each in begun.iterdir())
-
-
-@pytest.mark.parametrize("module", sorted(ROOT.glob("benchmarks/*/__main__.py")), ids=lambda path: path.parent.name)
-def test_what_workers_do_stands_where_they_can_import_it(module: Path) -> None:
-    # `python -m PACKAGE` calls this module `__main__`, and a fresh process has another one of that name.
-    assert not {"processes(", "each_done("} & set(re.findall(r"\w+\(", module.read_text()))
+    saved = path.read_text().split()
+    assert told in saved and len(saved) < 50
+    # What had begun was ended and saved, and nothing else began: not even what the pool would have had in reserve.
+    assert sorted(saved) == at_the_signal == sorted(each.name for each in begun.iterdir())

@@ -22,10 +22,10 @@ from benchmarks.early_stopping.claims import (
     wrongly_stopped,
 )
 from benchmarks.early_stopping.comparison import ALONE, DEFAULT, PLAIN, SETTINGS, Done, Job, advice, fingerprint
-from benchmarks.early_stopping.problems import STEPS, curve_landscape, kept_vectors, relative_level
+from benchmarks.early_stopping.problems import STEPS, curve_landscape, measured_vectors, relative_level
 from benchmarks.early_stopping.quick import QuickStopping
 from benchmarks.early_stopping.searches import Found, Mark, Setting, StoppingSearch, Tried, study_config
-from benchmarks.outer.problems import SPACE, landscape, many_rows, saved_runs
+from benchmarks.outer.problems import SPACE, landscape, many_rows, measured_runs
 from pipeline.config.settings import EarlyStoppingSettings
 from pipeline.search.early_stopping import EarlyStopping
 from pipeline.study.search_stage import SearchStage
@@ -42,7 +42,7 @@ def drawn_runs(row: np.ndarray, count: int) -> np.ndarray:
 
 
 def test_mean_curves_are_near_the_data_and_their_ends_are_those_of_the_replay() -> None:
-    world, runs, (shared, own) = curve_landscape(), saved_runs(), kept_vectors()
+    world, runs, (shared, own) = curve_landscape(), measured_runs(), measured_vectors()
     assert shared[:, -1] == pytest.approx(runs.shared) and own[:, -1] == pytest.approx(runs.own)
     means = world.means(runs.rows)
     assert means[:, -1] == pytest.approx(landscape("replay").mean(runs.rows))
@@ -56,7 +56,7 @@ def test_mean_curves_are_near_the_data_and_their_ends_are_those_of_the_replay() 
 
 
 def test_luck_goes_together_as_the_differences_between_two_real_runs_of_a_row_do() -> None:
-    world, runs, (shared, own) = curve_landscape(), saved_runs(), kept_vectors()
+    world, runs, (shared, own) = curve_landscape(), measured_runs(), measured_vectors()
     row = runs.rows[np.argmin(abs(landscape("replay").mean(runs.rows) - landscape("replay").mean(runs.rows).mean()))]
     drawn = drawn_runs(row, 800)
     differences = own - shared
@@ -76,7 +76,7 @@ def test_luck_goes_together_as_the_differences_between_two_real_runs_of_a_row_do
 
 @pytest.mark.parametrize("step", [9, 13, 19])
 def test_made_runs_tell_as_much_of_their_ends_as_real_ones(step: int) -> None:
-    world, runs, (shared, own) = curve_landscape(), saved_runs(), kept_vectors()
+    world, runs, (shared, own) = curve_landscape(), measured_runs(), measured_vectors()
     made = np.array([world.run(row, 0, trial, 0) for trial, row in enumerate(runs.rows)])
 
     def told(vectors: np.ndarray) -> float:
@@ -284,11 +284,11 @@ def test_the_advice_is_what_saves_most_among_what_is_known_to_cost_little() -> N
     assert "no setting" in advice(found | {DEFAULT: {}, cautious: {}}, 2)
 
 
-def test_kept_searches_count_only_for_the_code_that_made_them(tmp_path: Path) -> None:
+def test_saved_searches_count_only_for_the_code_that_made_them(tmp_path: Path) -> None:
     done = Done(Job(DEFAULT, 2, 25), fingerprint(), FIRST)
     assert Done.of(done.line()) == done
     other = replace(done, job=Job(PLAIN, 2, 25), fingerprint="another")
-    path = tmp_path / "kept.jsonl"
+    path = tmp_path / "saved.jsonl"
     path.write_text("\n".join(each.line() for each in (done, other)) + "\n")
     assert early_stopping.read_saved(path) == {done.job: done}
 

@@ -273,15 +273,15 @@ def test_learning_is_that_of_the_tuning_runs_whose_critic_knows_nothing() -> Non
 
     rows = [Row("R3HF", at, {"prefix": 1.0}) for at in (0.6, 1.0)] + [Row("LIME", 1.0, {"lime": 1.0})]
     stage = Stage(0, {row: quality(float(place)) for place, row in enumerate(rows)}, 8, 1.0)
-    kept = [learned("R3HF", 0.6, 0.1), learned("R3HF", 1.0, 0.2), learned("LIME", 1.0, 0.3)]
+    saved = [learned("R3HF", 0.6, 0.1), learned("R3HF", 1.0, 0.2), learned("LIME", 1.0, 0.3)]
     misleading = [
         learned("R3HF", 0.6, 9.0, seed=200),
         learned("R3HF", 0.6, 9.0, critic=REWARD_MODEL),
         learned("other", 0.6, 9.0),
     ]
-    found = predicted(stage, kept + misleading)
+    found = predicted(stage, saved + misleading)
     assert found.value == pytest.approx(1) and found.methods == 3
-    lost = predicted(stage, [*kept, learned("LIME", 1.0, math.nan, seed=1, state="nan")])
+    lost = predicted(stage, [*saved, learned("LIME", 1.0, math.nan, seed=1, state="nan")])
     assert lost.methods == 2 and math.isnan(lost.value)
     assert tables.relation_claims("t", lost) == []
 
@@ -332,7 +332,7 @@ def test_the_whole_on_a_small_task(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     assert [stage.responses for stage in stages] == [384, 384] and [stage.steps for stage in stages] == [0, 1]
     first, second = ([quality.alignment.value for quality in stage.qualities.values()] for stage in stages)
-    # The policy has moved, and everybody is measured.
+    # The policy has moved, and every method is measured.
     assert first != second and not math.isnan(sum(first))
     told = tables.text("tiny", 4, stages, Relation("alignment", "final J", 0.5, 0.1, 0.8, 40))
     assert "**Before training.** 384 responses" in told and "**After 1 steps of sparse PPO.**" in told
@@ -345,7 +345,7 @@ def test_the_whole_on_a_small_task(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_groups_are_fresh_and_everybody_sees_the_same_responses() -> None:
+def test_groups_are_fresh_and_every_method_sees_the_same_responses() -> None:
     config, trainer = small_config(), tiny_trainer(batch_size=4)
     field = [each for each in contenders(config.base_shape()) if each.method in ("sparse", "prefix")]
     first, second = (group_gradients(trainer, field, [1.0], 8, seed) for seed in (0, 1))

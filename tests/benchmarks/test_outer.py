@@ -17,11 +17,11 @@ from benchmarks.outer import regret as regrets
 from benchmarks.outer.comparison import Done, Job, fingerprint
 from benchmarks.outer.methods import (
     FORMER,
-    OWN,
     RANDOM,
     READ,
     READ_BASELINES,
     SEARCHERS,
+    SHAPETUNE,
     TPE,
     FormerSpace,
     Search,
@@ -41,12 +41,12 @@ from benchmarks.outer.problems import (
     features,
     landscape,
     many_rows,
+    measured_runs,
     noise_level,
     peak,
     point_of,
     residuals,
     row_of,
-    saved_runs,
     variances,
 )
 from benchmarks.outer.regret import RANDOM_TRIALS, at, median_claim, ratio, regret_claims, trials_saved
@@ -126,7 +126,7 @@ def test_numbers_at_their_ends_fold_onto_the_simplex() -> None:
 def test_every_searcher_has_the_same_luck_and_stays_in_the_space() -> None:
     chooser = np.random.default_rng([3, 7])
     luck = [float((chooser.normal(size=2) * 0.5 * np.sqrt(2)).mean()) for _ in range(8)]
-    for name in (*RANDOM, "Sobol", TPE, OWN, READ_BASELINES, FORMER):
+    for name in (*RANDOM, "Sobol", TPE, SHAPETUNE, READ_BASELINES, FORMER):
         search, seconds = search_landscape(name, FLAT, (8,), 3)
         assert search.values == pytest.approx(luck), name
         assert seconds > 0
@@ -134,7 +134,7 @@ def test_every_searcher_has_the_same_luck_and_stays_in_the_space() -> None:
         assert rows.shape == (8, 4) and rows[:, :3].min() >= 0 and rows[:, :3].sum(axis=1).max() <= 1 + 1e-9, name
         assert LAMBDA[0] <= rows[:, 3].min() and rows[:, 3].max() <= LAMBDA[1], name
         assert any((row == search.recommended[max(search.recommended)]).all() for row in rows), name
-    assert search_landscape(OWN, FLAT, (2,), 4)[0].values != pytest.approx(luck[:2])
+    assert search_landscape(SHAPETUNE, FLAT, (2,), 4)[0].values != pytest.approx(luck[:2])
 
 
 def test_what_the_model_reads_is_the_baselines_then_what_random_search_tries() -> None:
@@ -165,8 +165,8 @@ def test_the_former_space_starts_with_the_same_arms_and_reaches_the_same_shapes(
     assert sum(beyond.weights.values()) == pytest.approx(1.0, abs=1e-15) and beyond.weights["shapley"] == 0.0
 
 
-def test_kept_runs_pair_the_shared_seed_with_the_rows_own() -> None:
-    runs = saved_runs()
+def test_measured_runs_pair_the_shared_seed_with_the_rows_own() -> None:
+    runs = measured_runs()
     assert runs.rows.shape == (160, 4)
     # The first lines of the file: prefix alone at lambda 0.9651, on seeds 0 and 1000.
     assert runs.rows[0] == pytest.approx([1.0, 0.0, 0.0, 0.9651022309110887])
@@ -176,7 +176,7 @@ def test_kept_runs_pair_the_shared_seed_with_the_rows_own() -> None:
 
 
 def test_the_replay_follows_real_runs_and_has_their_noise() -> None:
-    runs, surface = saved_runs(), landscape("replay")
+    runs, surface = measured_runs(), landscape("replay")
     assert np.corrcoef(surface.mean(runs.rows), runs.means)[0, 1] > 0.95
     assert all(surface.regret(row) <= 1 for row in runs.rows)
     assert surface.best >= surface.mean(many_rows()).max()
@@ -185,9 +185,9 @@ def test_the_replay_follows_real_runs_and_has_their_noise() -> None:
     assert 2 * np.mean(surface.deviation(runs.rows) ** 2) == pytest.approx(real, rel=0.2)
     # Noise is least where the reward is best, as it is between real runs.
     order = np.argsort(surface.mean(runs.rows))
-    spread = [np.std((runs.own - runs.shared)[part]) for part in (order[:40], order[-40:])]
+    deviations = [np.std((runs.own - runs.shared)[part]) for part in (order[:40], order[-40:])]
     expected = [np.sqrt(np.mean(surface.deviation(runs.rows[part]) ** 2)) for part in (order[:40], order[-40:])]
-    assert expected[1] / expected[0] == pytest.approx(spread[1] / spread[0], abs=0.15)
+    assert expected[1] / expected[0] == pytest.approx(deviations[1] / deviations[0], abs=0.15)
 
 
 def test_what_a_model_misses_is_in_neither_variance() -> None:
@@ -257,7 +257,7 @@ def test_claims_compare_with_the_rival_that_is_better_at_each_landscape(monkeypa
     def searches(at_25: float, at_50: float, repeats: int) -> list[dict[int, float]]:
         return [{1: 9.0, 25: at_25, 50: at_50} for _ in range(repeats)]
 
-    found = {OWN: searches(0.2, 0.1, 6), TPE: searches(0.6, 0.3, 9), READ: searches(0.2, 0.1, 6)}
+    found = {SHAPETUNE: searches(0.2, 0.1, 6), TPE: searches(0.6, 0.3, 9), READ: searches(0.2, 0.1, 6)}
     found |= {READ_BASELINES: searches(0.8, 0.4, 6)}
     first = found | {RANDOM[0]: searches(0.6, 0.15, 9), RANDOM[1]: searches(0.4, 0.2, 9)}
     second = found | {RANDOM[0]: searches(1.6, 0.8, 9), RANDOM[1]: searches(2.0, 0.9, 9)}
@@ -305,16 +305,16 @@ def test_a_regret_holds_until_the_next_recommendation() -> None:
     assert [at(found, trials) for trials in (1, 3, 4, 29, 30, 400)] == [0.9, 0.9, 0.3, 0.3, 0.5, 0.5]
 
 
-def test_kept_searches_count_only_for_the_code_that_made_them(tmp_path: Path) -> None:
-    job = Job("replay", OWN, 2)
+def test_saved_searches_count_only_for_the_code_that_made_them(tmp_path: Path) -> None:
+    job = Job("replay", SHAPETUNE, 2)
     done = Done(job, fingerprint(True), {25: 0.25, 50: 0.125}, [3.5])
     assert Done.of(done.line()) == done
     other = replace(done, job=Job("replay", TPE, 2))
-    path = tmp_path / "kept.jsonl"
+    path = tmp_path / "saved.jsonl"
     path.write_text("\n".join(each.line() for each in (done, other)) + "\n")
     # TPE's searches do not depend on this project's model.
     assert fingerprint(True) != fingerprint(False)
-    assert outer._kept(path) == {job: done}
+    assert outer.read_saved(path) == {job: done}
 
 
 def test_slow_searchers_have_fewer_repeats_and_cheap_ones_more() -> None:
@@ -324,6 +324,6 @@ def test_slow_searchers_have_fewer_repeats_and_cheap_ones_more() -> None:
     assert counts.pop(outer.AX) == 2
     assert {counts.pop(name) for name in (outer.MEANS_ONLY, FORMER)} == {4}
     assert {counts.pop(name) for name in outer.CHEAP} == {10}
-    assert set(counts.values()) == {8} and OWN in counts
+    assert set(counts.values()) == {8} and SHAPETUNE in counts
     assert [job.repeat for job in planned] == sorted(job.repeat for job in planned)
     assert Job("replay", RANDOM[1], 0).stops[-1] == RANDOM_TRIALS

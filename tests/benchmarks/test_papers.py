@@ -114,8 +114,8 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     lost = Run("ABC", 0.6, "reward_model", 4, "k", "c", "kl_limit")
     path = tmp_path / "runs.csv"
     path.write_text("\n".join([",".join(entry.name for entry in fields(Run)), whole.line(), lost.line()]) + "\n")
-    kept = saved_runs(path)
-    assert repr(kept["j"]) == repr(whole) and repr(kept["k"]) == repr(lost)
+    saved = saved_runs(path)
+    assert repr(saved["j"]) == repr(whole) and repr(saved["k"]) == repr(lost)
     with path.open(newline="") as file:
         assert {None} not in [set(row) for row in csv.DictReader(file)]
 
@@ -125,7 +125,7 @@ def tiny(**task: object) -> dict[str, list[comparison.Candidate]]:
     return {entrant.name: candidates(entrant, config, tiny_task(**task)) for entrant in ENTRANTS}
 
 
-def test_everybody_is_tuned_alike_and_only_the_controls_of_scale_pay_more() -> None:
+def test_every_method_is_tuned_alike_and_only_the_controls_of_scale_pay_more() -> None:
     field = tiny()
     for name, settings in field.items():
         lambdas = [each.arm.shape.gae_lambda for each in settings]
@@ -194,7 +194,7 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(runs, "each_done", again)
     monkeypatch.setattr(study, "launch_study", again)
-    # What is kept is shown without the models that it was made with.
+    # What is saved is shown without the models that it was made with.
     monkeypatch.setattr(comparison, "build_assets", again)
     monkeypatch.setattr(comparison, "load_task", again)
     assert repr(compare("smoke", setting, 0, "c", console)) == repr(found)

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.ppo import peer as ppo_peer
 from benchmarks.ppo import run as ppo_run
-from benchmarks.ppo.__main__ import OWN, PEER, compared
+from benchmarks.ppo.__main__ import OURS, PEER, compared
 from benchmarks.ppo.gpu import EPOCHS, SIZES, operations
 from benchmarks.ppo.overhead import SHAPES, rotated, shares
 from benchmarks.ppo.run import MIB, Run, Spent, Watch, peak_mib
@@ -71,7 +71,7 @@ def test_claims_compare_the_runs_that_stood_beside_each_other() -> None:
         return Spent([seconds, seconds], [0.0, 0.0], 24, peak, 10.0)
 
     own, peer = [spent(1.0, 60), spent(10.0, 50)], [spent(2.0, 100), spent(40.0, 100)]
-    speed, memory = compared("tiny", OWN[1], own, peer)
+    speed, memory = compared("tiny", OURS[1], own, peer)
     assert (speed.name, speed.value) == ("ppo.throughput_ratio_vs_trl_tiny_separate_critic", pytest.approx(3.0))
     assert (memory.name, memory.value) == (
         "ppo.peak_memory_ratio_vs_trl_tiny_separate_critic",

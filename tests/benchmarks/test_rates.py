@@ -46,10 +46,10 @@ def test_the_best_learning_rate_is_chosen_on_tuning_seeds_and_run_on_fresh_ones(
         point = (best.learning_rate, best.candidate.arm.shape.gae_lambda)
         assert best.tried[point] == max(best.tried.values())
         assert [run.seed for run in best.runs] == [200, 201] and all(len(run.held_out) > 1 for run in best.runs)
-    kept = list(saved_runs(tmp_path / "rates-smoke.csv").values())
-    assert len(kept) == 2 * (2 * 2 * 2 + 2)
+    saved = list(saved_runs(tmp_path / "rates-smoke.csv").values())
+    assert len(saved) == 2 * (2 * 2 * 2 + 2)
     # Another learning rate is another run: nothing else of it differs.
-    ends = {run.objective for run in kept if (run.entrant, run.gae_lambda, run.seed) == (TUNED, 0.95, 0)}
+    ends = {run.objective for run in saved if (run.entrant, run.gae_lambda, run.seed) == (TUNED, 0.95, 0)}
     assert len(ends) == 2
 
     runs = {name: each.runs for name, each in found.items()}

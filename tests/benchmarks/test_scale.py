@@ -49,7 +49,7 @@ def test_a_part_that_is_measured_anew_leaves_the_other_one_as_it_was(
         assert f"Commit {commit}, {record.today()}, machine of {commit}:" in tables
 
 
-def test_other_sizes_are_shown_and_not_kept(
+def test_other_sizes_are_shown_and_not_saved(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     measured(monkeypatch, "first", "--parts", "efficiency", "--slots", "16")

@@ -49,8 +49,8 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
         assert each.candidate.arm.critic == "network" and each.candidate.arm.shape.active_methods() == {"sparse": 1.0}
         assert [len(run.curve) for run in each.runs] == [expected] * 2
         assert all(len(run.held_out) == looks for run in each.runs)
-    kept = saved_runs(path).values()
-    assert sum(run.entrant.startswith("sparse, critic") for run in kept) == 2 * (4 * 2 + 2)
+    saved = saved_runs(path).values()
+    assert sum(run.entrant.startswith("sparse, critic") for run in saved) == 2 * (4 * 2 + 2)
 
     every: dict[str, Tuned] = {**base, **found}
     with_network = warmup.taught(tuner, comparison, WINNER, (0,))

@@ -7,24 +7,30 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from shaping.shape import Shape
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 REPOSITORY = Path(__file__).parents[2]
 
 
-def shapetune(*arguments: str, cwd: Path, expected: int = 0) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
-    done = subprocess.run(
-        [*COMMAND, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False
-    )
+def shapetune(*arguments: str, cwd: Path, expected: int = 0, **variables: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160", **variables}
+    command, options = [*COMMAND, *arguments], {"cwd": cwd, "env": environment, "timeout": LIMIT_SECONDS}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert done.returncode == expected, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def written_runs(study: Path) -> dict[str, int]:
+    """Each finished run's file, and when it was written."""
+    found = {str(path.relative_to(study)): path.stat().st_mtime_ns for path in study.glob("*/*/seed-*.json")}
+    assert found
+    return found
 
 
 def check_that_the_shape_trains(study: Path, cwd: Path) -> None:
@@ -38,7 +44,9 @@ def check_that_the_shape_trains(study: Path, cwd: Path) -> None:
     options = ["--max_steps", "2", "--use_cpu", "--logging_steps", "1", "--output_dir", "trained"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "grpo/shapetune_trl.py", *options]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "rewards/reward_model_score/mean" in done.stdout
     assert (cwd / "trained" / "config.json").is_file()
@@ -73,11 +81,10 @@ def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
 
     check_that_the_shape_trains(study, cwd=tmp_path)
 
-    before = (study / "verdict.json").read_text()
-    started = time.perf_counter()
-    again = shapetune("launch", "smoke", cwd=tmp_path)
-    # Nothing is trained and Ray is not even started: far below the seconds that one run takes.
-    assert time.perf_counter() - started < 120
+    before, runs = (study / "verdict.json").read_text(), written_runs(study)
+    again = shapetune("launch", "smoke", cwd=tmp_path, RAY_TMPDIR=str(tmp_path / "ray"))
+    # Nothing is trained and Ray is not even started.
+    assert written_runs(study) == runs and not (tmp_path / "ray").exists()
     assert "winner of the search" in again and (study / "verdict.json").read_text() == before
 
 
@@ -87,9 +94,7 @@ def test_a_killed_launch_goes_on_with_the_same_command(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen([*COMMAND, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
     first = tmp_path / "studies" / "smoke" / "trials" / "0" / "result.json"
-    deadline = time.monotonic() + 300
-    while not first.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(first.exists, "the first trial ends", process=process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = first.read_text()
@@ -109,11 +114,11 @@ def test_doctor_names_what_is_there(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_installed_wheel_works_outside_the_repository(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(REPOSITORY)]
-    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    subprocess.run(build, check=True, capture_output=True, timeout=LIMIT_SECONDS)
     wheel = next(tmp_path.glob("shapetune-*.whl"))
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
-    subprocess.run(install, check=True, capture_output=True, timeout=300)
+    subprocess.run(install, check=True, capture_output=True, timeout=LIMIT_SECONDS)
     probe = "import pipeline, shaping; from pipeline.cli import main; print(pipeline.__file__)\n"
     probe += "from pipeline.config.schema import load_config; from pipeline.config.load import find_config\n"
     probe += "print(load_config(find_config('quickstart')).name); import pipeline.report"

@@ -13,9 +13,8 @@ from pipeline.commands.explain import LEAST_DEPTH, show_explanation, token_colou
 from pipeline.explain.explain import Explanation
 from pipeline.report.words import signed
 from shaping.printable import printable
-from tests.security.test_terminal import ESCAPES, MARKUP
 from tests.support.explanations import written
-from tests.support.hostile import PAYLOADS
+from tests.support.hostile import ESCAPES, MARKUP, PAYLOADS
 
 STYLE = re.compile("\x1b\\[[0-9;]*m")
 WORDS = [" alpha", "beta", " gamma", ",", " delta"]

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ from pipeline.runtime.csv import write_csv
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_standing, read_status
 from shaping.shape import Shape
-from tests.report.conftest import SyntheticStudy
-from tests.study.test_status import SHAPE, Trials
+from tests.support.reports.synthetic_study import SyntheticStudy
+from tests.support.trial_files import SHAPE, Trials
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 MIX = Shape(weights={"attention": 0.28, "prefix": 0.25, "shapley": 0.25, "owen": 0.22}, gae_lambda=0.6)
 RUNS = [
@@ -191,12 +191,10 @@ def test_a_watch_is_ended_by_ctrl_c_with_the_exit_code_of_all_commands(trials: T
         command = [sys.executable, "-m", "pipeline.cli", "status", str(trials.folder.root), "--watch"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             handled = Path(f"/proc/{process.pid}/status")
-            until = time.monotonic() + 120
             # Python handles SIGINT from its start; SIGTERM only once the command's own handlers stand.
-            while time.monotonic() < until and not _catches(handled.read_text(), signal.SIGTERM):
-                time.sleep(0.05)
+            wait_until(lambda: _catches(handled.read_text(), signal.SIGTERM), "the command handles signals")
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 130 and errors == "error: stopped by SIGINT\n"
 
 

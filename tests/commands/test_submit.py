@@ -9,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipeline.submitted import SUBMITTED, settle
 from shaping.errors import ConfigError, ShapetuneError
 from tests.support import slow_trainer
 from tests.support.servers.clusters import Cluster, free_port
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 TRIALS, STEPS = 3, 6
@@ -37,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
     variables = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        "RAY_JOB_STOP_WAIT_TIME_S": f"{LIMIT_SECONDS:.0f}",
     }
     with Cluster(variables, dashboard=True, cpus=2) as cluster:
         yield cluster
@@ -68,7 +68,7 @@ def submit(config: Path, url: str, studies: Path, *more: str, **variables: str) 
         env={**without_token(), **variables},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=LIMIT_SECONDS,
     )
 
 
@@ -90,9 +90,7 @@ def test_a_job_that_is_stopped_ends_cleanly_and_a_second_one_goes_on(cluster: Cl
     began = submit(config, cluster.url, studies, "--set", "search.warm_start=null", **token)
     assert began.returncode == 0, began.stderr
     job = began.stdout.split()[1].rstrip(",")
-    until = time.monotonic() + 120
-    while len(steps(tmp_path)) < 4 and time.monotonic() < until:
-        time.sleep(0.2)
+    wait_until(lambda: len(steps(tmp_path)) >= 4, "the job makes four steps")
     environment = {**without_token(), **token, "RAY_AUTH_MODE": "token"}
     stop = [str(Path(sys.executable).with_name("ray")), "job"]
     subprocess.run([*stop, "stop", job, "--address", cluster.url], env=environment, check=True, capture_output=True)

@@ -108,6 +108,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
         assert [address for address in Links(page).loaded if re.match(r"(?:\w+:)?//", address)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [LAPTOP, PHONE], ids=["laptop", "phone"])
 def test_every_page_works_in_a_browser(browser: Browser, site: Path, size: dict[str, int]) -> None:
     context = browser.new_context(viewport=size)
@@ -128,6 +129,7 @@ def test_every_page_works_in_a_browser(browser: Browser, site: Path, size: dict[
     assert (complaints, foreign, wide) == ([], [], [])
 
 
+@pytest.mark.slow
 def test_the_search_finds_a_page_that_was_opened_as_a_file(browser: Browser, site: Path) -> None:
     context = browser.new_context(viewport=LAPTOP)
     page = context.new_page()

@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,17 @@ import psutil
 import pytest
 import yaml
 
+from pipeline.study.progress import read_progress
 from pipeline.trials.failures import NODE_LOST, OUT_OF_MEMORY, WORKER_DIED
 from shaping.errors import ConfigError
-from tests.study.test_interruption import found
 from tests.support import slow_trainer
+from tests.support.launches import found
 from tests.support.servers.clusters import Cluster, Node, free_port
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
-# A run lasts longer than a worker takes to start: Tune gives a trial that waits for one the first that is free.
+# Steps take their time while runs are held up, as a worker reports every second, which tells where it runs.
 TRIALS, STEPS, SLOTS, SECONDS = 6, 16, 4, 0.75
-# A worker has told where it runs once it reported, which it does every second.
 TOLD_STEPS = 4
-WAIT_SECONDS = 200.0
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +36,12 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
-def write_config(folder: Path, **executor: Any) -> Path:
+def write_config(folder: Path, held: bool = False, **executor: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
+    if held:
+        (folder / "hold").touch()
     options = {"seconds": SECONDS if executor.get("name") == "ray" else 0.0, "log": str(folder / "steps.log")}
+    options["hold"] = str(folder / "hold")
     values = {
         "name": "s",
         "trainer": {"function": f"{slow_trainer.__file__}:train", "options": options},
@@ -76,25 +78,24 @@ def made(config: Path) -> list[tuple[str, int, int]]:
     return [(f"{run} {seed}", int(step), int(process)) for run, seed, step, process in lines]
 
 
+def workers_of(config: Path) -> set[int]:
+    return {worker for *_, worker in made(config)}
+
+
 def a_run_in_the_middle(config: Path, node: Node) -> str | None:
     """A run that a node's worker has told of, and that has some way to go."""
-    steps = made(config)
-    there = {process.pid for process in node.processes()}
-    for worker in there & {process for *_, process in steps}:
+    steps, progress = made(config), read_progress(config.parent / "studies" / "s" / "progress.json")
+    told = {f"trials/{run.index} {run.seed}" for run in (progress.runs if progress else ()) if run.done_steps}
+    for worker in pids(node) & {process for *_, process in steps}:
         mine = [(run, step) for run, step, process in steps if process == worker]
         run, step = mine[-1]
-        if sum(each == run for each, _ in mine) >= TOLD_STEPS and step < STEPS - 3:
+        if run in told and sum(each == run for each, _ in mine) >= TOLD_STEPS and step < STEPS - 3:
             return run
     return None
 
 
-def wait_for(condition: Any, process: subprocess.Popen[str], config: Path) -> Any:
-    until = time.monotonic() + WAIT_SECONDS
-    while not (result := condition()):
-        if process.poll() is not None or time.monotonic() > until:
-            raise AssertionError(f"it did not come: {printed(config)}")
-        time.sleep(0.1)
-    return result
+def pids(node: Node) -> set[int]:
+    return {process.pid for process in node.processes()}
 
 
 def noted(config: Path) -> dict[str, list[str]]:
@@ -112,21 +113,25 @@ def noted(config: Path) -> dict[str, list[str]]:
 @pytest.mark.slow
 def test_a_study_that_loses_a_node_ends_like_one_that_lost_none(cluster: Cluster, tmp_path: Path) -> None:
     quiet = write_config(tmp_path / "quiet", name="local")
-    assert launch(quiet).wait() == 0, printed(quiet)
+    assert launch(quiet).wait(LIMIT_SECONDS) == 0, printed(quiet)
 
     first, second = cluster.add(SLOTS // 2), cluster.add(SLOTS // 2)
-    config = write_config(tmp_path / "disturbed", name="ray", slots=SLOTS, address=cluster.address)
+    config = write_config(tmp_path / "disturbed", True, name="ray", slots=SLOTS, address=cluster.address)
     process = launch(config, RAY_AUTH_TOKEN=cluster.token)
+
+    def wait(condition: Callable[[], Any], what: str) -> Any:
+        return wait_until(condition, what, process=process, log=lambda: printed(config))
+
     try:
-        lost = wait_for(lambda: a_run_in_the_middle(config, first), process, config)
-        doomed = {each.pid for each in first.processes()}
+        lost = wait(lambda: a_run_in_the_middle(config, first), "a node has told of a run that has some way to go")
+        wait(lambda: pids(second) & workers_of(config), "the other node makes steps, too")
+        doomed = pids(first)
         first.kill()
         third = cluster.add(SLOTS // 2)
-        stayed, joined = set[int](), set[int]()
-        while process.poll() is None:
-            stayed |= {each.pid for each in second.processes()}
-            joined |= {each.pid for each in third.processes()}
-            time.sleep(0.5)
+        wait(lambda: pids(third) & workers_of(config), "the node that joined makes steps")
+        stayed, joined = pids(second), pids(third)
+        (config.parent / "hold").unlink()
+        process.wait(LIMIT_SECONDS)
     finally:
         process.kill()
     assert process.returncode == 0 and "Traceback" not in printed(config), printed(config)
@@ -139,7 +144,7 @@ def test_a_study_that_loses_a_node_ends_like_one_that_lost_none(cluster: Cluster
     assert f"after {NODE_LOST}: node " in printed(config)
 
     steps = made(config)
-    workers = {worker for *_, worker in steps}
+    workers = workers_of(config)
     assert workers & doomed and workers & stayed and workers & joined
     # What ran there went on where it stood: at most the step that each of them was in is made again.
     repeated = Counter((run, step) for run, step, _ in steps)
@@ -153,10 +158,10 @@ def test_a_study_that_loses_a_node_ends_like_one_that_lost_none(cluster: Cluster
 def test_a_worker_that_ray_kills_for_its_memory_is_called_so(tmp_path: Path) -> None:
     strict = {"RAY_memory_usage_threshold": "0.01", "RAY_memory_monitor_refresh_ms": "500"}
     with Cluster(strict, cpus=1) as cluster:
-        config = write_config(tmp_path, name="ray", slots=1, address=cluster.address, retries=0)
+        config = write_config(tmp_path, True, name="ray", slots=1, address=cluster.address, retries=0)
         process = launch(config, RAY_AUTH_TOKEN=cluster.token)
         try:
-            reasons = wait_for(lambda: noted(config), process, config)
+            reasons = wait_until(lambda: noted(config), "a run fails", process=process, log=lambda: printed(config))
         finally:
             process.kill()
             process.wait()
@@ -177,7 +182,7 @@ def test_a_cluster_by_address_wants_its_token(
     cluster: Cluster, variables: dict[str, str], said: str, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path, name="ray", slots=1, address=cluster.address)
-    assert launch(config, **variables).wait() == 2
+    assert launch(config, **variables).wait(LIMIT_SECONDS) == 2
     errors = printed(config)
     assert said in errors and "RAY_AUTH_TOKEN" in errors and "Traceback" not in errors
     # Ray itself would ask again and again, a line each.
@@ -186,10 +191,10 @@ def test_a_cluster_by_address_wants_its_token(
 
 @pytest.mark.slow
 def test_a_ray_of_the_studys_own_lets_nobody_in(tmp_path: Path) -> None:
-    config = write_config(tmp_path / "own", name="ray", slots=1)
+    config = write_config(tmp_path / "own", True, name="ray", slots=1)
     process = launch(config)
     try:
-        wait_for(lambda: made(config), process, config)
+        wait_until(lambda: made(config), "a step is made", process=process, log=lambda: printed(config))
         children = psutil.Process(process.pid).children(recursive=True)
         address = next(
             word.partition("=")[2]
@@ -197,12 +202,10 @@ def test_a_ray_of_the_studys_own_lets_nobody_in(tmp_path: Path) -> None:
             for word in child.cmdline()
             if word.startswith(("--gcs-address=", "--gcs_address="))
         )
-        tokens = {
-            child.environ().get("RAY_AUTH_TOKEN") for child in children if child.pid in {w for *_, w in made(config)}
-        }
+        tokens = {child.environ().get("RAY_AUTH_TOKEN") for child in children if child.pid in workers_of(config)}
         for index, variables in enumerate(({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64})):
             stranger = write_config(tmp_path / str(index), name="ray", slots=1, address=address)
-            assert launch(stranger, **variables).wait() == 2
+            assert launch(stranger, **variables).wait(LIMIT_SECONDS) == 2
             assert "the cluster refuses" in printed(stranger)
     finally:
         process.send_signal(signal.SIGTERM)
@@ -217,7 +220,7 @@ def test_a_ray_of_the_studys_own_lets_nobody_in(tmp_path: Path) -> None:
 
 def test_nothing_is_waited_for_where_nothing_listens_and_no_token_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.executors.ray_tune import RayTuneExecutor
-    from tests.executors.test_executors import ListSource
+    from tests.support.list_source import ListSource
 
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     with pytest.raises(ConfigError, match=r"executor\.address = 127.*could not be reached"):

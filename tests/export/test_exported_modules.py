@@ -21,10 +21,9 @@ from pipeline.study.folder import StudyFolder
 from pipeline.tasks.sentiment import task as sentiment
 from pipeline.trials.arm import Arm
 from shaping import ConfigError, Rollouts, Shape, Shaper
-from tests.conftest import TINY_RECIPE
 from tests.support.models.own_models import CHAT, own_values, text_rows, write_lines, write_models
 from tests.support.models.tiny_families import byte_tokenizer
-from tests.support.studies import tiny_config
+from tests.support.studies import TINY_RECIPE, tiny_config
 
 WINNER = Shape(weights={"shapley": 0.6, "sparse": 0.4}, unit="token", max_units=4, gae_lambda=0.7)
 SHAPLEY_SPACE = {"name": "balance", "methods": ["shapley"]}

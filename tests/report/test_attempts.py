@@ -8,7 +8,7 @@ from pipeline.report.provenance import read_attempts
 from pipeline.trials.failures import Failure, note_failure
 from pipeline.trials.types import Job
 from shaping.errors import ShapetuneError
-from tests.report.test_report_page import Page, page_of
+from tests.support.reports.page import Page, page_of
 
 
 def test_what_an_executor_notes_is_what_the_report_reads(tmp_path):

@@ -10,8 +10,8 @@ from pipeline.report.pages import config_value, render_comparison
 from pipeline.study.folder import what_decides
 from pipeline.study.provenance import note_launch
 from shaping.errors import ConfigError
-from tests.report.conftest import SyntheticStudy
-from tests.report.test_report_page import HOSTILE, Page
+from tests.support.reports.page import HOSTILE, Page
+from tests.support.reports.synthetic_study import SyntheticStudy
 
 
 @pytest.fixture

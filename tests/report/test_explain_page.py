@@ -12,10 +12,10 @@ from pipeline.report.page import render
 from pipeline.report.pages import render_explanation, write_explanation
 from pipeline.report.words import signed
 from shaping.errors import ShapetuneError
-from tests.report.conftest import SyntheticStudy
-from tests.security.test_report_browser import open_page
 from tests.support.explanations import written
 from tests.support.hostile import ALL, OWNED, PAYLOADS, Page
+from tests.support.reports.synthetic_study import SyntheticStudy
+from tests.support.servers.browser_probe import open_page
 
 WORDS = [" alpha", "beta\n", " gamma"]
 ROWS = {"winner of x": [0.5, -0.25, 1.0], "sparse": [0.0, 0.0, 1.25]}
@@ -62,6 +62,7 @@ def test_hostile_texts_add_no_element_and_no_attribute(payload: str) -> None:
     assert skeleton(page(payload)) == skeleton(page("harmless"))
 
 
+@pytest.mark.slow
 def test_no_hostile_text_runs_in_the_browser_and_pointing_reads_a_number(tmp_path: Path) -> None:
     explanation = written([ALL, "b"], {ALL: [1.0, -1.0], "b": [0.0, 0.0]}, ALL, ALL)
     found = open_page(render_explanation(explanation), tmp_path)

@@ -7,7 +7,7 @@ from pipeline.report import words
 from pipeline.report.load import load_report_data
 from pipeline.report.preservation import causes, preservation, sums
 from shaping.certificate import Certificate
-from tests.report.test_report_page import page_of
+from tests.support.reports.page import page_of
 
 
 def change_certificate(study, path, **changes):

@@ -13,7 +13,7 @@ from pipeline.runtime.environment import found_here
 from pipeline.study.provenance import note_launch
 from pipeline.trials.results import RunResult
 from shaping.errors import ShapetuneError
-from tests.report.test_report_page import page_of
+from tests.support.reports.page import page_of
 
 
 def test_every_launch_is_a_line_and_the_page_says_what_they_ran_with(whole_study):

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 
 from pipeline.report.load import load_report_data
 from pipeline.report.page import write_report
-from tests.report.conftest import SyntheticStudy
+from tests.support.reports.synthetic_study import SyntheticStudy
 from tests.support.servers.browser import DRAWN, PHONE, Visit, address_of
 
 SECTIONS = ("verdict", "curves", "landscape", "trials", "mattered", "tokens", "ax", "provenance")

@@ -9,6 +9,10 @@ import pytest
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
 from tests.support.servers.browser import chromium
+from tests.support.waiting import LIMIT_SECONDS
+
+# Starts a browser.
+pytestmark = pytest.mark.slow
 
 # Does one thing after another and keeps what is then seen.
 PROBE = """<script>
@@ -68,7 +72,7 @@ def look(study, folder, width):
         "--virtual-time-budget=60000",
     ]
     command = [chromium(), *options, "--dump-dom", outer.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
     (kept,) = re.findall(r'data-found="([^"]*)"', done.stdout)
     return json.loads(kept.replace("&quot;", '"'))
 

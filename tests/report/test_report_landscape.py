@@ -19,7 +19,7 @@ from pipeline.report.load import load_report_data
 from pipeline.report.page import render
 from pipeline.search.ax_analyses import AxAnalysis
 from shaping.shape import Shape
-from tests.report.test_report_page import HOSTILE, Page
+from tests.support.reports.page import HOSTILE, Page
 
 
 def grid(divisions: int) -> list[tuple[float, float, float]]:

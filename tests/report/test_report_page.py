@@ -1,7 +1,6 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
@@ -9,44 +8,9 @@ from pipeline.report.load import load_report_data
 from pipeline.report.page import render, token_depths, write_report
 from pipeline.report.words import estimate, number, signed
 from shaping.errors import ShapetuneError
+from tests.support.reports.page import HOSTILE, Page, page_of
 
-HOSTILE = "<script>alert(1)</script>"
 SECTIONS = {"verdict", "curves", "trials", "tokens", "preservation", "provenance"}
-
-
-class Page(HTMLParser):
-    """What a browser would find in the page: its elements, and its text outside of scripts and styles."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self.words, self.scripts, self._inside = [], [], [], ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        self._inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag):
-        self._inside = ""
-
-    def handle_data(self, data):
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif self._inside != "style":
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, tag, name=""):
-        return [a for t, a in self.elements if t == tag and name in (a.get("class") or "")]
-
-
-def page_of(study):
-    return Page(render(load_report_data(study.folder)))
 
 
 def test_every_section_stands_and_says_what_was_found(whole_study):

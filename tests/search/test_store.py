@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, text
 
-from pipeline.config.settings import ConstraintSettings, SearchSettings, StorageSettings
-from pipeline.search.early_stopping import Projection
-from pipeline.search.outer_loop import EarlierTrial, OuterLoop, Proposal
+from pipeline.config.settings import ConstraintSettings, StorageSettings
+from pipeline.search.outer_loop import EarlierTrial, Proposal
 from pipeline.search.store import Store
 from pipeline.storage.database import IDENTITY_FILE, Database, sqlite_file, study_database
-from search_spaces import make_space
 from shaping.errors import ConfigError, ShapetuneError
-from shaping.shape import Shape
-
-SPACE = make_space("credit_mix", base=Shape(), methods=("prefix", "shapley"))
-# 3 baselines, 1 space-filling trial, then the model's.
-SEARCH = {"trials": 6, "sobol_trials": 1, "seeds": (0, 1)}
+from tests.support.searches import SPACE, asked, ended_in_every_way, made, measured, outer_loop, row_counts, tell
 
 Databases = Callable[[str], Database]
 
@@ -30,7 +24,7 @@ Databases = Callable[[str], Database]
 ROUNDING = 1e-4
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Databases:
     """Makes the database of a study's folder; studies share it where databases are shared."""
     if request.param == "sqlite":
@@ -40,26 +34,6 @@ def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Databases:
     return lambda folder: study_database(settings, made(tmp_path / folder))
 
 
-def made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def outer_loop(database: Database | None, *more: Any, name: str = "study", **search: Any) -> OuterLoop:
-    return OuterLoop(name, SPACE, database, SearchSettings(**{**SEARCH, **search}), *more)
-
-
-def tell(outer: OuterLoop, proposal: Proposal) -> None:
-    values = {seed: proposal.shape.weights["prefix"] - 0.1 * seed + proposal.shape.gae_lambda for seed in (0, 1)}
-    outer.tell(proposal.index, values, {"kl_nats": 3.0 + proposal.shape.gae_lambda})
-
-
-def asked(outer: OuterLoop) -> Proposal:
-    proposal = outer.ask()
-    assert proposal is not None
-    return proposal
-
-
 def assert_same(ours: Proposal, theirs: Proposal) -> None:
     """Two processes multiply matrices that lie differently in memory: some processors round them differently then."""
     assert (ours.index, ours.arm, ours.origin) == (theirs.index, theirs.arm, theirs.origin)
@@ -67,21 +41,6 @@ def assert_same(ours: Proposal, theirs: Proposal) -> None:
     assert ours.shape.gae_lambda == pytest.approx(theirs.shape.gae_lambda, abs=ROUNDING)
     same = {"weights": {"sparse": 1.0}, "gae_lambda": 1.0}
     assert ours.shape.with_changes(**same) == theirs.shape.with_changes(**same)
-
-
-def measured(outer: OuterLoop) -> list[tuple[Any, ...]]:
-    """Everything that was told, in an order of its own."""
-    frame = outer._experiment.lookup_data().df
-    return sorted((row.trial_index, row.metric_name, row.mean) for row in frame.itertuples())
-
-
-def row_counts(database: Database) -> dict[str, int]:
-    engine = create_engine(database.url)
-    with engine.connect() as connection:
-        tables = inspect(engine).get_table_names()
-        found = {name: connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one() for name in tables}
-    engine.dispose()
-    return found
 
 
 def test_a_search_in_many_processes_proposes_what_one_in_memory_does(databases: Databases) -> None:
@@ -108,13 +67,6 @@ def test_a_search_in_many_processes_proposes_what_one_in_memory_does(databases: 
     assert [(row.index, row.mean) for row in end.ranking()] == [
         (row.index, pytest.approx(row.mean)) for row in whole.ranking()
     ]
-
-
-def ended_in_every_way(outer: OuterLoop) -> None:
-    tell(outer, asked(outer))
-    outer.fail(asked(outer).index, "nul \0, half a pair \udcff, 日本語 " + "x" * 300)
-    outer.stop(asked(outer).index, Projection(0.25, 0.125))
-    asked(outer)
 
 
 def test_every_kind_of_end_comes_back(databases: Databases) -> None:

@@ -26,7 +26,7 @@ from shaping.certificate import Certificate
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.shape import Shape
 from shaping.shape_file import ShapeFile, checksum
-from tests.report.conftest import SyntheticStudy
+from tests.support.reports.synthetic_study import SyntheticStudy
 
 NAMES = [
     "../x",

@@ -16,8 +16,8 @@ from pipeline.report.figures import base as report_figures
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render, write_report
 from shaping.errors import ShapetuneError
-from tests.report.conftest import SyntheticStudy
 from tests.support.hostile import ALL, OWNED, PAYLOADS, Page, hostile_study
+from tests.support.reports.synthetic_study import SyntheticStudy
 
 # Tags that Plotly's own text renderer knows; a text must reach it with none of them.
 PLOTLY_TAGS = re.compile(r"<\s*/?\s*(a|b|i|br|em|sub|sup|span|strong|extra|img|svg|script)\b", re.IGNORECASE)

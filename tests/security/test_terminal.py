@@ -21,12 +21,8 @@ from pipeline.trials.types import Ending, Job
 from shaping.errors import ConfigError, TrialFailed
 from shaping.printable import printable
 from shaping.shape import Shape
-from tests.report.conftest import SyntheticStudy
-
-ESCAPES = (
-    "\x1b]0;title\x07\x1b[2J\x1b[31m\x9b31m\r\x08\x7f\u202e\x00 \x1b]8;;http://example.org\x1b\\link\x1b]8;;\x1b\\"
-)
-MARKUP = "[link=http://example.org]here[/link] [/] [/nothing] [red]x"
+from tests.support.hostile import ESCAPES, MARKUP
+from tests.support.reports.synthetic_study import SyntheticStudy
 
 
 def terminal() -> tuple[Console, StringIO]:

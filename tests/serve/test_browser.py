@@ -9,12 +9,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from shaping.shape import Shape
-from tests.report.conftest import SyntheticStudy
 from tests.support.hostile import OWNED, hostile_study
+from tests.support.reports.synthetic_study import SyntheticStudy
 from tests.support.servers.browser import PHONE, Visit
 from tests.support.servers.serving import served
-
-WAIT_MS = 60_000
 
 
 @pytest.fixture
@@ -34,12 +32,12 @@ def address(study: SyntheticStudy) -> Iterator[str]:
 
 def test_the_list_leads_to_a_report_and_back_and_asks_nobody_else(browser: Browser, address: str) -> None:
     opened = Visit(browser, address)
-    opened.page.get_by_role("link", name="running").click(timeout=WAIT_MS)
-    opened.page.wait_for_selector("#curves-figure svg.main-svg", timeout=WAIT_MS)
+    opened.page.get_by_role("link", name="running").click()
+    opened.page.wait_for_selector("#curves-figure svg.main-svg")
     assert opened.page.locator("#landscape h2").is_visible()
     opened.page.get_by_role("link", name="All studies").click()
     opened.page.get_by_role("link", name="begun").click()
-    opened.page.wait_for_selector("text=No trial has started.", timeout=WAIT_MS)
+    opened.page.wait_for_selector("text=No trial has started.")
     assert all(request.startswith(address) or request == "data:," for request in opened.requests)
     assert opened.complaints == []
     opened.close()
@@ -54,9 +52,9 @@ def test_a_page_shows_a_new_trial_by_itself_and_keeps_its_place(
     top = opened.page.evaluate("scrollY")
     assert top > 500
     study.trial(20, "20_0", "model", Shape(weights={"prefix": 0.75, "attention": 0.25}, gae_lambda=0.7), 1.4)
-    opened.page.wait_for_selector("text=0.25 attention + 0.75 prefix, lambda 0.70", state="attached", timeout=WAIT_MS)
+    opened.page.wait_for_selector("text=0.25 attention + 0.75 prefix, lambda 0.70", state="attached")
     assert opened.page.locator("#trials tbody tr").count() == before + 1
-    opened.page.wait_for_function("(top) => Math.abs(scrollY - top) < 2", arg=top, timeout=WAIT_MS)
+    opened.page.wait_for_function("(top) => Math.abs(scrollY - top) < 2", arg=top)
     assert opened.complaints == []
     opened.close()
 
@@ -66,7 +64,7 @@ def test_a_page_that_renews_itself_keeps_what_was_sorted_filtered_and_chosen(
 ) -> None:
     opened = Visit(browser, f"{address}studies/running/")
     page = opened.page
-    page.wait_for_selector("#curves-figure svg.main-svg", timeout=WAIT_MS)
+    page.wait_for_selector("#curves-figure svg.main-svg")
     heading = page.locator("#trials .sortable th").filter(has_text="J").first
     for _ in range(2):
         heading.get_by_role("button").click()
@@ -78,7 +76,7 @@ def test_a_page_that_renews_itself_keeps_what_was_sorted_filtered_and_chosen(
     chosen = [heading.get_attribute("aria-sort"), chip.inner_text(), metric.inner_text()]
     assert chosen[0] == "ascending" and metric.get_attribute("aria-pressed") == "true"
     study.trial(20, "20_0", "model", Shape(weights={"prefix": 0.75, "attention": 0.25}, gae_lambda=0.7), 1.4)
-    page.wait_for_selector("text=0.25 attention + 0.75 prefix, lambda 0.70", state="attached", timeout=WAIT_MS)
+    page.wait_for_selector("text=0.25 attention + 0.75 prefix, lambda 0.70", state="attached")
     page.wait_for_function("document.querySelectorAll('#curves .switch button')[2].ariaPressed === 'true'")
     assert [heading.get_attribute("aria-sort"), chip.inner_text(), metric.inner_text()] == chosen
     assert page.locator("#trials-filter input").input_value() == "prefix"
@@ -93,7 +91,7 @@ def test_a_server_that_has_gone_leaves_the_page_and_says_so(browser: Browser, st
     with served(str(study.folder.root.parent), "--port", "0") as (process, found):
         opened = Visit(browser, f"{found}studies/running/")
         process.kill()
-        opened.page.wait_for_selector("text=The server does not answer.", timeout=WAIT_MS)
+        opened.page.wait_for_selector("text=The server does not answer.")
         assert opened.page.locator("#curves-figure svg.main-svg").count() >= 1
         opened.close()
 
@@ -112,6 +110,6 @@ def test_no_hostile_text_of_a_served_study_runs(browser: Browser, tmp_path: Path
         assert opened.page.evaluate("document.documentElement.dataset") == {}
         opened.page.locator("a[href^='studies/']").first.click()
         opened.page.wait_for_load_state()
-        opened.page.wait_for_selector("h1", timeout=WAIT_MS)
+        opened.page.wait_for_selector("h1")
         assert OWNED not in opened.page.evaluate("({...document.documentElement.dataset})")
         opened.close()

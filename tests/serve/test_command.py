@@ -14,7 +14,8 @@ import pytest
 from pipeline.cli import _run
 from pipeline.serve.server import listening
 from shaping.errors import ConfigError
-from tests.support.servers.serving import REPOSITORY, SECONDS, get, served, write_studies
+from tests.support.servers.serving import REPOSITORY, get, served, write_studies
+from tests.support.waiting import LIMIT_SECONDS
 
 
 @pytest.fixture
@@ -34,12 +35,12 @@ def test_the_command_serves_on_loopback_until_it_is_ended(number: signal.Signals
             cwd=REPOSITORY,
             capture_output=True,
             text=True,
-            timeout=SECONDS,
+            timeout=LIMIT_SECONDS,
             check=False,
         )
         assert taken.returncode == 2 and f"--port {port}" in taken.stderr and "--port" in taken.stderr
         process.send_signal(number)
-        _, errors = process.communicate(timeout=SECONDS)
+        _, errors = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 128 + number and errors == f"error: stopped by {number.name}\n"
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from pipeline.serve.database import DatabaseSource
 from pipeline.storage.database import Database
-from tests.storage.test_connection import database_of
-from tests.study.test_database_status import fill, url_of
+from tests.support.servers.databases import database_of, fill, url_of
 from tests.support.servers.postgres import PASSWORD, PostgresServer
 from tests.support.servers.serving import client_of
 

@@ -23,9 +23,10 @@ from pipeline.serve.folders import FolderSource
 from pipeline.serve.server import LOOPBACK, allowed_hosts, find_source
 from pipeline.serve.source import Entry, Version, key_of
 from shaping.errors import ConfigError
-from tests.report.conftest import SyntheticStudy
 from tests.support.hostile import ALL, PAYLOADS, RUN, hostile_study
-from tests.support.servers.serving import SECONDS, client_of, finish, write_studies
+from tests.support.reports.synthetic_study import SyntheticStudy
+from tests.support.servers.serving import client_of, finish, write_studies
+from tests.support.waiting import LIMIT_SECONDS
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
@@ -150,13 +151,13 @@ def test_a_page_that_is_made_holds_up_nobody_else(studies: Path) -> None:
     class Stuck(FolderSource):
         def page(self, key: str, live: Live) -> str:
             making.set()
-            assert done.wait(SECONDS)
+            assert done.wait(LIMIT_SECONDS)
             return super().page(key, live)
 
     with client_of(Stuck(studies)) as client:
         viewer = threading.Thread(target=client.get, args=("/studies/whole/",))
         viewer.start()
-        assert making.wait(SECONDS)
+        assert making.wait(LIMIT_SECONDS)
         assert client.get("/studies/begun/version").status_code == 200
         done.set()
         viewer.join()

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from shaping import METHODS, Certificate, Shape
 from shaping.shape import CLOSURES
-from tests.shaping.test_optimal_policy import ALPHABET, LANGUAGE, LENGTH, reference_log_probs, shaped
+from tests.support.models.small_language import ALPHABET, LANGUAGE, LENGTH, reference_log_probs, shaped
 from tests.support.models.tiny_models import BOS, EOS, encode, make_rollouts
 
 PREFIXES = {

@@ -9,7 +9,7 @@ from shaping import METHODS, Certificate, Rollouts, Shape, ShapeError, Shaper, U
 from shaping.rollouts import place_on_last_token
 from shaping.shape import CLOSURES, UNITS
 from shaping.turns import on_policy_tokens, on_turn_ends, turn_ends
-from tests.shaping.reward_models.test_retokenized import reward_model
+from tests.support.models.retokenized import reward_model
 from tests.support.models.tiny_families import byte_tokenizer
 from tests.support.models.tiny_models import (
     BOS,

@@ -14,14 +14,10 @@ from pipeline.config.settings import StorageSettings
 from pipeline.search.store import Store, prepare
 from pipeline.storage.database import Database, locked, make_engine, sqlite_file, study_database
 from shaping.errors import ShapetuneError
-from tests.search.test_store import asked, ended_in_every_way, measured, outer_loop, row_counts, tell
+from tests.support.searches import asked, ended_in_every_way, measured, outer_loop, row_counts, tell
+from tests.support.servers.databases import database_of
 from tests.support.servers.postgres import PASSWORD, PostgresServer
 from tests.support.servers.proxy import Proxy, cut_at
-
-
-def database_of(server: PostgresServer, folder: Path, port: int | None = None, patience: float = 30) -> Database:
-    url = server.url(server.new_database(), port=port)
-    return study_database(StorageSettings(url=url, patience_seconds=patience), folder)
 
 
 def undisturbed(folder: Path) -> tuple[list[dict[str, Any]], list[Any], dict[str, int]]:

@@ -12,10 +12,11 @@ from pipeline.config.settings import StorageSettings
 from pipeline.storage.database import Database, locked, study_database
 from pipeline.study.database_status import read_stored_status, read_stored_studies
 from shaping.errors import ShapetuneError
-from tests.search.test_store import asked, made, measured, outer_loop, tell
+from tests.support.searches import asked, made, measured, outer_loop, tell
 from tests.support.servers.postgres import PASSWORD, PostgresServer
 from tests.support.servers.proxy import Proxy
 from tests.support.studies import tiny_config
+from tests.support.waiting import LIMIT_SECONDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "databases.md").read_text()
 
@@ -29,7 +30,7 @@ def statements(block: str) -> list[str]:
 
 
 def database_of(server: PostgresServer, user: str, folder: Path, port: int | None = None) -> Database:
-    settings = StorageSettings(url=server.url("shapetune", user=user, port=port), patience_seconds=30)
+    settings = StorageSettings(url=server.url("shapetune", user=user, port=port), patience_seconds=LIMIT_SECONDS)
     return study_database(settings, made(folder))
 
 

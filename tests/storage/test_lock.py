@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ from pipeline.search.outer_loop import OuterLoop
 from pipeline.storage.database import Database, locked, make_engine
 from pipeline.storage.lock import find_holders, lock_key
 from shaping.errors import ShapetuneError
-from tests.search.test_store import asked, outer_loop, tell
-from tests.storage.test_connection import database_of
+from tests.support.searches import asked, outer_loop, tell
+from tests.support.servers.databases import database_of
 from tests.support.servers.postgres import PostgresServer
 from tests.support.servers.proxy import Proxy
+from tests.support.waiting import wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 HOLD = """
@@ -132,9 +132,6 @@ def test_a_killed_process_leaves_no_lock(postgres: PostgresServer, tmp_path: Pat
             raise AssertionError
         process.send_signal(signal.SIGKILL)
         process.wait()
-    for _ in range(100):
-        if not holders(postgres, database):
-            break
-        time.sleep(0.1)
+    wait_until(lambda: not holders(postgres, database), "the server notices that the process is gone")
     with locked(database, "study"):
         pass

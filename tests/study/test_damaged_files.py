@@ -14,7 +14,7 @@ import yaml
 from pipeline.cli import _run
 from pipeline.runtime.files import DamagedFileError, read_json, read_saved
 from pipeline.trainers.ppo.checkpoint import Checkpoint, previous_checkpoint, read_checkpoint, write_checkpoint
-from tests.study.test_interruption import write_config
+from tests.support.launches import write_config
 
 DAMAGES = {
     "empty": lambda content: b"",

@@ -15,17 +15,12 @@ import pytest
 from rich.console import Console
 
 from pipeline.cli import _run
-from pipeline.search.early_stopping import Projection
-from pipeline.search.outer_loop import EarlierTrial
 from pipeline.storage.database import Database, locked
 from pipeline.study.database_status import STATES, read_stored_status, read_stored_studies
 from shaping.errors import ConfigError
-from tests.search.test_store import SPACE, asked, outer_loop, row_counts
-from tests.storage.test_connection import database_of
+from tests.support.searches import outer_loop, row_counts
+from tests.support.servers.databases import REASON, VALUES, database_of, fill, url_of
 from tests.support.servers.postgres import PASSWORD, PostgresServer
-
-REASON = "nan: loss [/red] is nan \x1b[31m, " + "x" * 150
-VALUES = {0: 0.25, 1: 0.75}
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +31,6 @@ def wide_console(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def database(postgres: PostgresServer, tmp_path: Path) -> Database:
     return database_of(postgres, tmp_path)
-
-
-def url_of(database: Database) -> str:
-    return database.url.render_as_string()
-
-
-def fill(database: Database) -> None:
-    shape = SPACE.decode({"weight_prefix": 0.5, "weight_shapley": 0.25, "gae_lambda": 0.8})
-    outer = outer_loop(database, [EarlierTrial("old 2", shape, {0: 1.0, 1: 2.0}, {"kl_nats": 3.5})], objective="gain")
-    outer.tell(asked(outer).index, VALUES, {"kl_nats": 4.0})
-    outer.fail(asked(outer).index, REASON)
-    outer.stop(asked(outer).index, Projection(-0.125, 0.0625))
-    asked(outer)
 
 
 def test_every_state_stands_in_the_rows(database: Database) -> None:

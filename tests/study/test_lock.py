@@ -24,7 +24,7 @@ from pathlib import Path
 from pipeline.study.lock import study_lock
 with study_lock(Path(sys.argv[1]), Path("study")):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -13,7 +13,7 @@ from pipeline.study.folder import StudyFolder
 from pipeline.study.search_stage import SearchStage
 from pipeline.study.warm_start import check_warm_start
 from shaping.errors import ConfigError
-from tests.study.test_search_stage import config_of, level, stage_of, tell
+from tests.support.search_stages import config_of, level, stage_of, tell
 
 
 def finish(stage: SearchStage) -> None:

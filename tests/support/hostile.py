@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.trials.arm import Arm
-from tests.report.conftest import SyntheticStudy
+from tests.support.reports.synthetic_study import SyntheticStudy
 
 OWNED = "owned"
 RUN = f"document.documentElement.dataset.{OWNED}=1"
@@ -31,6 +31,11 @@ PAYLOADS = (
     "%s %(x)s {0} {x.__class__} $x ${x}",
 )
 ALL = " ".join(PAYLOADS)
+# For a terminal, and for the markup of the console.
+ESCAPES = (
+    "\x1b]0;title\x07\x1b[2J\x1b[31m\x9b31m\r\x08\x7f\u202e\x00 \x1b]8;;http://example.org\x1b\\link\x1b]8;;\x1b\\"
+)
+MARKUP = "[link=http://example.org]here[/link] [/] [/nothing] [red]x"
 
 
 def hostile_study(root: Path, text: str = ALL, **changes: Any) -> SyntheticStudy:

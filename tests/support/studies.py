@@ -6,7 +6,17 @@ from typing import Any
 
 from pipeline.config.load import parse_config
 from pipeline.config.schema import StudyConfig
-from tests.conftest import TINY_RECIPE
+
+TINY_RECIPE = {
+    "vocabulary": 400,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "layers": 2,
+    "heads": 2,
+    "policy_epochs": 1,
+    "reward_epochs": 1,
+    "max_reviews": 600,
+}
 
 
 def tiny_values(**changes: Any) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from pipeline.tasks.sentiment import reviews
 from pipeline.tasks.sentiment.task import build_sentiment, load_sentiment
 from pipeline.tasks.settings import Recipe
 from shaping.errors import ShapetuneError
-from tests.conftest import TINY_RECIPE
+from tests.support.studies import TINY_RECIPE
+from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 
 def _write_two_files(folder: Path) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def _build_slowly(cache: str) -> None:
     def build(folder: Path) -> dict[str, Any]:
         (folder / "half.txt").write_text("half")
         (Path(cache) / "started").touch()
-        time.sleep(60)
+        time.sleep(LIMIT_SECONDS)
         return {}
 
     build_once(Path(cache), "thing", {}, build)
@@ -71,8 +72,7 @@ def _build_slowly(cache: str) -> None:
 def test_a_killed_build_is_not_taken_for_a_finished_one(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=_build_slowly, args=(str(tmp_path),))
     process.start()
-    while not (tmp_path / "started").exists():
-        time.sleep(0.01)
+    wait_until((tmp_path / "started").exists, "the build begins")
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()

@@ -31,7 +31,7 @@ from shaping.rollouts import Rollouts
 from shaping.scoring import score_responses
 from shaping.shape import Shape
 from shaping.shaper import Shaper
-from tests.conftest import TINY_RECIPE
+from tests.support.studies import TINY_RECIPE
 
 CONFIGS = ("instruction", "instruction_smollm2", "instruction_gpu", "instruction_cluster")
 NO_COMMA = Constraint("punctuation:no_comma")

@@ -35,10 +35,9 @@ from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel, EncoderRewardModel, RetokenizedRewardModel
 from shaping.rollouts import Rollouts
 from shaping.scoring import score_responses
-from tests.conftest import TINY_RECIPE
 from tests.support.models.own_models import END, chat_tokenizer, own_policy
 from tests.support.models.tiny_models import BOS, EOS, tiny_tokenizer
-from tests.support.studies import tiny_config
+from tests.support.studies import TINY_RECIPE, tiny_config
 
 TEXTS = [" and warm, wise", " is not good at all; so dull and long.", " a", " of the film: a joy!"]
 every_tier = pytest.mark.parametrize("tier", ["encoder", "foreign", "foreign_encoder"], indirect=True)

@@ -16,14 +16,14 @@ from pipeline.trials.failures import FINAL, failure_of
 from pipeline.trials.records import TrialFiles
 from pipeline.trials.types import Executor, Job
 from shaping.errors import ConfigError, ShapetuneError, TrialFailed
-from tests.executors.test_executors import ListSource
 from tests.support import faulty_trainer
 from tests.support.faulty_trainer import FAULTY_STEP, STEPS, job_value
+from tests.support.list_source import ListSource
 from tests.support.studies import tiny_config
 
 RETRIES = 1
 # A worker's silence begins with its imports, which take long where the machine has other work.
-LOCAL_STALL_MINUTES, WORKER_STALL_MINUTES = 0.02, 0.7
+LOCAL_STALL_MINUTES, WORKER_STALL_MINUTES = 0.1, 1.5
 
 
 def ray_executor() -> Executor:

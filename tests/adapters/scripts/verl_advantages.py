@@ -69,6 +69,17 @@ def trainer_of(policy: str, shape: Shape | None, mode: str = "sync", **settings)
 made = []
 
 
+def start_ray():
+    """Start it: it gives a node 30 seconds to be known, which no setting changes."""
+    for attempts_left in (3, 2, 1, 0):
+        try:
+            return ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+        except Exception as error:
+            ray.shutdown()
+            if not attempts_left:
+                raise SystemExit(f"the Ray cluster could not start: {error}") from None
+
+
 def fields_of(row: Row) -> dict:
     """Return what an agent loop's output becomes, and what the workers write beside it."""
     output = AgentLoopOutput(
@@ -190,7 +201,7 @@ def main() -> None:
         "tokens rejected": refusal(policy, **kl, **{rejected: "token_k1"}),
         "sequences rejected": refusal(policy, **kl, **{rejected: "seq_sum_k1"}),
     }
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False)
+    start_ray()
     # Of eight units, verl's default, each is a process that imports torch and takes a whole CPU of Ray's.
     tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
     answers = {name: run(policy, name, case) for name, case in CASES.items()}

@@ -16,7 +16,7 @@ from shaping import (
     TextRewardModel,
 )
 from shaping.variants import Variants
-from tests.shaping.credit.test_absent import (
+from tests.support.models.absent_units import (
     BY_UNITS,
     MASK,
     classifier_of,

@@ -1,7 +1,5 @@
 """Reward models of another tokenizer: nothing of a reward is lost or doubled on the way through characters."""
 
-from functools import lru_cache
-
 import hypothesis.strategies as st
 import pytest
 import torch
@@ -11,22 +9,15 @@ from shaping import METHODS, CausalRewardModel, ConfigError, EncoderRewardModel,
 from shaping.alignment import AlignedRollouts, DecodedRollouts
 from shaping.scoring import score_coalitions
 from shaping.variants import NO_TOKEN, Variants
+from tests.support.models.retokenized import REWARD_TOKENIZERS, inner_model, reward_model
 from tests.support.models.tiny_families import (
     byte_tokenizer,
-    roberta_tokenizer,
     tiny_family,
-    unigram_tokenizer,
     word_tokenizer,
 )
 from tests.support.models.tiny_models import BOS, EOS, make_rollouts, real_ids, scored_batch
 from tests.support.models.tiny_plans import random_plan
 
-REWARD_TOKENIZERS = {
-    "bytes": lambda: byte_tokenizer(290),
-    "bytes with a space": roberta_tokenizer,
-    "words": word_tokenizer,
-    "unigram": unigram_tokenizer,
-}
 every_tokenizer = pytest.mark.parametrize("name", REWARD_TOKENIZERS)
 TEXTS = [
     ("what? ", "the film was good, the plot was not; why?"),
@@ -51,15 +42,6 @@ def policy_ids(text):
 def policy_rollouts(pairs, ends=(True, False)):
     responses = [policy_ids(text) + [EOS] * ends[row % len(ends)] for row, (_, text) in enumerate(pairs)]
     return make_rollouts([[BOS, *policy_ids(prompt)] for prompt, _ in pairs], responses)
-
-
-@lru_cache(maxsize=16)
-def inner_model(name):
-    return CausalRewardModel(tiny_family("Llama", len(REWARD_TOKENIZERS[name]())), 0.3, 0.7, name)
-
-
-def reward_model(name, inner=None, **options):
-    return RetokenizedRewardModel(inner or inner_model(name), REWARD_TOKENIZERS[name](), byte_tokenizer(), **options)
 
 
 def token_bytes(ids):

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.support.servers.starting import starts
+from tests.support.waiting import LIMIT_MS
+
 # Set to leave out what needs a browser; without it, a machine that has none fails the tests.
 WITHOUT = "SHAPETUNE_TESTS_WITHOUT_BROWSER"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -24,6 +27,7 @@ DRAWN = """() => [...document.querySelectorAll("[data-figure]")]
 
 def chromium() -> str:
     """Return the browser's path; where there is none, skip if that was asked for, else fail."""
+    starts("a browser")
     if os.environ.get(WITHOUT):
         pytest.skip(f"{WITHOUT} is set")
     found = next(filter(None, map(shutil.which, NAMES)), None)
@@ -38,7 +42,7 @@ def launched() -> Iterator[Browser]:
     path = chromium()
     with sync_playwright() as driver:
         # Tests may run as root, for whom its sandbox does not start; what is opened is our own.
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"], timeout=LIMIT_MS)
         yield browser
         browser.close()
 
@@ -54,6 +58,8 @@ class Visit:
 
     def __init__(self, browser: Browser, address: str, **options: Any) -> None:
         self.context = browser.new_context(**{"viewport": LAPTOP, **options})
+        # Of whatever is waited for in it.
+        self.context.set_default_timeout(LIMIT_MS)
         self.page: Page = self.context.new_page()
         self.requests: list[str] = []
         self.complaints: list[str] = []

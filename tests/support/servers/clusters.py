@@ -9,14 +9,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from tests.support.servers.starting import starts
+from tests.support.waiting import LIMIT_SECONDS, CouldNotStart, wait_until
+
 RAY = str(Path(sys.executable).with_name("ray"))
-START_SECONDS = 90.0
+# `ray start` gives a node 30 seconds to be known, which no setting changes: on a busy machine it is started again.
+ATTEMPTS = 4
 STORE_BYTES = 80 * 2**20
 # A node that is gone is noticed in seconds; Ray's own settings take about half a minute.
 QUICK = {
@@ -56,13 +59,14 @@ class Node:
                 start_new_session=True,
             )
 
-    def wait(self) -> None:
-        """Wait until it runs."""
-        until = time.monotonic() + START_SECONDS
-        while "Ray runtime started." not in self.log():
-            if self._process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"Ray did not start: {self.log()}")
-            time.sleep(0.1)
+    def wait(self) -> bool:
+        """Wait until it runs; return whether it does, and has not given up."""
+        what = "`ray start` ends or says that it runs"
+        wait_until(lambda: self._runs() or self._process.poll() is not None, what, log=self.log)
+        return self._runs()
+
+    def _runs(self) -> bool:
+        return "Ray runtime started." in self.log()
 
     def log(self) -> str:
         """What ``ray start`` printed."""
@@ -85,7 +89,7 @@ class Node:
             except psutil.NoSuchProcess:
                 continue
         self._process.wait()
-        psutil.wait_procs(doomed, timeout=20)
+        psutil.wait_procs(doomed, timeout=LIMIT_SECONDS)
 
 
 class Cluster:
@@ -111,11 +115,11 @@ class Cluster:
         self.nodes: list[Node] = []
 
     def __enter__(self) -> Cluster:
+        starts("a Ray cluster")
         arguments = ["--head", f"--port={self.address.rpartition(':')[2]}", f"--temp-dir={self.folder}"]
         arguments += [f"--include-dashboard={str(self._dashboard).lower()}", f"--dashboard-port={self._port}"]
-        self.head = self._start([*arguments, "--dashboard-host=127.0.0.1"], self._cpus)
         try:
-            self.head.wait()
+            self.head = self._start([*arguments, "--dashboard-host=127.0.0.1"], self._cpus)
         except BaseException:
             self.__exit__()
             raise
@@ -132,12 +136,20 @@ class Cluster:
         """Let a node join; one at a time, as two that start at once on one host get into each other's way."""
         node = self._start([f"--address={self.address}"], cpus)
         self.nodes.append(node)
-        node.wait()
         return node
 
     def _start(self, arguments: list[str], cpus: int) -> Node:
         common = [f"--num-cpus={cpus}", "--num-gpus=0", f"--object-store-memory={STORE_BYTES}"]
-        # What starts jobs has one port by default, on which a cluster of another test may listen already.
-        common.append(f"--dashboard-agent-listen-port={free_port()}")
         ready = self.folder.with_name(f"{self.folder.name}-{len(self.nodes) + (self.head is not None)}.log")
-        return Node([*arguments, *common], self.variables, ready)
+        for _ in range(ATTEMPTS):
+            # What starts jobs has one port by default, on which a cluster of another test may listen already.
+            port = f"--dashboard-agent-listen-port={free_port()}"
+            node = Node([*arguments, *common, port], self.variables, ready)
+            try:
+                if node.wait():
+                    return node
+            except BaseException:
+                node.kill()
+                raise
+            node.kill()
+        raise CouldNotStart(f"a node of the Ray cluster {self.address} could not start, {ATTEMPTS} times", node.log())

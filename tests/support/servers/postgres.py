@@ -16,6 +16,9 @@ from typing import Any
 
 import psycopg
 
+from tests.support.servers.starting import starts
+from tests.support.waiting import LIMIT_SECONDS, CouldNotStart
+
 # Distinctive, so that it is found wherever it is not to be.
 PASSWORD = "opensesame-Zx81"
 USER = "tester"
@@ -54,6 +57,7 @@ class PostgresServer:
         return self._folder / newest.relative_to(package.parent)
 
     def __enter__(self) -> PostgresServer:
+        starts("a database server")
         secret = self._folder / "password"
         secret.write_text(PASSWORD)
         options = ["--auth=scram-sha-256", f"--pwfile={secret}", "--encoding=UTF8", "--locale=C", "--no-sync"]
@@ -94,7 +98,8 @@ class PostgresServer:
                 **self._as,
             )
             said.seek(0)
-            assert done.returncode == 0, f"{program}: {said.read()}"
+            if done.returncode != 0:
+                raise CouldNotStart(f"PostgreSQL's {program} ended with {done.returncode}", said.read())
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
@@ -102,11 +107,14 @@ class PostgresServer:
             with closing(socket.create_server(("127.0.0.1", 0))) as free:
                 self.port = free.getsockname()[1]
         log = str(self._folder / "data" / "log")
-        self._run("pg_ctl", "-w", "-D", str(self._data), "-l", log, "-o", f"{SETTINGS} -p {self.port}", "start")
+        self._control("-l", log, "-o", f"{SETTINGS} -p {self.port}", "start")
 
     def stop(self, how: str = "fast") -> None:
         """Stop it; ``immediate`` is a crash."""
-        self._run("pg_ctl", "-w", "-D", str(self._data), "-m", how, "stop")
+        self._control("-m", how, "stop")
+
+    def _control(self, *arguments: str) -> None:
+        self._run("pg_ctl", "-w", "-t", f"{LIMIT_SECONDS:.0f}", "-D", str(self._data), *arguments)
 
     def execute(self, *statements: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """Run statements as the server's owner; return the last one's rows."""

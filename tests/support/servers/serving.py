@@ -16,10 +16,10 @@ from starlette.testclient import TestClient
 
 from pipeline.serve.app import make_app
 from pipeline.serve.server import LOOPBACK
-from tests.report.conftest import SyntheticStudy
+from tests.support.reports.synthetic_study import SyntheticStudy
+from tests.support.waiting import LIMIT_SECONDS
 
 REPOSITORY = Path(__file__).parents[3]
-SECONDS = 120
 
 
 def client_of(source: Any, **options: Any) -> TestClient:
@@ -68,6 +68,6 @@ def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def get(address: str) -> str:
-    with urllib.request.urlopen(address, timeout=SECONDS) as answer:
+    with urllib.request.urlopen(address, timeout=LIMIT_SECONDS) as answer:
         text: str = answer.read().decode()
         return text

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from pipeline.trainers.ppo.distributed import Distributed
 from shaping.errors import ConfigError
+from tests.support.waiting import LIMIT_SECONDS
 from tests.trainers.ppo.two_processes import CASES, trained
 
 
@@ -20,7 +21,7 @@ def together(tmp_path_factory):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, "-m", "tests.trainers.ppo.two_processes", str(folder)]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=300, check=False
+        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
