@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OWN = ("pipeline", "shaping", "search_spaces")
+OWN = ("pipeline", "shaping", "search_spaces", "shapetune")
 # Each file that may use private names, with its library, and where there each name is found.
 FILES = {
     "pipeline/search/ax_patches.py": (
@@ -26,6 +26,7 @@ FILES = {
             "_generator_runs": "ax.generation_strategy.generation_strategy:GenerationStrategy",
             "_generation_node_name": "ax.core.generator_run:GeneratorRun",
             "_properties": "ax.core.experiment:Experiment",
+            "_to_json_snapshot": "ax.api.client:Client",
             "_db_id": "ax.utils.common.base:SortableBase",
         },
     ),
