@@ -82,7 +82,7 @@ def test_help_and_status_of_a_study_import_nothing_heavy(form: list[str], tmp_pa
 def test_reading_a_config_imports_nothing_heavy(name: str) -> None:
     methods = "[shapley]" if name == "balance" else "[shapley, attention]"
     changes = (f"space.name={name}", f"space.methods={methods}", "shape.max_units=12")
-    read = "from pipeline.config.load import find_config; from pipeline.config.schema import load_config"
+    read = "from pipeline.config.load import find_config, load_config"
     assert heavy_after(f"{read}; load_config(find_config('quickstart'), {changes})") == []
 
 

@@ -120,7 +120,7 @@ def test_an_installed_wheel_works_outside_the_repository(tmp_path: Path) -> None
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
     subprocess.run(install, check=True, capture_output=True, timeout=LIMIT_SECONDS)
     probe = "import pipeline, shaping; from pipeline.cli import main; print(pipeline.__file__)\n"
-    probe += "from pipeline.config.schema import load_config; from pipeline.config.load import find_config\n"
+    probe += "from pipeline.config.load import find_config, load_config\n"
     probe += "print(load_config(find_config('quickstart')).name); import pipeline.report"
     environment = {**os.environ, "PYTHONPATH": str(target)}
     done = subprocess.run(
@@ -128,4 +128,4 @@ def test_an_installed_wheel_works_outside_the_repository(tmp_path: Path) -> None
     )
     location, name = done.stdout.split()
     assert location.startswith(str(target)) and name == "quickstart"
-    assert (target / "pipeline" / "report" / "report.html.j2").is_file()
+    assert (target / "pipeline" / "report" / "templates" / "report.html.j2").is_file()
