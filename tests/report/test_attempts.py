@@ -6,6 +6,7 @@ from pipeline.report.load import load_report_data
 from pipeline.report.page import render
 from pipeline.report.provenance import read_attempts
 from pipeline.trials.failures import Failure, note_failure
+from pipeline.trials.records import TrialFiles
 from pipeline.trials.types import Job
 from shaping.errors import ShapetuneError
 from tests.support.reports.page import Page, page_of
@@ -14,7 +15,7 @@ from tests.support.reports.page import Page, page_of
 def test_what_an_executor_notes_is_what_the_report_reads(tmp_path):
     job = Job(index=3, folder=str(tmp_path), arm={"name": "a"}, seeds=(7,), config={}, assets="")
     note_failure(job, Failure("worker_died", "the process was killed", "Traceback"))
-    (attempt,) = read_attempts(tmp_path)
+    (attempt,) = read_attempts(TrialFiles(tmp_path))
     assert (attempt.seeds, attempt.reason, attempt.detail) == ((7,), "worker_died", "the process was killed")
 
 
@@ -26,12 +27,12 @@ def test_an_attempt_says_what_became_of_its_run(tmp_path):
         for minute in range(2)
     ]
     (study_folder / "failures-0.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [attempt.then for attempt in read_attempts(study_folder)] == ["tried again", "to be tried again"]
+    assert [attempt.then for attempt in read_attempts(TrialFiles(study_folder))] == ["tried again", "to be tried again"]
     (study_folder / "failure.json").write_text("{}")
-    assert [attempt.then for attempt in read_attempts(study_folder)] == ["tried again", "given up"]
+    assert [attempt.then for attempt in read_attempts(TrialFiles(study_folder))] == ["tried again", "given up"]
     # The trial was given up for another seed's sake.
     (study_folder / "seed-0.json").write_text("{}")
-    assert [attempt.then for attempt in read_attempts(study_folder)] == ["tried again", "tried again"]
+    assert [attempt.then for attempt in read_attempts(TrialFiles(study_folder))] == ["tried again", "tried again"]
 
 
 def test_a_retried_trial_says_how_often_and_why_and_every_attempt_is_listed(whole_study):
