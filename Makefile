@@ -4,6 +4,7 @@
 #   make test         checks and all tests; needs chromium (apt-get install chromium) and nothing else that runs already
 #   make test-fast    the everyday tests, in under three minutes on two cores: no browser, database server or Ray
 #   make check        format, lint, types, and what bandit finds
+#   make docs         the documentation's site, in build/docs/site
 #   make audit        pinned versions against known advisories; needs the network
 #   make smoke        the smallest study
 #   make picture      the README's picture, from the last quickstart
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test test-fast check browser audit smoke picture clean
+.PHONY: quickstart test test-fast check browser audit docs smoke picture clean
 
 quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
@@ -30,6 +31,7 @@ check: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/build.py docs/generate.py
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive shaping search_spaces pipeline shapetune benchmarks
 
 # Debian's browser, which opens the pages in the tests; where it cannot be installed, they say how to go without.
@@ -44,6 +46,11 @@ audit:
 	test -x $(VENV)/audit/bin/pip-audit || $(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
 	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+# The documentation's site, in build/docs/site; a warning is an error. Nothing is fetched, by the build or by the pages.
+docs: $(VENV)/.tested
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/build.py
 
 smoke: $(VENV)/.installed
 	$(BIN)/shapetune launch smoke

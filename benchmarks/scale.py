@@ -36,7 +36,7 @@ from pipeline.runtime.logging import quiet_libraries
 from pipeline.storage.database import locked, study_database
 from pipeline.study.folder import StudyFolder
 from pipeline.study.prepared import PreparedStudy
-from pipeline.study.study import Study
+from pipeline.study.study import StudySource
 from pipeline.trials.task_models import ReadyModels
 from pipeline.trials.types import Ending, Job, Progress
 
@@ -155,7 +155,7 @@ def run(config: StudyConfig, folder: StudyFolder) -> Clock:
     clock = Clock()
     folder.create(config)
     with quiet_libraries(), locked(study_database(config.storage, folder.root), config.name):
-        make_executor(config.executor).run(Study(PreparedStudy(config, folder, ReadyModels()), clock))
+        make_executor(config.executor).run(StudySource(PreparedStudy(config, folder, ReadyModels()), clock))
     return clock
 
 

@@ -66,7 +66,7 @@ def launch(
         config = parse_config(dict(config), "config")
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.commands.launch import launch_config
-    return Study(launch_config(config, Path(studies), console or open_console()).root)
+    return Study.open(launch_config(config, Path(studies), console or open_console()).root)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import torch
 from scipy.stats import t as student
 
 RESULTS = Path(__file__).parents[1] / "results"
-README = Path(__file__).parents[2] / "README.md"
+# The page that shows the tables.
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks.md"
 MARKED_END = "<!-- end -->"
 
 
@@ -72,21 +73,19 @@ def write(
     print(tables)
 
 
-def show(name: str, text: str, readme: Path = README) -> None:
-    """Put ``text`` between the README's marks ``measured: NAME`` and ``end``, below the command and the date.
+def show(name: str, text: str, page: Path = PAGE) -> None:
+    """Put ``text`` between the page's marks ``measured: NAME`` and ``end``, below the command and the date.
 
     Raises:
-        ValueError: The README has no such marks.
+        ValueError: The page has no such marks.
     """
     record = json.loads((RESULTS / f"{name}.json").read_text())
-    told, mark = readme.read_text(), f"<!-- measured: {name} -->\n"
+    told, mark = page.read_text(), f"<!-- measured: {name} -->\n"
     before, found, rest = told.partition(mark)
     _, end, after = rest.partition(MARKED_END)
     if not found or not end:
-        raise ValueError(
-            f"{readme} has no {mark.strip()} with {MARKED_END} behind it: put both where the table belongs"
-        )
-    readme.write_text(f"{before}{mark}`{record['command']}`, {record['date']}.\n\n{text}\n\n{end}{after}")
+        raise ValueError(f"{page} has no {mark.strip()} with {MARKED_END} behind it: put both where the table belongs")
+    page.write_text(f"{before}{mark}`{record['command']}`, {record['date']}.\n\n{text}\n\n{end}{after}")
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -37,7 +37,7 @@ TINY = ("sentiment", "sentiment-encoder", "instruction", "summarization")
 
 
 def main() -> None:
-    """Make what is missing and write ``results/papers.json``, tables, pictures and the README's."""
+    """Make what is missing and write ``results/papers.json``, tables, pictures and the documentation's."""
     options, commit = _options(), current_commit()
     torch.set_num_threads(1)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -85,13 +85,13 @@ def _write(found: list[Comparison], commit: str) -> None:
     glance = overview_table(found)
     write("papers", every, "\n\n".join((glance, *map(text, found))), details, commit)
     draw_overview(found, OVERVIEW)
-    image = f"![Everybody's J over tuned sparse PPO's, on every task]({_from_root(OVERVIEW)})"
-    tasks = (shown(comparison, _from_root(picture(comparison.label))) for comparison in found)
+    image = f"![J of every method over tuned sparse PPO's, on every task]({_from_page(OVERVIEW)})"
+    tasks = (shown(comparison, _from_page(picture(comparison.label))) for comparison in found)
     show("papers", "\n\n".join((glance, image, *tasks)))
 
 
-def _from_root(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+def _from_page(path: Path) -> str:
+    return f"../{path.relative_to(ROOT).as_posix()}"
 
 
 if __name__ == "__main__":

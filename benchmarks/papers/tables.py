@@ -182,10 +182,10 @@ def summary(comparison: Comparison) -> list[str]:
     reached = f"reaches {level} after {ratio.steps} of" if ratio.steps else f"does not reach {level} within"
     return [
         f"{config.ppo.steps} steps of {config.ppo.batch_size} responses of up to {config.sampling.response_tokens} "
-        f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}; {_tuned(comparison)}. "
+        f"tokens, KL at {config.ppo.kl_coef} a nat, seeds {seeds[0]} to {seeds[-1]}. {_tuned(comparison)}. "
         f"Commit {', '.join(commits)}; {' and '.join(machines)}.",
         f"The winner, {_described(comparison, WINNER)}, {reached} {steps} steps (ratio {ratio.value:.2f}, bootstrap "
-        f"over seeds [{ratio.low:.2f}, {ratio.high:.2f}]); at matched KL its reward differs by "
+        f"over seeds [{ratio.low:.2f}, {ratio.high:.2f}]). At matched KL its reward differs by "
         f"{interval_words(matched)}. {_before(comparison)}",
         results_table(comparison),
     ]
@@ -208,7 +208,7 @@ def learning_words(found: Mapping[str, Difference]) -> str:
     below = [name for name, each in found.items() if each.is_loss]
     undecided = [name for name in found if name not in above + below]
     if not below + undecided:
-        return "everybody ends above it."
+        return "all end above it."
     said = []
     if len(above) < len(undecided):
         said.append(f"{named(above) + ' alone' if above else 'nobody'} can be told to end above it")
@@ -233,9 +233,9 @@ def text(comparison: Comparison) -> str:
 
 
 def shown(comparison: Comparison, picture: str) -> str:
-    """Return what the README shows of a task, folded: its results and its picture, relative to the README."""
+    """Return a task's section of the page of benchmarks, folded: its results and its picture, relative to the page."""
     label = comparison.label
-    heading = f"<details>\n<summary>{label.capitalize()}: everybody's results and curves</summary>"
+    heading = f'<details markdown="1">\n<summary>{label.capitalize()}: results and curves of all methods</summary>'
     image = f"![{label}: J over training steps, and reward over KL]({picture})"
     return "\n\n".join((heading, *summary(comparison), image, "</details>"))
 
@@ -243,10 +243,10 @@ def shown(comparison: Comparison, picture: str) -> str:
 def _tuned(comparison: Comparison) -> str:
     if not comparison.tuning:
         like = SETTINGS[comparison.label].like
-        chosen = f"shapes and lambda as they were chosen on {like} for the small policy, the winner too"
-        return f"nothing tuned (`--tasks {comparison.label}`): {chosen}"
+        chosen = f"Shapes and lambda are as they were chosen on {like} for the small policy, the winner too"
+        return f"Nothing was tuned (`--tasks {comparison.label}`). {chosen}"
     tried = sorted({value for _, value, _ in comparison.tuning})
-    return f"lambda of {_listed(tried)} tuned on seeds {_listed(comparison.config.search.seeds)}"
+    return f"Lambda of {_listed(tried)} was tuned on seeds {_listed(comparison.config.search.seeds)}"
 
 
 def _listed(values: Sequence[float]) -> str:

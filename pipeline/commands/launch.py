@@ -22,7 +22,7 @@ from pipeline.report.page import write_report
 from pipeline.study.folder import StudyFolder
 from pipeline.study.prepared import PreparedStudy, prepared_study
 from pipeline.study.progress import CONFIRM, SEARCH, ProgressFile, ended_search_runs, finished_runs
-from pipeline.study.study import Study
+from pipeline.study.study import StudySource
 from pipeline.study.verdict import Verdict
 from shaping.errors import ShapetuneError
 
@@ -69,7 +69,7 @@ def _run(prepared: PreparedStudy, console: Console) -> Verdict | None:
     with StudyDisplay(config, console, prepared.models.has_reward_critic, shown) as display:
         display.already(SEARCH, ended_search_runs(config, folder) * config.ppo.steps)
         display.already(CONFIRM, finished_runs(folder.confirm) * config.ppo.steps)
-        study = Study(prepared, display)
+        study = StudySource(prepared, display)
         if not study.finished():
             prepared.note_launch()
             make_executor(config.executor).run(study)

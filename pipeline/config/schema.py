@@ -28,20 +28,22 @@ class StudyConfig(Section):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    name: str = Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    task: TaskSettings = Field(default_factory=SentimentSettings)
-    space: SpaceSettings = Field(default_factory=SpaceSettings)
-    shape: ShapeSettings = Field(default_factory=ShapeSettings)
-    sampling: SamplingSettings = Field(default_factory=SamplingSettings)
-    ppo: PPOSettings = Field(default_factory=PPOSettings)
-    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
-    search: SearchSettings = Field(default_factory=SearchSettings)
-    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings)
-    executor: ExecutorSettings = Field(default_factory=ExecutorSettings)
-    trainer: CustomTrainerSettings | None = Field(
-        None, description="In place of the built-in PPO; task is then unused."
+    name: str = Field(
+        min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Of the study and its folder."
     )
-    storage: StorageSettings = Field(default_factory=StorageSettings, description="An address alone is its url.")
+    task: TaskSettings = Field(default_factory=SentimentSettings, description="Policy, reward model and prompts.")
+    space: SpaceSettings = Field(default_factory=SpaceSettings, description="The shapes that are searched.")
+    shape: ShapeSettings = Field(default_factory=ShapeSettings, description="The part of every shape that is fixed.")
+    sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="How responses are sampled.")
+    ppo: PPOSettings = Field(default_factory=PPOSettings, description="The training of one policy.")
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings, description="How policies are judged.")
+    search: SearchSettings = Field(default_factory=SearchSettings, description="The outer loop.")
+    confirm: ConfirmSettings = Field(default_factory=ConfirmSettings, description="The best arms on fresh seeds.")
+    executor: ExecutorSettings = Field(default_factory=ExecutorSettings, description="Where trials run.")
+    trainer: CustomTrainerSettings | None = Field(None, description="A custom trainer; task is then unused.")
+    storage: StorageSettings = Field(
+        default_factory=StorageSettings, description="A database; an address alone is its url."
+    )
 
     @field_validator("storage", mode="before")
     @classmethod

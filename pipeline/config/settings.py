@@ -19,14 +19,16 @@ class Section(BaseModel):
 
 
 class SpaceSettings(Section):
-    """What may vary."""
+    """What a study may vary."""
 
     name: str = Field(
         "credit_mix",
         description="balance, credit_mix, full, or package.module:factory or file.py:factory for a space of one's own.",
     )
-    methods: tuple[str, ...] = Field(("prefix", "attention", "shapley"), min_length=1)
-    gae_lambda: tuple[float, float] = (0.6, 1.0)
+    methods: tuple[str, ...] = Field(
+        ("prefix", "attention", "shapley"), min_length=1, description="Credit methods that are mixed."
+    )
+    gae_lambda: tuple[float, float] = Field((0.6, 1.0), description="Bounds of lambda; equal bounds fix it.")
     balance: tuple[float, float] = Field((0.0, 1.0), description="Bounds of the methods' share; sparse has the rest.")
     units: tuple[str, ...] = Field(UNITS_WITHIN_TURNS, min_length=1, description="Units to choose from, in space full.")
     budget: tuple[int, int] = Field((16, 128), description="Bounds of the coalitions of a response, in space full.")
@@ -43,26 +45,28 @@ class SpaceSettings(Section):
 class ShapeSettings(Section):
     """The part of every shape that the study does not search; see ``shaping.shape.Shape``."""
 
-    unit: Literal["token", "span", "sentence"] = "span"
-    max_span: int = Field(4, ge=1)
-    max_units: int = Field(6, ge=1)
+    unit: Literal["token", "span", "sentence"] = Field("span", description="A player of the coalition methods.")
+    max_span: int = Field(4, ge=1, description="Longest span, in tokens.")
+    max_units: int = Field(6, ge=1, description="Most units of a response; beyond it neighbours are merged.")
     absent: Literal["delete", "mask", "attention"] = Field("delete", description="How a unit is taken away.")
-    estimator: Literal["auto", "exact", "kernel", "permutation"] = "auto"
-    budget: int = Field(16, ge=4)
+    estimator: Literal["auto", "exact", "kernel", "permutation"] = Field(
+        "auto", description="How Shapley values of more than 8 units are found."
+    )
+    budget: int = Field(16, ge=4, description="Coalitions scored for a response by each sampling method.")
     budget_tokens: int | None = Field(None, ge=1, description="Forwarded response tokens, in place of budget.")
     attention_layer: int = Field(-1, description="Layer that attention reads; -1 is the last.")
-    attention_heads: Literal["mean", "max"] = "mean"
-    gradient_steps: int = Field(32, ge=1)
+    attention_heads: Literal["mean", "max"] = Field("mean", description="How the heads of that layer are reduced.")
+    gradient_steps: int = Field(32, ge=1, description="Points along which gradient integrates.")
     closure: Literal["last", "first", "spread"] = Field(
         "last", description="Where what credit leaves of a score goes; first where a study's responses may end early."
     )
-    gamma: float = Field(1.0, gt=0, le=1)
+    gamma: float = Field(1.0, gt=0, le=1, description="Discount; below 1 the optimal policy may change.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of the baselines that the study does not tune.")
-    policy_preserving: bool = True
+    policy_preserving: bool = Field(True, description="Refuse all that could change the optimal policy.")
 
 
 class ConstraintSettings(Section):
-    """What the winner must keep to, modelled like J itself; what is ``None`` does not bind."""
+    """What the winner must keep to, modelled like J itself. A limit that is unset does not bind."""
 
     kl_nats: float | None = Field(None, gt=0, description="Most KL(policy || reference) at the end of training.")
     kl_over_sparse: float | None = Field(None, gt=0, description="The same as a multiple of the sparse arm's.")
@@ -74,7 +78,7 @@ class ConstraintSettings(Section):
 class EarlyStoppingSettings(Section):
     """When a trial is given up for its curve."""
 
-    worst_percent: float = Field(40.0, gt=0, lt=100, description="Stop what is among the worst so many percent.")
+    worst_percent: float = Field(40.0, gt=0, lt=100, description="Trials among the worst so many percent are stopped.")
     least_share: float = Field(0.5, ge=0, description="Steps before which nothing stops, over one seed's steps.")
     least_trials: int = Field(5, ge=3, description="Trials that must have ended before one is stopped.")
 
@@ -92,8 +96,10 @@ class SearchSettings(Section):
         "sparse arm's on the same seeds.",
     )
     model: Literal["gp", "saasbo"] = Field("gp", description="saasbo is for many parameters; needs an extra.")
-    constraints: ConstraintSettings = Field(default_factory=ConstraintSettings)
-    early_stopping: EarlyStoppingSettings | None = None
+    constraints: ConstraintSettings = Field(
+        default_factory=ConstraintSettings, description="Limits that the winner keeps to."
+    )
+    early_stopping: EarlyStoppingSettings | None = Field(None, description="Unset stops no trial.")
     warm_start: Path | None = Field(None, description="Folder of an earlier study to start from.")
     first_arms: int = Field(3, ge=0, description="Best arms of an earlier study of another task that are tried first.")
 
@@ -124,7 +130,7 @@ class ConfirmSettings(Section):
 class ExecutorSettings(Section):
     """Where trials run."""
 
-    name: Literal["ray", "local"] = "ray"
+    name: Literal["ray", "local"] = Field("ray", description="Ray's workers, or this process.")
     slots: int = Field(2, ge=1, le=1024, description="Runs side by side; local runs one.")
     cpus: int = Field(1, ge=1, description="Cores and threads of a run.")
     gpus: float | None = Field(None, ge=0, description="GPUs of a run, or a fraction; unset shares what Ray finds.")
@@ -134,10 +140,10 @@ class ExecutorSettings(Section):
 
 
 class CustomTrainerSettings(Section):
-    """A trainer of one's own in place of the built-in PPO; see ``pipeline.trainers.custom``."""
+    """A custom trainer in place of the built-in PPO; see ``pipeline.trainers.custom``."""
 
     function: str = Field(pattern=r"^.+:.+$", description="package.module:name or file.py:name.")
-    options: dict[str, Any] = Field(default_factory=dict, description="The trainer's own.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Whatever the function reads.")
 
 
 class StorageSettings(Section):

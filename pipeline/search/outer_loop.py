@@ -174,7 +174,7 @@ class OuterLoop:
     def _save_new(self, index: int) -> None:
         """Save a trial for the first time, with what a reader without the study's space must know of it."""
         proposal, trial = self.proposal(index), self._experiment.trials[index]
-        trial.update_run_metadata({SHAPE: proposal.shape.to_dict(), ORIGIN: proposal.origin})
+        trial.update_run_metadata({SHAPE: proposal.shape.to_dict(), ORIGIN: str(proposal.origin)})
         self._save(index, whole=proposal.arm == SPARSE)
 
     def _save(self, index: int, whole: bool = False) -> None:

@@ -40,7 +40,7 @@ class Listener(Protocol):
         """A trial ended; ``job`` is the last of its jobs that said something."""
 
 
-class Study:
+class StudySource:
     """Search, then confirmation: the source that an executor works through.
 
     Args:

@@ -16,18 +16,18 @@ class ModelRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vocabulary: int = Field(3000, ge=300, le=50_000)
-    hidden_size: int = Field(128, ge=8, multiple_of=8)
-    intermediate_size: int = Field(352, ge=8)
-    layers: int = Field(3, ge=1)
-    heads: int = Field(4, ge=1)
-    max_tokens: int = Field(48, ge=8, le=256)
-    batch_size: int = Field(32, ge=2)
-    policy_epochs: int = Field(5, ge=1)
-    policy_learning_rate: float = Field(2e-3, gt=0)
-    reward_epochs: int = Field(3, ge=1)
-    reward_learning_rate: float = Field(1e-3, gt=0)
-    seed: int = 0
+    vocabulary: int = Field(3000, ge=300, le=50_000, description="Tokens of the tokenizer.")
+    hidden_size: int = Field(128, ge=8, multiple_of=8, description="Width of the policy.")
+    intermediate_size: int = Field(352, ge=8, description="Width of its feed-forward layers.")
+    layers: int = Field(3, ge=1, description="Layers of the policy.")
+    heads: int = Field(4, ge=1, description="Attention heads of a layer.")
+    max_tokens: int = Field(48, ge=8, le=256, description="Longest row of the training, in tokens.")
+    batch_size: int = Field(32, ge=2, description="Rows of a batch.")
+    policy_epochs: int = Field(5, ge=1, description="Passes of the policy's training.")
+    policy_learning_rate: float = Field(2e-3, gt=0, description="Of the policy's training.")
+    reward_epochs: int = Field(3, ge=1, description="Passes of the reward models' training.")
+    reward_learning_rate: float = Field(1e-3, gt=0, description="Of the reward models' training.")
+    seed: int = Field(0, description="Of everything random while models are built.")
 
 
 class Recipe(ModelRecipe):
@@ -37,7 +37,7 @@ class Recipe(ModelRecipe):
     """
 
     teacher_share: float = Field(0.8, ge=0, le=1, description="Weight of the linear teacher in the targets.")
-    max_reviews: int | None = Field(None, ge=200)
+    max_reviews: int | None = Field(None, ge=200, description="Reviews that are used; unset uses all.")
 
 
 class SummaryRecipe(ModelRecipe):
@@ -47,17 +47,17 @@ class SummaryRecipe(ModelRecipe):
     as it is. The reward model has the policy's first layers, in both.
     """
 
-    policy: Literal["tiny", "smollm2"] = "tiny"
-    max_tokens: int = Field(128, ge=64, le=256)
+    policy: Literal["tiny", "smollm2"] = Field("tiny", description="A small one that is trained here, or SmolLM2.")
+    max_tokens: int = Field(128, ge=64, le=256, description="Longest row of the training, in tokens.")
     source_words: int = Field(40, ge=20, le=400, description="Longest source, in words: whole sentences of it.")
     repeating_rows: int = Field(16_000, ge=0, description="Rows of random words said twice, which teach to copy.")
     policy_epochs: int = Field(1, ge=1, description="Passes over the papers' text and copied sentences.")
     summary_epochs: int = Field(4, ge=1, description="Passes over human summaries.")
-    summary_learning_rate: float = Field(1e-3, gt=0)
+    summary_learning_rate: float = Field(1e-3, gt=0, description="Of the training on human summaries.")
     reward_epochs: int = Field(4, ge=1, description="Passes over human summaries, each with new worse ones.")
     reward_layers: int | None = Field(None, ge=1, description="Of the reward model; by default all of the policy's.")
     frozen_layers: int = Field(0, ge=0, description="Lowest layers of the reward model that are not trained.")
-    max_papers: int | None = Field(None, ge=20)
+    max_papers: int | None = Field(None, ge=20, description="Papers that are used; unset uses all.")
 
 
 HELD_OUT_SHARE = 0.1
@@ -70,7 +70,7 @@ class _Section(BaseModel):
 class SentimentSettings(_Section):
     """Film reviews, with reward models that are built on this machine."""
 
-    name: Literal["sentiment"] = "sentiment"
+    name: Literal["sentiment"] = Field("sentiment", description="The kind of task.")
     policy: Literal["tiny", "smollm2"] = Field(
         "tiny", description="tiny is trained on the reviews; smollm2, SmolLM2-135M-Instruct, continues them as it is."
     )
@@ -98,8 +98,8 @@ class SentimentSettings(_Section):
 class SummarizationSettings(_Section):
     """Scientific papers, to be summarized in a sentence, with models that are built on this machine."""
 
-    name: Literal["summarization"]
-    recipe: SummaryRecipe = Field(default_factory=SummaryRecipe)
+    name: Literal["summarization"] = Field(description="The kind of task.")
+    recipe: SummaryRecipe = Field(default_factory=SummaryRecipe, description="Of the policy and the reward model.")
     gold: Literal["rouge_l", "rouge_1"] = Field("rouge_l", description="F-measure against the human summary.")
 
 
@@ -109,7 +109,7 @@ class PolicySettings(_Section):
     model: str = Field(min_length=1, description="A folder, a GGUF file, or a name on the Hugging Face hub.")
     gguf_file: str | None = Field(None, description="A GGUF file inside the folder or hub repository.")
     revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
-    trust_remote_code: bool = False
+    trust_remote_code: bool = Field(False, description="Run the Python files of the model's folder or repository.")
 
     @model_validator(mode="before")
     @classmethod
@@ -123,24 +123,24 @@ class PolicySettings(_Section):
 class RewardSettings(_Section):
     """What scores a response: a sequence classifier, or a function of texts.
 
-    ``mean`` becomes 0 and ``deviation`` becomes 1; where they are left out, the classifier's ``config.json`` may say
-    them (``score_mean``, ``score_deviation``), and a score is taken as it is otherwise.
+    ``mean`` becomes 0 and ``deviation`` becomes 1. Where they are left out, the classifier's ``config.json`` may say
+    them (``score_mean``, ``score_deviation``). A score is taken as it is otherwise.
     """
 
     model: str | None = Field(None, min_length=1, description="A folder, or a name on the Hugging Face hub.")
     function: str | None = Field(
         None, pattern=r"^[^:]+:[A-Za-z_]\w*$", description="package.module:name or file.py:name."
     )
-    kind: Literal["causal", "encoder"] = "causal"
+    kind: Literal["causal", "encoder"] = Field("causal", description="How the model reads: forwards, or both ways.")
     read_at_eos: bool = Field(False, description="Causal: put end-of-sequence after every response and score there.")
     label: int | None = Field(None, ge=0, description="Encoder: the label whose logit is the score.")
     pair: bool = Field(False, description="Encoder: prompt and response are two texts to it, not one.")
-    mean: float | None = None
-    deviation: float | None = Field(None, gt=0)
+    mean: float | None = Field(None, description="The score that becomes 0.")
+    deviation: float | None = Field(None, gt=0, description="The difference of scores that becomes 1.")
     mask_token_id: int | None = Field(None, ge=0, description="Model: stands for absent tokens under absent: mask.")
     mask_text: str | None = Field(None, description="Function: stands for each absent token under absent: mask.")
-    revision: str | None = None
-    trust_remote_code: bool = False
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    trust_remote_code: bool = Field(False, description="Run the Python files of the model's folder or repository.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> RewardSettings:
@@ -159,12 +159,12 @@ class RewardSettings(_Section):
 
 
 class PromptsSettings(_Section):
-    """One's own policy, reward model and prompts."""
+    """A policy, a reward model and prompts of the user's."""
 
-    name: Literal["prompts"]
-    policy: PolicySettings
-    reward_model: RewardSettings
-    gold_model: RewardSettings | None = None
+    name: Literal["prompts"] = Field(description="The kind of task.")
+    policy: PolicySettings = Field(description="The model that is trained.")
+    reward_model: RewardSettings = Field(description="The model or function that scores.")
+    gold_model: RewardSettings | None = Field(None, description="A second one, which no run is trained on.")
     prompts: str = Field(min_length=1, description='A file of JSON lines: {"prompt": ...} or {"messages": [...]}.')
     held_out_prompts: str | None = Field(None, min_length=1, description="Such a file, for the evaluation.")
     held_out_share: float | None = Field(
@@ -187,7 +187,7 @@ class PromptsSettings(_Section):
 class InstructionSettings(_Section):
     """Constraints that a program checks: questions to SmolLM2-135M-Instruct, or rules for film reviews."""
 
-    name: Literal["instruction"]
+    name: Literal["instruction"] = Field(description="The kind of task.")
     policy: Literal["smollm2", "reviews"] = Field(
         "smollm2", description="smollm2 reads its constraints in the prompt; reviews has about a million parameters."
     )
@@ -196,7 +196,7 @@ class InstructionSettings(_Section):
     measured_temperature: float = Field(
         1.0, gt=0, le=10, description="What the untrained policy is sampled at for the score's scale."
     )
-    seed: int = 0
+    seed: int = Field(0, description="Of the questions and the measured samples.")
     recipe: Recipe = Field(default_factory=Recipe, description="reviews: of the policy.")
 
 

@@ -34,7 +34,7 @@ ALLOWED = {
     for room in row
 }
 # A library that one room alone imports; in pipeline, or everywhere in the packages.
-ONLY = {"ray": ("executors",), "ax": ("search", "search_spaces"), "botorch": ("search",)}
+ONLY = {"ray": ("executors",), "ax": ("search", "search_spaces", "shapetune"), "botorch": ("search",)}
 # An adapter imports the trainer that it is for; what an export writes is not imported here.
 ADAPTED = {
     "shaping/adapters/skyrl.py": {"skyrl"},
@@ -168,7 +168,7 @@ CONTRACTS = {
     *("location", "unbuilt", "prepare", "load", "load_judge", "made_of"),
     *("solve", "plan"),
     *("snippet", "dense_rewards", "check_arguments"),
-    *("main", "run", "train", "explain", "serve"),
+    *("main", "run", "train", "explain", "serve", "launch", "load_config"),
 }
 
 

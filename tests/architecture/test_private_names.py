@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OWN = ("pipeline", "shaping", "search_spaces")
+OWN = ("pipeline", "shaping", "search_spaces", "shapetune")
 # Each file that may use private names, with its library, and the classes there that have them.
 FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "pipeline/search/ax_patches.py": (

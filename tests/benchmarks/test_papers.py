@@ -75,7 +75,7 @@ def test_gain_by_training_is_of_the_same_prompts_before_and_after() -> None:
 @pytest.mark.parametrize(
     ("ends", "said"),
     [
-        ({"a": 1.0, "b": 2.0}, "everybody ends above it."),
+        ({"a": 1.0, "b": 2.0}, "all end above it."),
         ({"a": 1.0, "b": 2.0, "c": -1.0}, "'c' ended below it."),
         ({"a": 1.0, "b, c": 0.0}, "'b, c' cannot be told to end above it."),
         ({"a": 1.0, "b, c": 0.0, "d": 0.0}, "'a' alone can be told to end above it."),
@@ -201,7 +201,7 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     assert "papers.smoke.steps_ratio_vs_tuned_sparse" in {claim.name for claim in claims(found)}
     assert found.best_alone() == "R3HF"
     told = shown(found, "a.png").splitlines()
-    assert told[:2] == ["<details>", "<summary>Smoke: everybody's results and curves</summary>"]
+    assert told[:2] == ['<details markdown="1">', "<summary>Smoke: results and curves of all methods</summary>"]
     assert told[-3].endswith("](a.png)") and told[-1] == "</details>"
     assert {line for line in told if line.startswith("|")} <= set(text(found).splitlines())
     assert "no: 2R" in text(found) and "the mix over its best part, R3HF" in text(found)

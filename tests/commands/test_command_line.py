@@ -121,7 +121,7 @@ def test_an_installed_wheel_works_outside_the_repository(tmp_path: Path) -> None
     subprocess.run(install, check=True, capture_output=True, timeout=LIMIT_SECONDS)
     probe = "import pipeline, shaping; from pipeline.cli import main; print(pipeline.__file__)\n"
     probe += "from pipeline.config.load import find_config, load_config\n"
-    probe += "print(load_config(find_config('quickstart')).name); import pipeline.report"
+    probe += "print(load_config(find_config('quickstart')).name); import pipeline.report.page, shapetune.api"
     environment = {**os.environ, "PYTHONPATH": str(target)}
     done = subprocess.run(
         [sys.executable, "-c", probe], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
@@ -129,3 +129,5 @@ def test_an_installed_wheel_works_outside_the_repository(tmp_path: Path) -> None
     location, name = done.stdout.split()
     assert location.startswith(str(target)) and name == "quickstart"
     assert (target / "pipeline" / "report" / "templates" / "report.html.j2").is_file()
+    assert (target / "pipeline" / "serve" / "templates" / "list.html.j2").is_file()
+    assert all((target / package / "py.typed").is_file() for package in ("pipeline", "shaping", "shapetune"))

@@ -15,8 +15,8 @@ from shaping.errors import ShapetuneError
 
 def test_every_trial_has_its_state(whole_study):
     data = load_report_data(whole_study.folder)
-    states = {trial.index: trial.state for trial in data.trials}
-    assert states == {**dict.fromkeys(range(10), "completed"), 10: "failed", 11: "running"}
+    states = {trial.index: trial.state_word for trial in data.trials}
+    assert states == {**dict.fromkeys(range(10), "completed"), 10: "failed", 11: "unfinished"}
     assert data.trials[11].finished_seeds == 1
     assert data.trials[10].shape is not None
     assert data.trials[10].failure.reason == "nan"

@@ -56,7 +56,7 @@ def project() -> dict[str, list[str]]:
 
 
 def declared() -> list[str]:
-    extras = ("bench", "gguf", "lora", "postgresql", "saasbo", "test")
+    extras = ("bench", "docs", "gguf", "lora", "postgresql", "saasbo", "test")
     every = [text for extra in ("", *extras) for text in project().get(extra, [])]
     return [text for text in every if not text.startswith("shapetune")]
 

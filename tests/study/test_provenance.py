@@ -19,11 +19,15 @@ from pipeline.config.load import load_config
 from pipeline.config.schema import StudyConfig
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
-from pipeline.runtime.files import read_json, write_json
+from pipeline.runtime.files import read_json
 from pipeline.study.folder import StudyFolder
 from pipeline.study.provenance import check_user_files, note_launch, noted, user_files
 from pipeline.study.warm_start import read_warm_start
 from pipeline.tasks.custom.task import load
+from pipeline.trials.arm import Arm
+from pipeline.trials.records import TrialFiles
+from pipeline.trials.results import RunResult, TrialResult
+from shaping.certificate import Certificate
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 from tests.support.models.own_models import own_values, text_rows, write_config, write_lines, write_models
@@ -137,10 +141,8 @@ def test_trials_of_a_study_of_other_prompts_are_no_data(tmp_path: Path) -> None:
     file, folder, _ = launched(tmp_path)
     trial = folder.trial_folder(0)
     trial.mkdir(parents=True)
-    arm = {"name": "sparse", "shape": Shape().to_dict()}
-    run = {"seed": 0, "evaluation": {"objective": 1.0}}
-    found = {"metrics": {"objective": [1.0, None]}, "certificate": {"largest_error": 0.0}}
-    write_json(trial / "result.json", {**found, "arm": arm, "runs": [run]})
+    run = RunResult(0, ({"objective": 1.0},), {"objective": 1.0}, Certificate.empty(Shape()))
+    TrialFiles(trial).write_result(Arm("sparse", Shape()), TrialResult.of([run]))
     config = load_config(file, ("name=next", f"search.warm_start={folder.root}"))
     for text, taken in ((text_rows(), 1), (text_rows(9), 0)):
         write_lines(file.parent / "prompts.jsonl", text)

@@ -13,7 +13,7 @@ from pipeline.executors.local import LocalExecutor
 from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
 from pipeline.study.prepared import PreparedStudy
-from pipeline.study.study import Study
+from pipeline.study.study import StudySource
 from pipeline.trials.results import TrialResult
 from pipeline.trials.task_models import ReadyModels
 from pipeline.trials.types import Ending, Job, Progress
@@ -42,11 +42,11 @@ class Events:
         self.ended_jobs.append((stage, job.arm["name"], ending.outcome is not None))
 
 
-def study(config: StudyConfig, root: Path, assets: Path) -> tuple[Study, Events]:
+def study(config: StudyConfig, root: Path, assets: Path) -> tuple[StudySource, Events]:
     folder = StudyFolder(root)
     folder.create(config)
     events = Events()
-    return Study(PreparedStudy(config, folder, ReadyModels(assets, has_reward_critic=True)), events), events
+    return StudySource(PreparedStudy(config, folder, ReadyModels(assets, has_reward_critic=True)), events), events
 
 
 def comparable(root: Path) -> dict[str, Any]:
@@ -85,10 +85,10 @@ def test_arms_share_prompts_and_random_numbers_within_a_seed(tiny_assets: Path, 
     runs = confirmation_runs(ran.folder)
     # Before its first update every policy is the same, so the first step must show the same reward.
     for place in range(2):
-        first_rewards = {results[place]["curve"][0]["reward"] for results in runs.values()}
+        first_rewards = {results[place].curve[0]["reward"] for results in runs.values()}
         assert len(first_rewards) == 1
-    assert runs["sparse"][0]["curve"][0]["reward"] != runs["sparse"][1]["curve"][0]["reward"]
-    ends = {round(results[0]["evaluation"]["objective"], 9) for results in runs.values()}
+    assert runs["sparse"][0].curve[0]["reward"] != runs["sparse"][1].curve[0]["reward"]
+    ends = {round(results[0].objective, 9) for results in runs.values()}
     assert len(ends) > 1
 
 
@@ -114,7 +114,7 @@ class _Killed(BaseException):
 class _DyingSource:
     """A study that dies at a chosen event."""
 
-    def __init__(self, inner: Study, tells: int) -> None:
+    def __init__(self, inner: StudySource, tells: int) -> None:
         self._inner, self._tells = inner, tells
 
     def __getattr__(self, name: str) -> Any:

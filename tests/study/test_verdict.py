@@ -259,7 +259,7 @@ def test_a_policy_before_training_that_one_seed_or_none_measured_says_nothing() 
     # Studies of earlier versions did not measure it.
     assert not any("training" in line for line in judge("7_0", runs).text)
     # One pair decides nothing here either.
-    runs["sparse"][0]["untrained"] = {"objective": 0.0}
+    runs["sparse"][0] = replace(runs["sparse"][0], untrained={"objective": 0.0})
     assert not any("training" in line for line in judge("7_0", runs).text)
     assert [run.seed for run in untrained_runs(runs)] == [100]
 

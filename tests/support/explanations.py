@@ -12,6 +12,8 @@ from pipeline.export.export import export_shape
 from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
 from pipeline.trials.arm import Arm
+from pipeline.trials.records import TrialFiles
+from pipeline.trials.results import RunResult, TrialResult
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 from tests.support.studies import tiny_config
@@ -24,11 +26,11 @@ def finished_study(root: Path, texts: list[dict[str, Any]], identity: str | None
     folder, config = StudyFolder(root), tiny_config(name=root.name)
     folder.create(config)
     write_json(folder.winner_file, Arm("3_0", WINNER).to_dict())
-    seen = Certificate(0.0, 1, 1.0, {"prefix": True}).to_dict()
-    run = {"seed": 100, "curve": [], "evaluation": {"objective": 0.0, "texts": texts}, "certificate": seen}
-    place = folder.confirm_folder("winner", 100)
-    place.mkdir(parents=True)
-    write_json(place / "result.json", {"runs": [run], "arm": Arm("winner", WINNER).to_dict()})
+    evaluation = {"objective": 0.0, "reward": 0.0, "kl_nats": 0.0, "gold_reward": None, "texts": texts}
+    run = RunResult(100, ({"objective": 0.0},), evaluation, Certificate.empty(WINNER))
+    files = TrialFiles(folder.confirm_folder("winner", 100))
+    files.folder.mkdir(parents=True)
+    files.write_result(Arm("winner", WINNER), TrialResult.of([run]))
     export_shape(folder, config, identity and ("judge", identity), folder.export)
     return folder
 

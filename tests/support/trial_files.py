@@ -40,11 +40,12 @@ class Trials:
             (path / f"{name}.json").write_text(json.dumps(whole))
 
     def all_kinds(self) -> None:
-        result = {"metrics": {"objective": [0.5, 0.25], "kl_nats": [3.0, None]}, "arm": Arm("0_0", SHAPE).to_dict()}
+        arm = Arm("0_0", SHAPE).to_dict()
+        result = {"metrics": {"objective": [0.5, 0.25], "kl_nats": [3.0, None]}, "arm": arm}
         self.write(0, "baseline", result=result)
         self.write(1, "earlier study", shape=False, result=result)
         self.write(2, "model", stopped=EARLY)
-        self.write(3, "sobol", failure={"reason": "nan", "detail": "loss [/red] is nan"})
+        self.write(3, "sobol", failure={"reason": "nan", "detail": "loss [/red] is nan", "arm": arm})
         self.write(4, "model")
 
     def shown(self) -> str:

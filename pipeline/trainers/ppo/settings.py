@@ -17,7 +17,7 @@ class SamplingSettings(BaseModel):
     response_tokens: int = Field(24, ge=1, le=4096, description="Longest response, in tokens.")
     stop_at_eos: bool = Field(False, description="End a response at end-of-sequence; otherwise it is never sampled.")
     missing_eos_penalty: float = Field(0.0, ge=0, description="Taken off the score of a response without its end.")
-    temperature: float = Field(1.0, gt=0, le=10)
+    temperature: float = Field(1.0, gt=0, le=10, description="Of the policy's distribution over tokens.")
 
 
 class LoraSettings(BaseModel):
@@ -25,8 +25,8 @@ class LoraSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
+    rank: int = Field(16, ge=1, description="Of the adapter's matrices.")
+    alpha: int = Field(32, ge=1, description="The adapter is scaled by alpha over rank.")
     target_modules: str | tuple[str, ...] = Field(
         "all-linear", description="Names of the modules that are adapted, or all-linear."
     )
@@ -44,7 +44,7 @@ class PPOSettings(BaseModel):
     save_steps: int = Field(
         10, ge=0, description="Training steps between checkpoints, from which a killed run resumes; 0 writes none."
     )
-    learning_rate: float = Field(7e-4, gt=0, le=1)
+    learning_rate: float = Field(7e-4, gt=0, le=1, description="Of the policy, at its highest.")
     lr_scheduler_type: Literal["linear", "constant"] = Field(
         "linear", description="Linear falls to zero over the run, which keeps a fast learner from drifting at its end."
     )
@@ -59,17 +59,17 @@ class PPOSettings(BaseModel):
     micro_batch_size: int | None = Field(
         None, ge=1, description="Responses in one forward pass of the update; gradients add up over a minibatch."
     )
-    adam_betas: tuple[float, float] = (0.9, 0.95)
-    adam_epsilon: float = Field(1e-8, gt=0)
-    max_grad_norm: float | None = Field(1.0, gt=0)
+    adam_betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's two decay rates.")
+    adam_epsilon: float = Field(1e-8, gt=0, description="Adam's.")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="Longer gradients are cut to it; unset cuts none.")
     value_head_speedup: float = Field(
         2.0, gt=0, description="Learning rate of a value head, which starts from nothing, over the policy's."
     )
-    cliprange: float = Field(0.2, gt=0, lt=1)
-    cliprange_value: float = Field(0.5, gt=0)
-    vf_coef: float = Field(0.5, ge=0)
+    cliprange: float = Field(0.2, gt=0, lt=1, description="Of the ratio of probabilities.")
+    cliprange_value: float = Field(0.5, gt=0, description="Of the change of a value.")
+    vf_coef: float = Field(0.5, ge=0, description="Weight of the critic's loss.")
     kl_coef: float = Field(0.05, ge=0, description="Price of a nat of KL(policy || reference); part of J.")
-    kl_estimator: Literal["k1", "k3"] = "k1"
+    kl_estimator: Literal["k1", "k3"] = Field("k1", description="How the KL of a token is estimated.")
     reward_scale: float = Field(
         1.0,
         gt=0,
@@ -86,7 +86,7 @@ class PPOSettings(BaseModel):
         "value_head",
         description="A head on the policy's trunk, a network of its own, or one initialised from the reward model.",
     )
-    lora: LoraSettings | None = None
+    lora: LoraSettings | None = Field(None, description="Unset trains all weights.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where torch sees one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Of the policy's matrix products; weights stay float32. auto: bfloat16 on a GPU."

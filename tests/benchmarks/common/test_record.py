@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind, in the README too."""
+"""What a benchmark leaves behind, in the documentation too."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_readme_shows_command_date_and_table_and_keeps_the_rest(results: Path) -> None:
-    readme = results / "README.md"
+def test_the_page_shows_command_date_and_table_and_keeps_the_rest(results: Path) -> None:
+    page = results / "benchmarks.md"
     around = ("before\n<!-- measured: other -->\nkept\n<!-- end -->\n", "after\n<!-- end -->\n")
-    readme.write_text(f"{around[0]}<!-- measured: speed -->\nold\n<!-- end -->\n{around[1]}")
+    page.write_text(f"{around[0]}<!-- measured: speed -->\nold\n<!-- end -->\n{around[1]}")
     for _ in range(2):
-        show("speed", "| a |\n| b |", readme)
+        show("speed", "| a |\n| b |", page)
         told = f"`python -m benchmarks.speed --quick`, {record.today()}.\n\n| a |\n| b |\n\n"
-        assert readme.read_text() == f"{around[0]}<!-- measured: speed -->\n{told}<!-- end -->\n{around[1]}"
+        assert page.read_text() == f"{around[0]}<!-- measured: speed -->\n{told}<!-- end -->\n{around[1]}"
 
 
 @pytest.mark.parametrize("told", ["nothing", "<!-- measured: speed -->\n", "<!-- measured: speedy -->\n<!-- end -->\n"])
-def test_a_readme_without_its_marks_is_left_as_it_is(told: str, results: Path) -> None:
-    readme = results / "README.md"
-    readme.write_text(told)
+def test_a_page_without_its_marks_is_left_as_it_is(told: str, results: Path) -> None:
+    page = results / "benchmarks.md"
+    page.write_text(told)
     with pytest.raises(ValueError, match="has no <!-- measured: speed -->"):
-        show("speed", "| a |", readme)
-    assert readme.read_text() == told
+        show("speed", "| a |", page)
+    assert page.read_text() == told
