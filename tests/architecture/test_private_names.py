@@ -16,34 +16,22 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OWN = ("pipeline", "shaping", "search_spaces", "shapetune")
-# Each file that may use private names, with its library, and where there each name is found.
-FILES = {
+# Each file that may use private names, with its library, and the classes there that have them.
+FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     "pipeline/search/ax_patches.py": (
         "ax",
-        {
-            "_experiment": "ax.api.client:Client",
-            "_generation_strategy_or_choose": "ax.api.client:Client",
-            "_generator_runs": "ax.generation_strategy.generation_strategy:GenerationStrategy",
-            "_generation_node_name": "ax.core.generator_run:GeneratorRun",
-            "_properties": "ax.core.experiment:Experiment",
-            "_to_json_snapshot": "ax.api.client:Client",
-            "_db_id": "ax.utils.common.base:SortableBase",
-        },
-    ),
-    "pipeline/executors/ray_private.py": ("ray", {}),
-    "shaping/attention_implementation.py": (
-        "transformers",
-        {"_attn_implementation": "transformers.configuration_utils:PreTrainedConfig"},
-    ),
-    "shaping/adapters/trl.py": (
-        "trl",
-        dict.fromkeys(
-            ("_tokenizer", "_generate", "_calculate_rewards", "_generate_and_score_completions"),
-            "trl.trainer.grpo_trainer:GRPOTrainer",
+        (
+            "ax.api.client:Client",
+            "ax.core.experiment:Experiment",
+            "ax.core.generator_run:GeneratorRun",
+            "ax.generation_strategy.generation_strategy:GenerationStrategy",
         ),
     ),
+    "pipeline/executors/ray_private.py": ("ray", ()),
+    "shaping/attention_implementation.py": ("transformers", ("transformers.configuration_utils:PreTrainedConfig",)),
+    "shaping/adapters/trl.py": ("trl", ("trl.trainer.grpo_trainer:GRPOTrainer",)),
     # Not installed beside the others; its tests run the names in an environment of its own.
-    "shaping/adapters/verl.py": ("verl", {}),
+    "shaping/adapters/verl.py": ("verl", ()),
 }
 # Found elsewhere, and why it stays there.
 ELSEWHERE = {"pipeline/executors/ray_tune.py": {"_node_ip_address": "an option of ray.init beside its public ones"}}
@@ -184,15 +172,16 @@ def test_there_is_no_other_list() -> None:
 
 @pytest.mark.parametrize(("file", "name"), [(file, name) for file in FILES for name in table(SOURCES[file])])
 def test_every_listed_name_is_still_the_librarys(file: str, name: str) -> None:
-    library, places = FILES[file]
+    library, owners = FILES[file]
     if library == "verl":
         pytest.skip("in an environment of its own: tests/adapters/test_verl.py")
     if "." in name:
         importlib.import_module(name)
         return
-    module, _, owner = places[name].partition(":")
-    found = getattr(importlib.import_module(module), owner)
-    assert any(defines(each, name) for each in inspect.getmro(found) if each.__module__.split(".")[0] == library)
+    places = (owner.partition(":") for owner in owners)
+    found = [getattr(importlib.import_module(module), owner) for module, _, owner in places]
+    classes = {each for owner in found for each in inspect.getmro(owner) if each.__module__.split(".")[0] == library}
+    assert any(defines(each, name) for each in classes)
 
 
 def defines(owner: type[Any], name: str) -> bool:

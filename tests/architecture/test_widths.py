@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("pipeline", "shaping", "search_spaces", "benchmarks")
+PACKAGES = ("pipeline", "shaping", "search_spaces", "shapetune", "benchmarks")
 WIDEST_FOLDER, LONGEST_FILE, LONGEST_FUNCTION = 16, 400, 50
 # Users import these modules by their paths; they may become fewer, not more.
 WIDE = {"shaping": 20, "shaping/credit": 17}

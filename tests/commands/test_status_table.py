@@ -23,6 +23,7 @@ from pipeline.runtime.console import watch
 from pipeline.runtime.csv import write_csv
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_standing, read_status
+from pipeline.trials.arm import Arm
 from shaping.shape import Shape
 from tests.support.reports.synthetic_study import SyntheticStudy
 from tests.support.trial_files import SHAPE, Trials
@@ -93,7 +94,7 @@ def test_the_confirmation_tells_how_many_of_its_runs_are_done_and_which_are_out(
     trials = Trials(tmp_path / "study")
     for index in range(6):
         trials.write(index, "model", failure={"reason": "nan", "detail": "x"}) if index else trials.write(0, "model")
-    result = {"metrics": {"objective": [0.5, None], "kl_nats": [3.0, None]}, "arm": {"shape": SHAPE.to_dict()}}
+    result = {"metrics": {"objective": [0.5, None], "kl_nats": [3.0, None]}, "arm": Arm("0_0", SHAPE).to_dict()}
     (trials.folder.trial_folder(0) / "result.json").write_text(json.dumps(result))
     for seed in (100, 101):
         place = trials.folder.confirm_folder("winner", seed)
@@ -143,7 +144,7 @@ def test_a_study_whose_trials_all_failed_has_ended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_no_line_is_too_long_and_no_shape_is_cut_inside_a_method(width: int, trials: Trials) -> None:
-    result = {"metrics": {"objective": [0.5, 0.25], "kl_nats": [123.4, None]}, "arm": {"shape": MIX.to_dict()}}
+    result = {"metrics": {"objective": [0.5, 0.25], "kl_nats": [123.4, None]}, "arm": Arm("5_0", MIX).to_dict()}
     trials.write(5, "an origin that is far too long to be true", result=result)
     lines = shown(trials.folder, width)
     assert max(map(len, lines)) <= width

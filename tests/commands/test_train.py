@@ -97,7 +97,7 @@ def test_run_that_stopped_goes_on_and_ends_alike(
     assert (stopped.folder / CHECKPOINT).exists() and not (stopped.folder / "result.json").exists()
     console = quiet()
     train(stopped, task, console)
-    assert "going on after step 2 of 4" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "resuming after step 2 of 4" in console.file.getvalue()  # type: ignore[attr-defined]
     assert result_of(stopped.folder) == result_of(tmp_path / "whole")
     assert not (stopped.folder / CHECKPOINT).exists()
 

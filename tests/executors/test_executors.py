@@ -61,10 +61,10 @@ def test_executor_runs_every_job_once_and_keeps_failures_as_data(
     assert reason == "kl_limit" and "kl_limit_nats" in detail
     for index, outcome in source.outcomes.items():
         assert [run.seed for run in outcome.runs] == [0, 1]
-        assert outcome.certificate["return_preserving"] and outcome.certificate["responses"] == 16
+        assert outcome.certificate.return_preserving and outcome.certificate.responses == 16
         assert source.progress[index] == [1, 2, 3, 4]
         kept = [json.loads((tmp_path / str(index) / f"seed-{seed}.json").read_text()) for seed in (0, 1)]
-        assert kept == outcome.runs
+        assert kept == [run.to_dict() for run in outcome.runs]
         mean, error = outcome.metrics["objective"]
         values = [run.objective for run in outcome.runs]
         assert mean == pytest.approx(sum(values) / 2)

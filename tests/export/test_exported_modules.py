@@ -209,7 +209,7 @@ def test_an_unknown_format_is_refused_before_anything_is_written(form: str, tmp_
     study.create(tiny_config())
     with pytest.raises(ConfigError, match="is not known") as caught:
         export_winner(study, tmp_path / "out", form)
-    assert caught.value.hint == "choose one of shape, verl, skyrl, trl, slime"
+    assert caught.value.hint == "choose one of shape, verl, skyrl, trl, slime, ax"
     assert not (tmp_path / "out").exists()
 
 

@@ -105,7 +105,7 @@ def test_space_of_ones_own_is_found_by_its_import_path():
     [
         ("nowhere:space", "No module named"),
         ("tests.search_spaces.own_space:missing", "missing"),
-        ("tests.search_spaces.own_space:NUMBER", "is a int, no factory"),
+        ("tests.search_spaces.own_space:NUMBER", "is a int"),
         ("mixture", "is unknown"),
     ],
 )

@@ -48,6 +48,7 @@ def finished_seeds(study: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path.relative_to(study)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_there_ends_here_as_it_did_there_and_takes_more_trials(tmp_path: Path) -> None:
     with tarfile.open(HERE / "begun.tar.gz") as archive:
         archive.extractall(tmp_path / "studies", filter="data")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.trials.arm import Arm
+from shaping.shape import Shape
 from tests.support.reports.synthetic_study import SyntheticStudy
 
 OWNED = "owned"
@@ -72,7 +73,7 @@ def hostile_study(root: Path, text: str = ALL, **changes: Any) -> SyntheticStudy
 
 
 def _failure(text: str) -> dict[str, Any]:
-    return {"arm": {"name": text}, "reason": text, "detail": text}
+    return {"arm": Arm(text, Shape()).to_dict(), "reason": text, "detail": text}
 
 
 def _sample(study: SyntheticStudy, text: str) -> dict[str, Any]:

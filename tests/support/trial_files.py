@@ -36,7 +36,8 @@ class Trials:
         made = {"index": index, "arm": f"{index}_0", "origin": origin}
         (path / "trial.json").write_text(json.dumps({**made, "shape": SHAPE.to_dict()} if shape else made))
         for name, values in files.items():
-            (path / f"{name}.json").write_text(json.dumps(values))
+            whole = {"arm": Arm(f"{index}_0", SHAPE).to_dict(), **values} if name == "failure" else values
+            (path / f"{name}.json").write_text(json.dumps(whole))
 
     def all_kinds(self) -> None:
         arm = Arm("0_0", SHAPE).to_dict()

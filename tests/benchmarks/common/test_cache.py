@@ -15,7 +15,7 @@ from benchmarks.common.cache import each_done
 from tests.support.slow_jobs import HELD_FROM, slow
 from tests.support.waiting import LIMIT_SECONDS, wait_until
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCRIPT = """
 import sys
 from pathlib import Path

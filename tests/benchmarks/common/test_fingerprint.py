@@ -15,7 +15,7 @@ from benchmarks.common.cache import fingerprint
 from benchmarks.early_stopping import comparison as early_stopping
 from benchmarks.outer import comparison as outer
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODULES = sorted(path for path in ROOT.glob("benchmarks/**/*.py") if path.name != "__init__.py")
 POOLS = {"processes", "each_done", "ProcessPoolExecutor"}
 
