@@ -242,13 +242,19 @@ def export(
     from pipeline.study.folder import StudyFolder
 
     with quiet_libraries():
-        from pipeline.export.export import check_format, export_winner
+        from pipeline.export.export import AX, check_format, export_winner
 
         check_format(form)
         folder = StudyFolder.existing(study)
-        written = export_winner(folder, output or folder.export, form)
+        target = output or folder.export
+        if form == AX:
+            from pipeline.export.ax import export_search
+
+            written = export_search(folder, target)
+        else:
+            written = export_winner(folder, target, form)
     for place, path in enumerate(written.paths):
-        what = "shape" if place == 0 and form != "ax" else form
+        what = "shape" if place == 0 and form != AX else form
         console.print(f"{what[:7]:<7} {escape(printable(str(path)))}")
     for note in written.notes:
         console.print(f"note    {escape(printable(note))}")

@@ -50,7 +50,7 @@ def check_warm_start(config: StudyConfig) -> None:
         earlier = StudyFolder.existing(config.search.warm_start)
     except ConfigError as error:
         raise ConfigError(f"search.warm_start: {error.message}", error.hint) from error
-    if not any(earlier.trials.glob("*/result.json")):
+    if not any(files.has_result for files in trial_files(earlier.trials)):
         raise ConfigError(f"search.warm_start = {earlier.root} has no finished trial", "wait for it, or leave it out")
 
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from pipeline.tasks.asset_cache import cache_folder
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.settings import TaskSettings
 from pipeline.trainers.base import Judge, Task
@@ -62,3 +63,13 @@ def load_task(settings: TaskSettings, assets: str) -> Task:
         ConfigError: Something of the user's own cannot be used.
     """
     return task_kind(settings).load(settings, Path(assets) if assets else None)
+
+
+def built_task(settings: TaskSettings) -> tuple[Task, Path | None]:
+    """Return a task with its models, and the folder of what was built for it; ``None`` for the user's own models.
+
+    Raises:
+        ConfigError: Something of the user's own cannot be used.
+    """
+    assets = task_kind(settings).prepare(settings, cache_folder())
+    return load_task(settings, "" if assets is None else str(assets)), assets

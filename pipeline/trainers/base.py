@@ -90,6 +90,11 @@ class Task:
         """Return what an exported shape is bound to: a hash of the reward model."""
         return _identity(self.reward_model)
 
+    @property
+    def reward_name_and_identity(self) -> tuple[str, str]:
+        """Return the reward model's name, a file's without its folder, and its identity."""
+        return Path(self.reward_model.name).name, self.reward_identity
+
 
 @dataclass(frozen=True)
 class Judge:

@@ -28,9 +28,8 @@ def study_with(tmp_path: Path, winner: Arm | None, **changes: object) -> StudyFo
 
 def test_the_shape_comes_back_exactly_with_what_gives_it_meaning(tmp_path: Path) -> None:
     folder = study_with(tmp_path, Arm("7_0", SHAPE))
-    place = folder.trial_folder(7)
-    place.mkdir(parents=True)
-    write_json(place / "trial.json", {"index": 7, "arm": "7_0", "origin": "gp", "shape": SHAPE.to_dict()})
+    folder.trial_folder(7).mkdir(parents=True)
+    write_json(folder.ranking_file, [{"index": 7, "arm": "7_0", "mean": 1.0, "deviation": 0.1, "from_model": True}])
     exported = export_shape(folder, folder.config(), ("judge", "abc"), tmp_path / "export")
     found = ShapeFile.read(exported)
     assert found.shape == SHAPE == Shape.load(exported, "abc")

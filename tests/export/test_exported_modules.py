@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from pipeline.config.load import parse_config
-from pipeline.export.export import REFUSED, TRAINERS, export_winner, winner_models
+from pipeline.export.export import REFUSED, TRAINERS, export_winner
 from pipeline.export.reward_model_code import reward_model_code
 from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
+from pipeline.tasks.registry import built_task
 from pipeline.tasks.sentiment import task as sentiment
 from pipeline.trials.arm import Arm
 from shaping import ConfigError, Rollouts, Shape, Shaper
@@ -84,7 +85,7 @@ def test_a_trainers_module_rewards_tokens_as_the_study_did(kind: str, models: Pa
     study = finished(tmp_path, models, reward_model=reward_settings(kind, models))
     written = export_winner(study, tmp_path / "out", "trl")
     assert [path.name for path in written.paths] == ["shape.json", "shapetune_trl.py", "prompts.jsonl"]
-    task, _ = winner_models(study.config())
+    task, _ = built_task(study.config().task)
     assert task is not None
     made = loaded(written.paths[1]).make_shaper(task.tokenizer)
     responses = ["good.", "the music was dull; why", "a great cast"]
@@ -114,7 +115,7 @@ def test_tasks_with_models_of_their_own_go_with_them(chosen: dict[str, str], tmp
     study.create(tiny_config(task={"recipe": TINY_RECIPE, **chosen}, space=SHAPLEY_SPACE))
     write_json(study.winner_file, Arm("7_0", WINNER).to_dict())
     written = export_winner(study, tmp_path / "out", "trl")
-    task, _ = winner_models(study.config())
+    task, _ = built_task(study.config().task)
     assert task is not None
     prompts, responses = task.train_prompts, ["good, the music was dull and so was the plot", "a great cast"]
     rollouts = Rollouts.of_ids(
