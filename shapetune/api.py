@@ -98,7 +98,8 @@ class Study:
         if storage is None:
             return cls(StudyFolder.existing(Path(study)).root, name=Path(study).resolve().name)
         opened = cls(None, storage, str(study))
-        opened._rows()
+        # Refuses a name that the database does not hold.
+        _ = opened.is_running
         return opened
 
     def _files(self, wanted: str) -> StudyFolder:

@@ -54,12 +54,12 @@ def test_the_search_space(tmp_path: Path) -> None:
 
 
 def test_the_task(tmp_path: Path) -> None:
-    function, kind = part("A task")
+    function, kind, _ = part("A task")
     (tmp_path / "rewards.py").write_text(function)
     assert load_function(f"{tmp_path}/rewards.py:brevity", "x")(["a"], ["one two"]) == [0.96]
     assert parse_config({"name": "toy", **yaml.safe_load(part("A task", "yaml")[0])}, "x").task.name == "prompts"
     wanted = {name for name in vars(TaskKind) if not name.startswith("_")}
-    assert {name for name, value in names(kind).items() if callable(value)} == wanted
+    assert wanted <= {name for name, value in names(kind).items() if callable(value)}
 
 
 def test_the_trainer(tmp_path: Path) -> None:
