@@ -170,7 +170,6 @@ def test_an_exported_search_is_read_by_ax_alone(
     assert (mean, error) == (pytest.approx(expected, abs=1e-3), pytest.approx(expected_error, abs=1e-3))
 
 
-@pytest.mark.slow
 def test_a_study_is_opened_from_its_database_alone(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
