@@ -21,6 +21,9 @@ from tests.adapters.environments import answer_of
 from tests.adapters.exports import KL_COEF
 from tests.adapters.hand_gae import hand_gae, hand_whitened
 
+# Installs SkyRL into an environment of its own.
+pytestmark = pytest.mark.slow
+
 GIVEN = conversations()
 ROWS = range(len(GIVEN.responses))
 SUMMING = ("grpo", "rloo", "maxrl")

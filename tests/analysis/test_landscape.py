@@ -27,6 +27,9 @@ from shaping.shape import Shape
 from tests.support.search_stages import STEPS, level, tell
 from tests.support.studies import tiny_config
 
+# Gaussian processes are fitted again and again.
+pytestmark = pytest.mark.slow
+
 THREE = {"name": "credit_mix", "methods": ["prefix", "attention", "shapley"]}
 
 

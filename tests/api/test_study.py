@@ -20,6 +20,9 @@ from tests.support import slow_trainer
 from tests.support.servers.postgres import PASSWORD, PostgresServer
 from tests.support.studies import tiny_values
 
+# Whole studies, launched.
+pytestmark = pytest.mark.slow
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "study_8987f0a"
 POINT = {"weight_prefix": 0.5, "weight_attention": 0.2, "gae_lambda": 0.7}
 # A machine that has Ax and not this project.
@@ -167,7 +170,6 @@ def test_an_exported_search_is_read_by_ax_alone(
     assert (mean, error) == (pytest.approx(expected, abs=1e-3), pytest.approx(expected_error, abs=1e-3))
 
 
-@pytest.mark.slow
 def test_a_study_is_opened_from_its_database_alone(
     postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,12 +67,14 @@ def private_imports(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
 
 def private_uses(tree: ast.Module) -> set[str]:
     """Return every private name that a file uses of an object or a package that is not its own."""
-    found = set()
+    found, mine = set(), own_methods(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             found |= set(private_imports(node))
         elif isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value):
-            found.add(node.attr)
+            # A class may know the methods of another of its objects.
+            if not (isinstance(node.value, ast.Name) and node.attr in mine):
+                found.add(node.attr)
         elif isinstance(node, ast.keyword) and node.arg is not None and is_private(node.arg):
             found.add(node.arg)
         elif isinstance(node, ast.Dict):
@@ -83,6 +85,12 @@ def private_uses(tree: ast.Module) -> set[str]:
         elif isinstance(node, ast.ClassDef) and extends_a_library(node, tree):
             found |= inherited_names(node)
     return found
+
+
+def own_methods(tree: ast.Module) -> set[str]:
+    """Return the names of the methods that a file's classes define."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {each.name for node in classes for each in node.body if isinstance(each, ast.FunctionDef)}
 
 
 REACHING = ("getattr", "setattr", "hasattr", "delattr")
@@ -221,6 +229,8 @@ def test_every_replaced_name_is_there_and_replaced(place: str) -> None:
         ("class A(base):\n    def f(self):\n        return self._y", {"_y"}),
         ("from pipeline.a import T\nclass A(T):\n    def f(self):\n        return self._y", set()),
         ("class A(Exception):\n    def f(self):\n        return self._y", set()),
+        ("class A:\n    def _y(self):\n        return other._y()", set()),
+        ("from trl import T\nclass A(T):\n    def _y(self):\n        return super()._y()", {"_y"}),
     ],
 )
 def test_the_scan_sees_what_is_private(code: str, expected: set[str]) -> None:

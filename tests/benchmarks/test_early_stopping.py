@@ -33,6 +33,9 @@ from pipeline.trials.statistics import smoothed
 from pipeline.trials.types import Ending, Progress
 from pipeline.trials.types import Job as TrialJob
 
+# Gaussian processes are fitted again and again.
+pytestmark = pytest.mark.slow
+
 STOPPING = EarlyStoppingSettings(worst_percent=60, least_share=0.25, least_trials=3)
 
 

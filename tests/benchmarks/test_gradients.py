@@ -309,6 +309,7 @@ class InProcess:
     map = staticmethod(map)
 
 
+@pytest.mark.slow
 def test_the_whole_on_a_small_task(monkeypatch: pytest.MonkeyPatch) -> None:
     # Few words and one prompt: some hundred responses show where the gradient points.
     config, task = small_config(), few_words_trainer().task

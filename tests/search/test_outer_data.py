@@ -20,6 +20,9 @@ from shaping import METHODS
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.shape import Shape
 
+# Gaussian processes are fitted again and again.
+pytestmark = pytest.mark.slow
+
 SPACE = make_space("credit_mix", base=Shape(), methods=("prefix", "shapley"))
 SEEDS = (0, 1)
 
@@ -251,7 +254,6 @@ def test_saasbo_without_its_extra_is_refused_with_the_remedy(tmp_path: Path, mon
         outer_loop(tmp_path, model="saasbo")
 
 
-@pytest.mark.slow
 def test_saasbo_proposes_and_ranks(tmp_path: Path) -> None:
     pytest.importorskip("numpyro")
     outer = outer_loop(tmp_path, model="saasbo", trials=7)

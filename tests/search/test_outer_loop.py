@@ -17,6 +17,9 @@ from search_spaces import make_space
 from shaping.errors import ShapetuneError
 from shaping.shape import Shape
 
+# Gaussian processes are fitted again and again.
+pytestmark = pytest.mark.slow
+
 SPACE = make_space("credit_mix", base=Shape(), methods=("prefix", "attention", "shapley"))
 
 

@@ -17,6 +17,9 @@ from shaping.errors import ConfigError
 from tests.support.servers.serving import REPOSITORY, get, served, write_studies
 from tests.support.waiting import LIMIT_SECONDS
 
+# The command itself, started again and again.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def studies(tmp_path: Path) -> Path:

@@ -28,6 +28,9 @@ from tests.support.reports.synthetic_study import SyntheticStudy
 from tests.support.servers.serving import client_of, finish, write_studies
 from tests.support.waiting import LIMIT_SECONDS
 
+# Whole reports, made again and again.
+pytestmark = pytest.mark.slow
+
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}

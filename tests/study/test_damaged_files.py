@@ -16,6 +16,9 @@ from pipeline.runtime.files import DamagedFileError, read_json, read_saved
 from pipeline.trainers.ppo.checkpoint import Checkpoint, previous_checkpoint, read_checkpoint, write_checkpoint
 from tests.support.launches import write_config
 
+# Whole studies, launched again and again.
+pytestmark = pytest.mark.slow
+
 DAMAGES = {
     "empty": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],

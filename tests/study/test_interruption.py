@@ -22,6 +22,7 @@ def wait_for_steps(config: Path, process: subprocess.Popen[str], count: int) -> 
     wait_until(lambda: len(lines_of(log)) >= count, f"{count} steps are made", process=process)
 
 
+@pytest.mark.slow
 def test_a_study_that_is_stopped_again_and_again_ends_like_one_that_was_left_alone(tmp_path: Path) -> None:
     quiet = write_config(tmp_path / "quiet", "local", 0.0)
     launched(quiet)

@@ -19,6 +19,9 @@ from pipeline.trials.task_models import ReadyModels
 from pipeline.trials.types import Ending, Job, Progress
 from tests.support.studies import tiny_config
 
+# Whole studies, trained.
+pytestmark = pytest.mark.slow
+
 
 class Events:
     """A listener that writes down what it hears."""

@@ -34,6 +34,7 @@ def test_every_job_stands_in_the_file_once_it_is_told(tmp_path: Path) -> None:
     assert sorted(path.read_text().split()) == ["3", "4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_benchmark_that_is_told_to_end_takes_its_workers_along(number: signal.Signals, tmp_path: Path) -> None:
     path, begun = tmp_path / "saved", tmp_path / "begun"
