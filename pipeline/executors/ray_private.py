@@ -8,9 +8,13 @@ from shaping.errors import ConfigError
 PRIVATE_NAMES = {
     "ray._private.authentication.http_token_authentication": "Ray's headers for a token, to ask a cluster once "
     "whether it takes it; a public check of an address",
+    "_node_ip_address": "an option of ray.init, which otherwise listens on the machine's address; a public option",
     "ray.core.generated": "the messages of that question; the same",
 }
-CONNECT_SECONDS = 5.0
+# A busy head answers late; one that is not there refuses at once.
+CONNECT_SECONDS = 15.0
+# For ray.init: a cluster of this process's own listens on loopback alone.
+ON_LOOPBACK = {"_node_ip_address": "127.0.0.1"}
 TOKEN_REMEDY = (
     "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token, "
     "where it is not in ~/.ray/auth_token"

@@ -27,7 +27,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 from pipeline.executors.ray_address import check_address, use_given_token
-from pipeline.executors.ray_private import TOKEN_REMEDY
+from pipeline.executors.ray_private import ON_LOOPBACK, TOKEN_REMEDY
 
 use_given_token()
 
@@ -47,6 +47,8 @@ from shaping.errors import ShapetuneError
 
 # A worker reports about this often: often enough for a live display, rarely enough to cost nothing.
 REPORT_SECONDS = 1.0
+# What Ray raises where it cannot be reached or started.
+UNREACHABLE = (ConnectionError, RuntimeError, ValueError, OSError)
 
 
 class RayTuneExecutor:
@@ -99,7 +101,7 @@ class RayTuneExecutor:
         if self._address == "local":
             _demand_a_token()
             options |= {"num_cpus": self._slots * self._cpus, "num_gpus": self._machine_gpus}
-            options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            options |= {"include_dashboard": False, **ON_LOOPBACK}
         elif self._address != "auto":
             check_address(self._address, "executor.address =")
         try:
@@ -108,7 +110,10 @@ class RayTuneExecutor:
             raise ShapetuneError(
                 f"executor.address = {self._address!r}: Ray refuses without a token", TOKEN_REMEDY
             ) from error
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:
+            # A node that does not come up in time is a plain Exception.
+            if type(error) is not Exception and not isinstance(error, UNREACHABLE):
+                raise
             raise ShapetuneError(
                 f"executor.address = {self._address!r}: Ray could not be reached: {str(error).splitlines()[0]}",
                 "check the address, or set executor.address to local",

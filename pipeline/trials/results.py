@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from statistics import fmean
@@ -104,11 +104,11 @@ class RunResult:
         """
         run = cls(
             seed=int(values["seed"]),
-            curve=tuple(dict(point) for point in values["curve"]),
-            evaluation=dict(values["evaluation"]),
+            curve=tuple(_measures(point) for point in values["curve"]),
+            evaluation=_measures(values["evaluation"]),
             certificate=Certificate.from_dict(values["certificate"]),
-            held_out=tuple(dict(point) for point in values.get("held_out") or ()),
-            untrained=values.get("untrained"),
+            held_out=tuple(_measures(point) for point in values.get("held_out") or ()),
+            untrained=optional(_measures, values.get("untrained")),
             credit_tokens=optional(int, values.get("credit_tokens")),
             credit_coalitions=optional(int, values.get("credit_coalitions")),
             training_cpu_seconds=optional(float, values.get("training_cpu_seconds")),
@@ -166,6 +166,14 @@ def certificate_of(runs: Iterable[RunResult]) -> Certificate:
     return reduce(Certificate.merged, (run.certificate for run in runs))
 
 
-def optional(kind: type[Any], value: Any) -> Any:
+def optional(kind: Callable[[Any], Any], value: Any) -> Any:
     """Return a value as one of a kind; ``None`` stays."""
     return None if value is None else kind(value)
+
+
+def _measures(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return measures by name, each a number or ``None``; what else a file holds under a name is no measure."""
+    for name, value in values.items():
+        if name != "texts" and not isinstance(value, int | float | None):
+            raise ValueError(f"{name} is {value!r}, no number")
+    return dict(values)
