@@ -18,7 +18,6 @@ from pipeline.runtime.files import read_saved
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import best_of, read_status
-from pipeline.trials.arm import Arm
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 
@@ -159,7 +158,7 @@ class Study:
             ConfigError: No trial has completed yet.
         """
         if self.storage is None:
-            winner = read_saved(self._files("winner").winner_file, Arm.from_dict)
+            winner = self._files("winner").winner()
             if winner is not None:
                 return winner.shape
         best = best_of(self._rows())

@@ -11,7 +11,6 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_json
 from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status
@@ -21,7 +20,6 @@ from pipeline.trials.records import TrialState
 from pipeline.trials.results import RunResult, certificate_of
 from pipeline.trials.statistics import mean_and_error
 from shaping.printable import printable
-from shaping.shape import Shape
 
 # More columns than any table takes.
 UNLIMITED = 1_000
@@ -31,15 +29,14 @@ def show_summary(
     config: StudyConfig, folder: StudyFolder, verdict: Verdict | None, console: Console, wall_seconds: float
 ) -> None:
     """Print what the study found."""
-    winner = read_json(folder.winner_file)
+    winner = folder.winner()
     if winner is None:
         console.print("No trial of the search succeeded; shapetune status shows each one's reason.")
     else:
         stopped = _stopped_early(folder)
         if stopped:
             console.print(f"\n{stopped}")
-        shape = Shape.from_dict(winner["shape"]).describe()
-        console.print(f"\nwinner of the search: {_plain(winner['name'])}: {shape}\n")
+        console.print(f"\nwinner of the search: {_plain(winner.name)}: {winner.shape.describe()}\n")
     if verdict is not None:
         runs = confirmation_runs(folder)
         table = _table(runs, verdict)

@@ -7,10 +7,8 @@ from pathlib import Path
 
 from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import read_saved
 from pipeline.study.folder import StudyFolder
 from pipeline.tasks.prompt_file import PromptRow, read_answered
-from pipeline.trials.arm import Arm
 from shaping.credit import METHODS
 from shaping.errors import ConfigError
 from shaping.shape import Shape
@@ -78,7 +76,7 @@ def find_subject(question: ExplainRequest) -> Subject:
     config, study = _config(question.subject, question.changes)
     if study is None:
         return Subject(config.name, config)
-    winner = read_saved(study.winner_file, Arm.from_dict)
+    winner = study.winner()
     if winner is None and not question.methods and not question.shapes:
         raise ConfigError(f"{study.root} has no winner yet", "let its search finish, or name methods with --method")
     named = None if winner is None else (f"winner of {config.name}", winner.shape)

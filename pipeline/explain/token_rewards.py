@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from pipeline.explain.samples import TokenRow, TokenSample
-from pipeline.runtime.files import read_saved, understood, write_json
+from pipeline.runtime.files import understood, write_json
 from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
 from pipeline.study.prepared import PreparedStudy
 from pipeline.tasks.registry import load_task
 from pipeline.trainers.base import Judge, SampleText, Task
-from pipeline.trials.arm import WINNER, Arm
+from pipeline.trials.arm import WINNER
 from pipeline.trials.records import trial_files
 from pipeline.trials.results import RunResult
 from shaping.alignment import DecodedRollouts
@@ -51,7 +51,7 @@ def write_token_rewards(prepared: PreparedStudy) -> None:
     A custom trainer's responses are not known.
     """
     folder, config = prepared.folder, prepared.config
-    winner = read_saved(folder.winner_file, Arm.from_dict)
+    winner = folder.winner()
     if winner is None or folder.tokens_file.exists():
         return
     samples: list[dict[str, Any]] = []
@@ -147,6 +147,6 @@ def winner_texts(folder: StudyFolder) -> list[SampleText]:
 
 
 def _search_runs(folder: StudyFolder) -> list[RunResult]:
-    winner = read_saved(folder.winner_file, Arm.from_dict)
+    winner = folder.winner()
     found = (files.result() for files in trial_files(folder.trials))
     return [run for saved in found if saved and winner and saved.arm.name == winner.name for run in saved.result.runs]

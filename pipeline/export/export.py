@@ -17,7 +17,6 @@ from pipeline.runtime.environment import installed_versions
 from pipeline.runtime.files import read_saved, write_text
 from pipeline.study.folder import StudyFolder
 from pipeline.tasks.registry import built_task
-from pipeline.trials.arm import Arm
 from shaping.errors import ConfigError
 from shaping.shape_file import ShapeFile
 
@@ -62,7 +61,7 @@ def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, 
     Raises:
         ConfigError: The study has no winner yet.
     """
-    winner = read_saved(folder.winner_file, Arm.from_dict)
+    winner = folder.winner()
     if winner is None:
         raise ConfigError(f"{folder.root} has no winner yet", "let shapetune launch finish its search first")
     name, sha256 = reward_model or (None, None)

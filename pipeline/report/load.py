@@ -55,7 +55,7 @@ def load_report_data(folder: StudyFolder, modelled: bool = False, with_ax: bool 
         config=config,
         config_yaml=folder.config_file.read_text(encoding="utf-8"),
         trials=tuple(trials),
-        winner=read_saved(folder.winner_file, Arm.from_dict),
+        winner=folder.winner(),
         verdict=read_saved(folder.verdict_file, Verdict.from_dict),
         confirmed=confirmed,
         untrained=_metrics(untrained_runs({name: runs for name, (_, runs) in arms.items()})),

@@ -13,8 +13,9 @@ from typing import Any
 
 from pipeline.config.load import FORMAT, FORMAT_KEY, load_config
 from pipeline.config.schema import StudyConfig
-from pipeline.runtime.files import write_text
+from pipeline.runtime.files import read_saved, write_text
 from pipeline.study.lock import lock_holder, study_lock
+from pipeline.trials.arm import Arm
 from shaping.errors import ConfigError
 
 # A study of the built-in size writes some 5 MB; Ray and SQLite need room to work.
@@ -137,6 +138,14 @@ class StudyFolder:
     def runner(self) -> str | None:
         """Return who runs the study, in words; ``None`` where nobody does."""
         return lock_holder(self._lock_file)
+
+    def winner(self) -> Arm | None:
+        """Return the search's winner; ``None`` before one was chosen.
+
+        Raises:
+            DamagedFileError: Its file is not what was written.
+        """
+        return read_saved(self.winner_file, Arm.from_dict)
 
     def count_trials(self) -> int:
         """Return the number of the search's trials so far, however they stand."""
