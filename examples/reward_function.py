@@ -2,8 +2,9 @@
 
     python examples/reward_function.py
 
-A tiny policy learns by ``shapetune train examples/reward_function.yaml --weight prefix=1``. With ``shapetune launch`` a
-study searches the best shape for the same rules. This script takes 11 s on two cores, and prints
+It makes a tiny policy and trains it by ``shapetune train examples/reward_function.yaml --weight prefix=1``. With your
+policy in that config, ``shapetune launch`` searches the best shape for the same rules.
+This script takes 11 s on two cores, and prints
 
     3 of 4 rules kept by ' good.'
     4 of 4 rules kept by ' good, but slow.'
