@@ -32,7 +32,9 @@ check: $(VENV)/.tested
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy docs/build.py docs/generate.py
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive shaping search_spaces pipeline shapetune benchmarks
+	$(BIN)/mypy examples
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive shaping search_spaces pipeline shapetune benchmarks \
+		examples
 
 # Debian's browser, which opens the pages in the tests; where it cannot be installed, they say how to go without.
 browser:

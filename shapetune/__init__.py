@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pipeline.config.schema import StudyConfig
+    from pipeline.trainers.base import TrainingJob
     from shapetune.api import Study, launch, load_config
     from shaping.errors import ConfigError, ShapetuneError
     from shaping.rollouts import Rollouts
@@ -31,6 +32,7 @@ else:
         "Shaper": "shaping.shaper",
         "ShapetuneError": "shaping.errors",
         "Study": "shapetune.api",
+        "TrainingJob": "pipeline.trainers.base",
         "StudyConfig": "pipeline.config.schema",
         "launch": "shapetune.api",
         "load_config": "shapetune.api",
@@ -55,6 +57,7 @@ __all__ = [
     "ShapetuneError",
     "Study",
     "StudyConfig",
+    "TrainingJob",
     "__version__",
     "launch",
     "load_config",

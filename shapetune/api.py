@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from pipeline.config.load import find_config, parse_config
 from pipeline.config.load import load_config as load_file
 from pipeline.config.schema import StudyConfig
@@ -46,14 +44,14 @@ def load_config(config: str | Path, *changes: str) -> StudyConfig:
 def launch(
     config: StudyConfig | Mapping[str, Any] | str | Path,
     studies: str | Path = STUDIES,
-    console: Console | None = None,
+    quiet: bool = False,
 ) -> Study:
     """Run a study to its end, or resume it where it stopped, and return it.
 
     Args:
         config: A config, its plain values, or what ``load_config`` takes.
         studies: The folder that studies are in.
-        console: Where progress is shown; by default on standard output.
+        quiet: Whether nothing is printed; otherwise progress and verdict are, as by ``shapetune launch``.
 
     Raises:
         ConfigError: A value cannot be used; nothing was begun.
@@ -65,7 +63,7 @@ def launch(
         config = parse_config(dict(config), "config")
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.commands.launch import launch_config
-    return Study.open(launch_config(config, Path(studies), console or open_console()).root)
+    return Study.open(launch_config(config, Path(studies), open_console(quiet=quiet)).root)
 
 
 @dataclass(frozen=True)
@@ -185,6 +183,17 @@ class Study:
             ConfigError: Only the study's database is known.
         """
         return read_saved(self._files("tokens").tokens_file, read_samples) or ()
+
+    def point(self, shape: Shape) -> dict[str, Any]:
+        """Return a shape as a point of the study's space: what the client of Ax is asked about.
+
+        Args:
+            shape: One that the space holds, such as ``best_shape``.
+
+        Raises:
+            ConfigError: The space does not hold it, or only the study's database is known.
+        """
+        return dict(self.config.make_space().encode(shape))
 
     def ax_client(self) -> Client:
         """Return a client of Ax that knows the search as it stands now, with its model fitted: it takes seconds.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 import shapetune
 from pipeline.cli import _run
@@ -61,7 +59,7 @@ def values(folder: Path, **changes: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("api")
-    return shapetune.launch(values(folder), folder / "studies", Console(file=io.StringIO()))
+    return shapetune.launch(values(folder), folder / "studies", quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +91,25 @@ def test_a_launch_returns_its_study_with_everything_it_found(ended: Study) -> No
     assert verdict is not None and {each.rival for each in verdict.differences} >= {"sparse", "uniform"}
     assert not ended.is_running and ended.tokens == () and ended.config.name == ended.name == "s"
     assert isinstance(ended.best_shape, Shape)
+    point = ended.point(ended.best_shape)
+    assert set(point) == set(POINT) and point["gae_lambda"] == ended.best_shape.gae_lambda
+    assert ended.ax_client().predict([point])[0]["J"][0] == pytest.approx(best["J"], abs=0.5)
     assert ended.folder is not None
     again = Study.open(ended.folder)
     assert again.trials().equals(trials) and again.verdict == verdict
 
 
-def test_launching_again_resumes_and_a_config_may_be_given_in_every_form(ended: Study, tmp_path: Path) -> None:
+def test_launching_again_resumes_and_a_config_may_be_given_in_every_form(
+    ended: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ended.folder is not None
-    said = io.StringIO()
     studies = ended.folder.parent
     config = ended.config
-    assert shapetune.launch(config, studies, Console(file=said, width=200)).trials().equals(ended.trials())
+    capsys.readouterr()
+    assert shapetune.launch(config, studies).trials().equals(ended.trials())
+    assert "winner of the search" in capsys.readouterr().out
+    assert shapetune.launch(config, studies, quiet=True).folder == ended.folder
+    assert capsys.readouterr().out == ""
     file = tmp_path / "s.yaml"
     file.write_text(config.to_yaml())
     assert shapetune.load_config(file, "ppo.steps=9").ppo.steps == 9
@@ -175,7 +181,7 @@ def test_a_study_is_opened_from_its_database_alone(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     url = postgres.url(postgres.new_database())
-    study = shapetune.launch(values(tmp_path, storage={"url": url}), tmp_path / "studies", Console(file=io.StringIO()))
+    study = shapetune.launch(values(tmp_path, storage={"url": url}), tmp_path / "studies", quiet=True)
     (tmp_path / "studies").rename(tmp_path / "away")
     alone = Study.open("s", storage=url)
     kept = Study.open(tmp_path / "away" / "s")

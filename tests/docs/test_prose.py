@@ -11,7 +11,8 @@ from tests.docs.prose import mean_length, sentences, words
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / f"{name}.md" for name in ("CHANGELOG", "CONTRIBUTING"))])
+BESIDE = ("CHANGELOG", "CONTRIBUTING", "examples/README")
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / f"{name}.md" for name in BESIDE)])
 README_MEAN, PAGE_MEAN, README_LONGEST = 20, 22, 25
 
 PAGE = """\
