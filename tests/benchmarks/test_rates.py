@@ -32,6 +32,7 @@ def test_the_tasks_are_those_that_were_tuned() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
 def test_the_best_learning_rate_is_chosen_on_tuning_seeds_and_run_on_fresh_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

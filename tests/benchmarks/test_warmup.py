@@ -21,6 +21,7 @@ PREFIX = Candidate(WINNER, Arm(WINNER, Shape(weights={"prefix": 1.0}, gae_lambda
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
 def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,7 +68,11 @@ def test_facts_of_another_kind_are_named(content, whole_study):
 def test_stages_add_up_what_their_finished_runs_took(whole_study):
     whole_study.trial(12, "other", "earlier study", whole_study.mix(0.4, 0.1), 1.2)
     search, confirmation = load_report_data(whole_study.folder).provenance.stages
-    kept = [json.loads(path.read_text()) for path in whole_study.folder.results() if path.parent.name != "12"]
+    kept = [
+        json.loads(path.read_text())
+        for path in sorted(whole_study.folder.trials.glob("*/result.json"))
+        if path.parent.name != "12"
+    ]
     runs = [run for each in kept for run in each["runs"]]
     runs.append(json.loads((whole_study.folder.trial_folder(11) / "seed-0.json").read_text()))
     assert search.runs == len(runs) == 21

@@ -148,7 +148,11 @@ REFUSED: list[tuple[dict[str, Any], list[str], list[str]]] = [
     ({"reward_model": {"function": "rewards.py"}}, [], ["task.reward_model.function", "rewards.py", "pattern"]),
     ({"reward_model": {"function": "rewards.py:vowls"}}, [], ["task.reward_model.function", "no function vowls"]),
     ({"reward_model": {"function": "no.such:score"}}, [], ["task.reward_model.function", "cannot be imported"]),
-    ({"reward_model": {"function": "away.py:score"}}, [], ["task.reward_model.function", "away.py", "imported"]),
+    (
+        {"reward_model": {"function": "away.py:score"}},
+        [],
+        ["task.reward_model.function", "there is no file", "away.py"],
+    ),
     ({"gold_model": {"model": "./missing"}}, [], ["task.gold_model.model", "no folder"]),
     ({"prompts": "missing.jsonl"}, [], ["task.prompts", "missing.jsonl", "does not exist", "beside the config"]),
     ({"held_out_prompts": "b.jsonl"}, [], ["task", "held_out_share", "one of them"]),

@@ -313,6 +313,7 @@ def test_a_network_that_was_taught_a_truth_knows_most_of_it() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_process")
 def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "find_config", lambda _: find_config("smoke"))
     monkeypatch.setattr(whole, "runs_file", lambda label: tmp_path / f"papers-{label}.csv")
