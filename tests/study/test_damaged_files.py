@@ -17,7 +17,7 @@ from pipeline.trainers.ppo.checkpoint import Checkpoint, previous_checkpoint, re
 from tests.support.launches import write_config
 
 # Whole studies, launched again and again.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_ax_analyses")]
 
 DAMAGES = {
     "empty": lambda content: b"",
