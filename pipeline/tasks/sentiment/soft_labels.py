@@ -8,10 +8,6 @@ the targets (distillation, Hinton et al., arXiv 1503.02531). No held-out review 
 from __future__ import annotations
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import make_union
 
 FOLDS = 5
 INVERSE_REGULARIZATION = 3.0
@@ -28,6 +24,12 @@ def soft_labels(texts: list[str], fresh: list[bool], teacher_share: float) -> li
     labels = np.array(fresh, dtype=float)
     if teacher_share == 0:
         return [float(value) for value in labels]
+    # Workers load what was built, and need none of it.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_union
+
     words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=3, sublinear_tf=True)
     features = make_union(words, letters).fit_transform(texts)
