@@ -179,6 +179,8 @@ class CreditMix:
                 raise ConfigError(f"{label} = {value:g} is outside space.{label} = [{low:g}, {high:g}]", "widen it")
         if not self._is_balanced:
             among = math.fsum(shape.weights.get(name, 0.0) for name in self.methods)
+            # Weights that sum to 1 up to rounding are left alone: divided, they would be another point.
+            among = among if abs(among - 1) > EXACT else 1.0
             shares = {name: shape.weights.get(name, 0.0) / among for name in self.methods}
         values = {f"weight_{name}": share for name, share in shares.items()} | {"gae_lambda": shape.gae_lambda}
         bounds = self.bounds

@@ -64,6 +64,15 @@ def test_shape_of_the_space_survives_encoding(given):
     assert space.decode(space.encode(shape)) == shape
 
 
+def test_weights_that_sum_to_one_up_to_rounding_survive_encoding():
+    # The four sum to 1 + 2e-16: whoever divides them by it changes the last digit of three.
+    weights = (0.5192885711174916, 0.1298221427793729, 0.1298221427793729, 0.22106714332376273)
+    space = CreditMix(Shape(), MIXABLE[:5], balance=(1.0, 1.0))
+    free = [name for name in space.bounds if name.startswith("weight_")]
+    shape = space.decode({**dict(zip(free, weights, strict=True)), "gae_lambda": 1.0})
+    assert space.decode(space.encode(shape)) == shape
+
+
 def test_shape_of_a_point_just_beyond_the_face_survives_encoding():
     # The sum is 1 + 1e-12; divided by it, the weights still do not sum to 1 exactly.
     weights = (0.10683334097475201, 0.4062487006158855, 0.4753595054936883, 0.01155845291577423)
