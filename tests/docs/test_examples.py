@@ -18,6 +18,8 @@ import shapetune
 from pipeline.tasks.custom.reward_models import load_function
 from shaping import Rollouts
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.name != "tiny.py")

@@ -21,6 +21,8 @@ from pipeline.search.ax_analyses import AxAnalysis
 from shaping.shape import Shape
 from tests.support.reports.page import HOSTILE, Page
 
+pytestmark = pytest.mark.slow
+
 
 def grid(divisions: int) -> list[tuple[float, float, float]]:
     return [

@@ -19,6 +19,8 @@ from shaping.errors import ShapetuneError
 from tests.support.hostile import ALL, OWNED, PAYLOADS, Page, hostile_study
 from tests.support.reports.synthetic_study import SyntheticStudy
 
+pytestmark = pytest.mark.slow
+
 # Tags that Plotly's own text renderer knows; a text must reach it with none of them.
 PLOTLY_TAGS = re.compile(r"<\s*/?\s*(a|b|i|br|em|sub|sup|span|strong|extra|img|svg|script)\b", re.IGNORECASE)
 OURS = ("<b>", "</b>", "<br>", "<extra>", "</extra>")

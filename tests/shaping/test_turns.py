@@ -23,6 +23,8 @@ from tests.support.models.tiny_models import (
     tiny_tokenizer,
 )
 
+pytestmark = pytest.mark.slow
+
 every_method = pytest.mark.parametrize("name", sorted(METHODS))
 PROMPT = [BOS, *encode("the film")]
 ANSWER, TOOL = True, False

@@ -15,6 +15,8 @@ from pipeline.study.warm_start import check_warm_start
 from shaping.errors import ConfigError
 from tests.support.search_stages import config_of, level, stage_of, tell
 
+pytestmark = pytest.mark.slow
+
 
 def finish(stage: SearchStage) -> None:
     while (job := stage.ask()) is not None:

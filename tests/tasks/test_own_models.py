@@ -36,6 +36,8 @@ from tests.support.models.own_models import (
 )
 from tests.support.models.tiny_families import byte_tokenizer, tiny_family
 
+pytestmark = pytest.mark.slow
+
 FUNCTION = "def vowels(prompts, responses):\n    return [sum(map(r.count, 'aeiou')) / 4 for r in responses]\n"
 
 

@@ -39,6 +39,8 @@ from tests.support.models.own_models import END, chat_tokenizer, own_policy
 from tests.support.models.tiny_models import BOS, EOS, tiny_tokenizer
 from tests.support.studies import TINY_RECIPE, tiny_config
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [" and warm, wise", " is not good at all; so dull and long.", " a", " of the film: a joy!"]
 every_tier = pytest.mark.parametrize("tier", ["encoder", "foreign", "foreign_encoder"], indirect=True)
 every_foreign_tier = pytest.mark.parametrize("tier", ["foreign", "foreign_encoder"], indirect=True)

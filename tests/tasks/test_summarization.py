@@ -41,6 +41,8 @@ from shaping.errors import ConfigError
 from shaping.rollouts import padded
 from shaping.scoring import score_responses
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {
     "vocabulary": 400,
     "hidden_size": 16,

@@ -14,6 +14,8 @@ from shaping.errors import ConfigError
 from tests.support.waiting import LIMIT_SECONDS
 from tests.trainers.ppo.two_processes import CASES, trained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
