@@ -96,6 +96,11 @@ def test_a_field_is_said_once_and_of_the_gravest_doubt(make):
     assert len(doubts(known)) == 7
 
 
+def test_the_page_is_named_by_what_it_compares(make):
+    assert Page(render_comparison(compared(make("one"), make("other")))).text.count("Comparison of 2 studies") == 2
+    assert "StudyComparison" not in render_comparison(compared(make("one"), make("other")))
+
+
 def test_the_table_says_what_each_study_found(make):
     one = make("one")
     study = compared(one, make("other")).studies[0]
