@@ -53,12 +53,13 @@ def load_module(place: str, field: str) -> ModuleType:
     except (ImportError, OSError) as error:
         raise ConfigError(f"{field}: {place} cannot be imported: {error}", remedy) from error
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        raise ConfigError(
-            f"{field}: {place} cannot be imported: {type(error).__name__}: {error} "
-            f"({where.filename}, line {where.lineno})",
-            "correct it",
-        ) from error
+        raise ConfigError(f"{field}: {place} cannot be imported: {error_and_place(error)}", "correct it") from error
+
+
+def error_and_place(error: Exception) -> str:
+    """Return the kind of an error that the user's code raised, its words, and its file and line."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
 
 
 def _file_module(path: Path) -> ModuleType:

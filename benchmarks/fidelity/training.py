@@ -21,6 +21,7 @@ from pipeline.trainers.ppo.run import InnerRun
 from pipeline.trainers.ppo.trainer import PPOTrainer
 from pipeline.trials.arm import Arm
 from pipeline.trials.results import RunResult
+from pipeline.trials.run import ppo_result
 
 LAMBDAS = (0.8, 0.95)
 # Those of the quickstart's search and confirmation, and of the papers' comparison, are other ones.
@@ -47,17 +48,7 @@ class Lesson(Planned):
             run = InnerRun(trainer, self.config.evaluation, Path(folder) / "checkpoint.safetensors", self.job)
             for _ in run.steps():
                 pass
-        return RunResult(
-            seed=self.seed,
-            curve=tuple(run.curve),
-            evaluation=run.result().to_dict(),
-            certificate=trainer.certificate,
-            held_out=tuple(run.held_out),
-            credit_tokens=trainer.credit_tokens,
-            credit_coalitions=trainer.credit_coalitions,
-            training_cpu_seconds=run.training_cpu_seconds,
-            wall_seconds=time.perf_counter() - started,
-        )
+        return ppo_result(trainer, run, self.seed, started)
 
 
 def lessons(

@@ -57,9 +57,9 @@ def _found(study: Path) -> dict[str, Any]:
     # As before there were records: the winner files in results/ are in this order and this form.
     folders = sorted((study / "trials").glob("*"))
     trials = [
-        {"trial": read_json(path / "trial.json"), "J": list(metrics["objective"])}
+        {"trial": read_json(path / "trial.json"), "J": list(summary[1]["objective"])}
         for path in folders
-        if (metrics := TrialFiles(path).metrics()) is not None
+        if (summary := TrialFiles(path).summary()) is not None
     ]
     return {"arm": {name: winner[name] for name in ("name", "shape", "critic")}, "searched": trials}
 

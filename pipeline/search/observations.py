@@ -16,7 +16,7 @@ from ax.core.trial_status import TrialStatus
 
 from pipeline.config.settings import SearchSettings
 from pipeline.storage.keys import DEVIATION, OBJECTIVE, PROJECTED, SEED
-from pipeline.trials.records import Metrics
+from pipeline.trials.results import Metrics
 from shaping.certificate import Certificate
 from shaping.method_names import SPARSE
 

@@ -73,13 +73,13 @@ def read_status(folder: StudyFolder) -> list[dict[str, Any]]:
 
 
 def _row(files: TrialFiles, plan: Plan, progress: LaunchProgress | None) -> dict[str, Any]:
-    record, index = files.record(), int(files.folder.name)
-    row: dict[str, Any] = {"index": index, "arm": "", "origin": "", "shape": None, **UNKNOWN, "state": files.state}
+    record, index, state = files.record(), int(files.folder.name), files.state
+    row: dict[str, Any] = {"index": index, "arm": "", "origin": "", "shape": None, **UNKNOWN, "state": state}
     if record is not None:
         shape = None if record.shape is None else record.shape.to_dict()
         row |= {"index": record.index, "arm": record.arm, "origin": record.origin, "shape": shape}
         row["taken_over"] = record.is_taken_over
-    match files.state:
+    match state:
         case TrialState.STOPPED:
             return row | _stopped(files, plan)
         case TrialState.FAILED:
@@ -107,8 +107,9 @@ def _stopped(files: TrialFiles, plan: Plan) -> dict[str, Any]:
 
 
 def _completed(files: TrialFiles) -> dict[str, Any]:
-    metrics, arm = files.metrics(), files.arm()
-    assert metrics is not None and arm is not None
+    summary = files.summary()
+    assert summary is not None
+    arm, metrics = summary
     with understood(files.folder / "result.json"):
         mean, error = metrics["objective"]
         return {"shape": arm.shape.to_dict(), "J": mean, "J_standard_error": error, "kl_nats": metrics["kl_nats"][0]}

@@ -15,10 +15,8 @@ from typing import Any
 
 from pipeline.runtime.files import read_lines, read_saved, understood, write_json
 from pipeline.trials.arm import Arm
-from pipeline.trials.results import RunResult, TrialResult, optional
+from pipeline.trials.results import Metrics, RunResult, TrialResult, metrics_of
 from shaping.shape import Shape
-
-Metrics = Mapping[str, tuple[float, float | None]]
 
 
 class TrialState(StrEnum):
@@ -194,9 +192,9 @@ class TrialFiles:
         """Return the result; ``None`` without one."""
         return read_saved(self._result, lambda saved: SavedResult(_arm(saved), TrialResult.from_dict(saved)))
 
-    def metrics(self) -> Metrics | None:
-        """Return the means and standard errors of the result alone, which is all that a table of trials shows."""
-        return read_saved(self._result, _metrics)
+    def summary(self) -> tuple[Arm, Metrics] | None:
+        """Return arm, means and standard errors of the result alone, which is all that a table of trials shows."""
+        return read_saved(self._result, lambda saved: (_arm(saved), metrics_of(saved)))
 
     def failure(self) -> FailureRecord | None:
         """Return why the trial was given up; ``None`` where it was not."""
@@ -278,10 +276,6 @@ def trial_files(trials: Path) -> list[TrialFiles]:
 
 def _arm(saved: Mapping[str, Any]) -> Arm:
     return Arm.from_dict(saved["arm"])
-
-
-def _metrics(saved: Mapping[str, Any]) -> Metrics:
-    return {str(name): (float(pair[0]), optional(float, pair[1])) for name, pair in saved["metrics"].items()}
 
 
 def _attempt(line: Mapping[str, Any]) -> AttemptRecord:

@@ -17,6 +17,8 @@ EVALUATED = ("objective", "reward", "kl_nats", "response_tokens", "entropy_nats"
 # How the machine of a custom trainer's run says its precision: of its credit's cost nothing is known.
 CUSTOM_TRAINER = "own trainer"
 
+Metrics = Mapping[str, tuple[float, float | None]]
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -130,7 +132,7 @@ class TrialResult:
         runs: Each seed's.
     """
 
-    metrics: Mapping[str, tuple[float, float | None]]
+    metrics: Metrics
     certificate: Certificate
     runs: tuple[RunResult, ...]
 
@@ -157,8 +159,12 @@ class TrialResult:
         runs = tuple(RunResult.from_dict(run) for run in values["runs"])
         if "metrics" not in values:
             return cls.of(runs)
-        metrics = {str(name): (float(pair[0]), optional(float, pair[1])) for name, pair in values["metrics"].items()}
-        return cls(metrics, Certificate.from_dict(values["certificate"]), runs)
+        return cls(metrics_of(values), Certificate.from_dict(values["certificate"]), runs)
+
+
+def metrics_of(values: Mapping[str, Any]) -> Metrics:
+    """Return the means and standard errors of a result's plain values."""
+    return {str(name): (float(pair[0]), optional(float, pair[1])) for name, pair in values["metrics"].items()}
 
 
 def certificate_of(runs: Iterable[RunResult]) -> Certificate:

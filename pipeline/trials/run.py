@@ -20,6 +20,8 @@ from pipeline.trials.types import Job, Progress
 
 if TYPE_CHECKING:
     from pipeline.trainers.base import Task
+    from pipeline.trainers.ppo.run import InnerRun
+    from pipeline.trainers.ppo.trainer import PPOTrainer
 
 
 def run_trial(job: Job) -> Iterator[Progress | TrialResult]:
@@ -92,7 +94,19 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | Ru
     for point in run.steps():
         step = len(run.curve) - 1
         yield Progress(step + 1, seed, step, point.to_dict())
-    yield RunResult(
+    yield replace(ppo_result(trainer, run, seed, started), machine=where(trainer.processes.device, trainer.precision))
+
+
+def ppo_result(trainer: PPOTrainer, run: InnerRun, seed: int, started: float) -> RunResult:
+    """Return what a run of the built-in PPO that has made all its steps came to; of the machine it says nothing.
+
+    Args:
+        trainer: It trained.
+        run: It made the steps.
+        seed: Of everything random.
+        started: When the attempt began, as ``time.perf_counter`` says it.
+    """
+    return RunResult(
         seed=seed,
         curve=tuple(run.curve),
         evaluation=run.result().to_dict(),
@@ -103,7 +117,6 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | Ru
         credit_coalitions=trainer.credit_coalitions,
         training_cpu_seconds=run.training_cpu_seconds,
         wall_seconds=time.perf_counter() - started,
-        machine=where(trainer.processes.device, trainer.precision),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from shaping.reward_models import (
     TextRewardModel,
 )
 from shaping.rollouts import opening_tokens
-from shaping.user_code import load_callable
+from shaping.user_code import error_and_place, load_callable
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
 
@@ -78,10 +77,8 @@ def load_function(reference: str, field: str) -> RewardFunction:
     try:
         scores = [float(score) for score in function(["A prompt."], [""])]
     except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
-            f"{field}: {name}(['A prompt.'], ['']) fails with {type(error).__name__}: {error} "
-            f"({where.filename}, line {where.lineno})",
+            f"{field}: {name}(['A prompt.'], ['']) fails with {error_and_place(error)}",
             "it takes a list of prompts and a list of responses, also empty ones, and returns a list of numbers",
         ) from error
     if len(scores) != 1:
