@@ -38,7 +38,8 @@ def integrated_gradients(
         total = torch.zeros_like(own)
         for point, weight in zip(points, weights, strict=True):
             place = (baseline + point * difference).requires_grad_(True)
-            (gradient,) = torch.autograd.grad(score(place).sum(), place)
+            # A copy: some models change what they are given in place.
+            (gradient,) = torch.autograd.grad(score(place.clone()).sum(), place)
             total = total + weight * gradient
         found: Tensor = (difference.float() * total.float()).sum(dim=2)
         return found

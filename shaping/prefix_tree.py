@@ -17,7 +17,7 @@ Notation: ``L`` nodes of a pass, ``R`` rows, ``W`` the longest row.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class TreePass:
         rows: Which distinct rows these are.
         row_of: For each node of a row its row in this pass, for a prompt's nodes the first row below: ``L``.
         prompt_tokens: Length of each tree's prompt.
-        leaves: The node at which each row ends: ``R``.
+        leaves: The node at which each row is read, its last one unless that is padding: ``R``.
     """
 
     ids: Tensor
@@ -66,6 +66,7 @@ class PrefixTree:
         lengths: Their lengths: ``R``.
         shared: How many of its first tokens a row shares with the row before it: ``R``.
         inverse: The distinct row of each given row.
+        read: How many of its tokens, its prompt's included, a row has up to where its score is read: ``R``.
         places: Where behind its prompt each word stands, not only how deep, if rows have gaps: ``R x W``.
     """
 
@@ -76,6 +77,7 @@ class PrefixTree:
     lengths: Tensor
     shared: Tensor
     inverse: Tensor
+    read: Tensor
     places: Tensor | None = None
 
     @classmethod
@@ -87,6 +89,7 @@ class PrefixTree:
         words: Tensor,
         share: bool = True,
         places: Tensor | None = None,
+        padding: int | None = None,
     ) -> PrefixTree:
         """Return the tree of rows ``words`` (``n x W``) below the prompts (``B x P``, masked) of their owners.
 
@@ -97,6 +100,7 @@ class PrefixTree:
             words: Rows.
             share: False gives every row tokens of its own: packed, but not shared.
             places: Where each word stands, rising along a row: tokens are alike only where these are too.
+            padding: A row is read at the last of its tokens that is not this one, as the library reads it.
         """
         prompts, prompt_tokens, group = _distinct_prompts(prompts, prompt_mask)
         if places is not None:
@@ -114,10 +118,18 @@ class PrefixTree:
         real = words != NO_TOKEN
         if places is not None:
             words, places = torch.where(real, words % tokens, NO_TOKEN), torch.where(real, words // tokens, NO_TOKEN)
-        return cls(prompts, prompt_tokens, prompt, words, real.sum(dim=1), shared, inverse, places)
+        lengths = prompt_tokens[prompt] + real.sum(dim=1)
+        tree = cls(prompts, prompt_tokens, prompt, words, real.sum(dim=1), shared, inverse, lengths, places)
+        return tree if padding is None else replace(tree, read=_read_at(*tree.rows(), padding))
 
     def passes(self, max_tokens: int) -> Iterator[TreePass]:
         """Yield passes of at most ``max_tokens`` nodes, or of one row and its prompt where that is longer."""
+        for rows, _ in self.cuts(max_tokens):
+            yield self.one_pass(rows)
+
+    def cuts(self, max_tokens: int) -> list[tuple[slice, int]]:
+        """Return the rows of each of those passes, and its nodes."""
+        found: list[tuple[slice, int]] = []
         opens = _changes(self.prompt)
         trees = torch.nonzero(opens).squeeze(1)
         cost = self.lengths - self.shared + torch.where(opens, self.prompt_tokens[self.prompt], 0)
@@ -129,8 +141,9 @@ class PrefixTree:
                 tree = int(trees[torch.searchsorted(trees, end, right=True) - 1])
                 # A tree that fits a pass of its own is not cut.
                 end = tree if tree > start else end
-            yield self._one_pass(slice(start, end))
+            found.append((slice(start, end), int(total[end - 1]) - int(before)))
             start = end
+        return found
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Return every distinct row after its prompt, padded on the right with id 0, and its length."""
@@ -150,7 +163,8 @@ class PrefixTree:
         left = torch.argsort((~real).to(torch.int8), dim=1, stable=True)
         return torch.where(real, torch.cat([of_prompts[self.prompt], of_words], dim=1), 0).gather(1, left)
 
-    def _one_pass(self, rows: slice) -> TreePass:
+    def one_pass(self, rows: slice) -> TreePass:
+        """Return the nodes of some rows and of their prompts."""
         prompt, words, lengths = self.prompt[rows], self.words[rows], self.lengths[rows]
         shared = torch.cat([torch.zeros(1, dtype=torch.long), self.shared[rows][1:]])
         opens = _changes(prompt)
@@ -176,10 +190,12 @@ class PrefixTree:
         if self.places is not None:
             positions = depths.clone()
             positions[made] = (prompt_tokens[:, None] + self.places[rows])[is_new]
-        deepest = (lengths - 1).clamp(min=0)[:, None]
-        leaves = paths.gather(1, deepest).squeeze(1) if words.shape[1] else first - 1
-        # A row without tokens is read at the end of its prompt, and stands first in its tree.
-        leaves = torch.where(lengths > 0, leaves, first - 1)
+        in_words, read = self.read[rows] - prompt_tokens, self.read[rows]
+        # A row without tokens, or with nothing but padding, is read in its prompt.
+        leaves = starts[opens.cumsum(0) - 1] + read - 1
+        if words.shape[1]:
+            deep = paths.gather(1, (in_words - 1).clamp(min=0)[:, None]).squeeze(1)
+            leaves = torch.where(in_words > 0, deep, leaves)
         return TreePass(ids, depths, positions, ends, starts, paths, rows, row_of, prompt_tokens[tree_rows], leaves)
 
     def _lay_prompts(
@@ -202,6 +218,13 @@ def _distinct_prompts(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor
     packed = torch.where(mask, ids, 0).gather(1, left)
     distinct, group = torch.unique(torch.cat([lengths[:, None], packed], dim=1), dim=0, return_inverse=True)
     return distinct[:, 1:], distinct[:, 0], group
+
+
+def _read_at(ids: Tensor, lengths: Tensor, padding: int) -> Tensor:
+    """Return how many tokens each row (``R x L``) has up to its last one that is not padding; at least one."""
+    column = torch.arange(ids.shape[1])
+    real = (column < lengths[:, None]) & (ids != padding)
+    return (torch.where(real, column, 0).amax(dim=1) + 1) if ids.shape[1] else lengths
 
 
 def _changes(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ node, so a block reads one short list of keys: the prompt, the path to its first
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,11 +45,13 @@ class TreeAttention:
         slices: Blocks in order, in portions whose gathered keys are no more than the pass has nodes.
         place: Where each node's result stands among all queries of all blocks: ``L``.
         longest: One more than the last position of any node: tokens of the longest path, hidden ones included.
+        calls: The attention layers that have used it.
     """
 
     slices: tuple[BlockSlice, ...]
     place: Tensor
     longest: int
+    calls: list[torch.nn.Module] = field(default_factory=list)
 
     @classmethod
     def of(cls, tree: TreePass, device: torch.device, block: int = BLOCK) -> TreeAttention:
@@ -127,6 +129,7 @@ def attend(
     for name in UNSUPPORTED:
         if options.get(name) is not None and not (name == "sliding_window" and options[name] >= tree.longest):
             raise UnsupportedAttention(f"its attention has {name.replace('_', ' ')}")
+    tree.calls.append(module)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     shared_heads = q.shape[1] != k.shape[1]
     if shared_heads and q.is_cuda:
@@ -158,6 +161,17 @@ def _rows(states: Tensor, places: Tensor) -> Tensor:
 
 
 AttentionInterface.register(NAME, attend)
+
+
+def check_calls(model: PreTrainedModel, tree: TreeAttention) -> None:
+    """Refuse a model some of whose layers mix tokens in another way than by the attention of this file.
+
+    Raises:
+        UnsupportedAttention: Fewer layers have used the tree than the model has.
+    """
+    layers = int(model.config.get_text_config().num_hidden_layers)
+    if len(tree.calls) < layers:
+        raise UnsupportedAttention(f"{layers - len(tree.calls)} of its {layers} layers have another kind of attention")
 
 
 def check_window(model: PreTrainedModel, longest: int) -> None:

@@ -187,8 +187,11 @@ def check_served(methods: Iterable[CreditMethod], reward_model: RewardModel, sha
     for method in methods:
         missing = method.needs - reward_model.abilities
         if missing:
+            lacking = getattr(reward_model, "lacking", {})
+            reasons = "; ".join(lacking[name] for name in sorted(missing) if name in lacking)
             raise ConfigError(
-                f"weights.{method.name}: the reward model {reward_model.name} gives no {', '.join(sorted(missing))}",
+                f"weights.{method.name}: the reward model {reward_model.name} gives no {', '.join(sorted(missing))}"
+                + (f": {reasons}" if reasons else ""),
                 f"set the weight of {method.name} to 0, or use a reward model that gives it",
             )
         if "attention" in method.needs:

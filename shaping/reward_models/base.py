@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from shaping.errors import ConfigError, ShapeError
+from shaping.reward_models.positions import vocabulary_size
 from shaping.rollouts import Rollouts
 from shaping.variants import Variants
 
@@ -46,9 +48,13 @@ class RewardModel(Protocol):
     """
 
     name: str
-    abilities: frozenset[str]
     added_tokens: int
     layers: int
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What it can do beyond scoring."""
+        ...
 
     def score(self, variants: Variants) -> VariantScores:
         """Return the score of every variant."""
@@ -80,37 +86,19 @@ def max_tokens(model: PreTrainedModel, wanted: int | None) -> int:
     return wanted
 
 
-def packs(lengths: Tensor, most_tokens: int) -> Iterator[tuple[Tensor, int]]:
-    """Yield rows and their width: rows of like length, at most ``most_tokens`` with padding, or one longer row."""
-    order = torch.argsort(lengths, descending=True, stable=True)
-    start = 0
-    while start < len(order):
-        width = max(1, int(lengths[order[start]]))
-        chosen = order[start : start + max(1, most_tokens // width)]
-        yield chosen, width
-        start += len(chosen)
-
-
-def portions(rollouts: Rollouts, added_tokens: int, most_tokens: int) -> Iterable[Tensor]:
-    """Return the rows of a batch in portions of at most ``most_tokens``, with what is added to each, or of one row."""
-    width = rollouts.prompt_ids.shape[1] + rollouts.response_ids.shape[1] + added_tokens
-    rows = torch.arange(len(rollouts), device=rollouts.response_ids.device)
-    return torch.split(rows, max(1, most_tokens // max(1, width)))
-
-
 def find_mask_token(model: PreTrainedModel, wanted: int | None, usual: Iterable[int | None], name: str) -> int | None:
     """Return the token that stands for masked ones: what is wanted, else the first usual one that can, if any.
 
     Raises:
         ConfigError: ``wanted`` is not an id of the model's vocabulary.
     """
-    size = model.get_input_embeddings().num_embeddings
+    size = vocabulary_size(model)
+    known = math.inf if size is None else size
     if wanted is None:
-        return next((token for token in usual if token is not None and 0 <= token < size), None)
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < size:
-        raise ConfigError(
-            f"mask_token_id = {wanted!r} is not a token of reward model {name}", f"choose an id from 0 to {size - 1}"
-        )
+        return next((token for token in usual if token is not None and 0 <= token < known), None)
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < known:
+        remedy = "choose an id of its vocabulary" if size is None else f"choose an id from 0 to {size - 1}"
+        raise ConfigError(f"mask_token_id = {wanted!r} is not a token of reward model {name}", remedy)
     return wanted
 
 
@@ -133,26 +121,17 @@ def check_absent(absent: str, abilities: frozenset[str], name: str) -> None:
     )
 
 
-def check_context(model: PreTrainedModel, longest: int, name: str) -> None:
-    """Refuse sequences that the model has no positions for.
+def check_context(limit: int | None, longest: int, name: str) -> None:
+    """Refuse sequences that a model has no positions for.
 
     Raises:
-        ShapeError: The longest sequence exceeds ``max_position_embeddings``.
+        ShapeError: The longest sequence exceeds the ``limit``.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
-    first = uncounted_token(model)
-    usable = limit - first - 1 if limit and first is not None else limit
-    if usable is not None and longest > usable:
+    if limit is not None and longest > limit:
         raise ShapeError(
-            f"prompt and response have {longest} tokens, but reward model {name} has a context of {usable}",
+            f"prompt and response have {longest} tokens, but reward model {name} has a context of {limit}",
             "shorten the prompts or the responses, or use a reward model with a longer context",
         )
-
-
-def uncounted_token(model: PreTrainedModel) -> int | None:
-    """Return the padding id of RoBERTa and its kin: it has no position, and all others count from it on."""
-    found: int | None = getattr(getattr(model.base_model, "embeddings", None), "padding_idx", None)
-    return found
 
 
 def check_vocabulary(model: PreTrainedModel, rollouts: Rollouts, name: str) -> None:
@@ -161,10 +140,10 @@ def check_vocabulary(model: PreTrainedModel, rollouts: Rollouts, name: str) -> N
     Raises:
         ShapeError: An id is as large as the model's vocabulary or larger.
     """
-    size = model.get_input_embeddings().num_embeddings
+    size = vocabulary_size(model)
     ids, real = rollouts.sequences()
     largest = int(torch.where(real, ids, 0).max()) if ids.numel() else 0
-    if largest >= size:
+    if size is not None and largest >= size:
         raise ShapeError(
             f"token id {largest} is beyond the {size} tokens of reward model {name}",
             "wrap a reward model whose tokenizer is not the policy's in RetokenizedRewardModel",

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from shaping.attention_implementation import attention_of
 from shaping.errors import ConfigError, ShapeError
 from shaping.gradients import integrated_gradients
-from shaping.prefix_tree import PrefixTree, TreePass
+from shaping.prefix_tree import PrefixTree
 from shaping.reward_models.attention_rows import attention_row, share_of_response
 from shaping.reward_models.base import (
     VariantScores,
@@ -24,23 +22,27 @@ from shaping.reward_models.base import (
     check_vocabulary,
     find_mask_token,
     max_tokens,
-    packs,
-    portions,
     weights_identity,
 )
-from shaping.rollouts import Rollouts, model_inputs
-from shaping.tree_attention import NAME, TreeAttention, UnsupportedAttention, check_window
+from shaping.reward_models.layouts import Laid, one_by_one, padded_left, padded_right
+from shaping.reward_models.loading import check_is_model, load_classifier, scalar_head
+from shaping.reward_models.positions import Positions
+from shaping.reward_models.probes import Abilities, find_abilities, short_rollouts
+from shaping.reward_models.tree_rows import SHARED, TreeRows
+from shaping.reward_models.trial import Trials, Way, refusing_failures
+from shaping.rollouts import Rollouts
+from shaping.tree_attention import UnsupportedAttention, check_window
 from shaping.variants import NO_TOKEN, Variants, with_last_token
 
-logger = logging.getLogger(__name__)
-
-# Relative difference of hidden states between both paths, far above rounding and far below a wrong attention.
-SAME = {torch.float64: 1e-6, torch.float32: 1e-3}
-SAME_IN_HALF_PRECISION = 5e-2
+LEFT, RIGHT, SINGLE = "padded on the left", "padded on the right", "in one pass a row"
 
 
 class CausalRewardModel:
     """A causal language model with a scalar head, read at the last token.
+
+    What it scores is what the model's own ``forward`` gives for the text alone, as far as rounding goes. Quicker ways
+    are taken where they are found to give the same (``shaping.reward_models.trial``), which is tried on the rows that
+    come; the log says which are not.
 
     Args:
         model: A Hugging Face sequence classifier with one label and a causal backbone.
@@ -56,8 +58,8 @@ class CausalRewardModel:
             the model's config, unless padding is end-of-sequence: that would end the text.
 
     Raises:
-        ConfigError: The model has more than one label, its head cannot be found, a bound is not positive, or the
-            mask token is beyond the vocabulary.
+        ConfigError: The model is wrapped, has more than one label, its head cannot be found, a bound is not positive,
+            the mask token is beyond the vocabulary, or the score is to be read at what the model takes for padding.
     """
 
     def __init__(
@@ -71,35 +73,35 @@ class CausalRewardModel:
         share_prefixes: bool = True,
         mask_token_id: int | None = None,
     ) -> None:
-        head = getattr(model, "score", None)
         self.name = name or type(model).__name__
-        if head is None or head.weight.shape[0] != 1:
-            raise ConfigError(
-                f"reward model {self.name} has no scalar head named score",
-                "use a causal sequence classification model with num_labels = 1",
-            )
+        check_is_model(model, self.name)
+        self._head = scalar_head(model, self.name)
         self.model = model.eval().requires_grad_(False)
-        self.layers = int(model.config.get_text_config().num_hidden_layers)
+        text = model.config.get_text_config()
+        # The library reads a text at its last token that is not padding, wherever else it ends.
+        self._padding: int | None = getattr(text, "pad_token_id", None)
+        if eos_token_id is not None and eos_token_id == self._padding:
+            raise ConfigError(
+                f"reward model {self.name} is to be read at token {eos_token_id}, which is its padding: it reads a "
+                "text before that",
+                "leave out eos_token_id (read_at_eos: false), or set pad_token_id in its config to another token",
+            )
+        self.layers = int(text.num_hidden_layers)
         self.mean, self.deviation, self.eos_token_id = mean, deviation, eos_token_id
         self.max_tokens_per_forward = max_tokens(model, max_tokens_per_forward)
-        self._head, self.share_prefixes = head, share_prefixes
+        self.share_prefixes = share_prefixes
         self._mask_token = find_mask_token(model, mask_token_id, _usual_mask_tokens(model, eos_token_id), self.name)
-        self._tree_works: bool | None = None
-        self._places_work: bool | None = None
-        # Read at end-of-sequence, a score along the response is not a score of its prefix.
-        prefix = set() if eos_token_id is not None else {"prefix"}
-        sharing = {"sharing"} if share_prefixes else set()
-        absent = {"absent_mask"} if self._mask_token is not None else set()
-        absent |= {"absent_attention"} if _takes_positions(model) else set()
-        self.abilities = frozenset({"attention", "gradient"} | prefix | sharing | absent)
+        self._trials = Trials(model, self.name)
         self.added_tokens = 0 if eos_token_id is None else 1
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu", **options: Any) -> CausalRewardModel:
-        """Return the reward model saved in ``folder``; its config may hold ``score_mean`` and ``score_deviation``."""
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False
-        ).to(device)
+        """Return the reward model saved in ``folder``; its config may hold ``score_mean`` and ``score_deviation``.
+
+        Raises:
+            ConfigError: Weights of it are not there, such as those of its head, or are there and would be left out.
+        """
+        model = load_classifier(folder).to(device)
         mean, deviation = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_deviation", 1.0)
         return cls(model, float(mean), float(deviation), Path(folder).name, **options)
 
@@ -112,6 +114,40 @@ class CausalRewardModel:
         """Return a hash of the weights and of the scale: what an exported shape is bound to."""
         return weights_identity(self.model, self.mean, self.deviation)
 
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What it can do, found by trying on a few short rows."""
+        return self._found.names
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Why it cannot do what others can: ability to reason."""
+        return self._found.lacking
+
+    @cached_property
+    def context(self) -> int | None:
+        """Most tokens of a row; ``None`` where nothing limits them."""
+        with refusing_failures(self.name):
+            return Positions.of(self.model, self._own, self._padding).limit
+
+    @cached_property
+    def tried(self) -> Rollouts:
+        """A few short rollouts, on which the ways to score were tried.
+
+        Raises:
+            ConfigError: The model gives one text two scores, or cannot score it.
+        """
+        rollouts = short_rollouts(self.model, self.eos_token_id)
+        with refusing_failures(self.name):
+            self.score_variants(Variants.prefixes(rollouts))
+        return rollouts
+
+    @cached_property
+    def _found(self) -> Abilities:
+        certain = {"sharing"} if self.share_prefixes else set()
+        certain |= {"absent_mask"} if self._mask_token is not None else set()
+        return find_abilities(self, certain)
+
     @torch.inference_mode()
     def score(self, variants: Variants) -> VariantScores:
         """Return the score of every variant; prompts and shared prefixes are forwarded once.
@@ -122,49 +158,97 @@ class CausalRewardModel:
             ConfigError: The model cannot take tokens away as the variants ask for.
             ShapeError: A variant has no token to read the score at, or is longer than the model's context.
         """
-        rollouts = variants.rollouts
         check_absent(variants.absent, self.abilities, self.name)
+        return self.score_variants(variants)
+
+    @torch.inference_mode()
+    def score_variants(self, variants: Variants) -> VariantScores:
+        """Return the score of every variant, whatever the model's abilities are: these are found with it."""
+        rollouts = variants.rollouts
         check_vocabulary(self.model, rollouts, self.name)
         words, places = self._words(variants)
         owner, mask = variants.owner.cpu(), rollouts.prompt_mask.cpu()
         prompt_tokens, tokens = mask.sum(dim=1)[owner], (words != NO_TOKEN).sum(dim=1)
         if places is not None:
             tokens = torch.cat([tokens[:, None], places + 1], dim=1).amax(dim=1)
-            self._check_places(int((prompt_tokens + tokens).max()))
+            self._check_window(int((prompt_tokens + tokens).max()))
         self._check(prompt_tokens, tokens)
-        tree = PrefixTree.of(rollouts.prompt_ids.cpu(), mask, owner, words, self.share_prefixes, places)
+        tree = PrefixTree.of(rollouts.prompt_ids.cpu(), mask, owner, words, self.share_prefixes, places, self._padding)
         raw, forwarded = self._raw_scores(tree)
         return VariantScores(self._scale(raw)[tree.inverse.to(raw.device)], forwarded)
 
     @torch.inference_mode()
     def prefix_scores(self, rollouts: Rollouts) -> Tensor:
-        """Return ``B x (T + 1)`` scores from one forward pass (R3HF, arXiv 2411.08302)."""
+        """Return ``B x (T + 1)`` scores (R3HF, arXiv 2411.08302), from one forward pass where that is right."""
         rollouts = rollouts.to(self.model.device)
+        found = self.prefixes_in_one_pass(rollouts)
+        if found is None:
+            scores = self.score_variants(Variants.prefixes(rollouts)).values
+            found = scores.view(len(rollouts), rollouts.response_ids.shape[1] + 1)
+        return found
+
+    @torch.inference_mode()
+    def prefixes_in_one_pass(self, rollouts: Rollouts) -> Tensor | None:
+        """Return ``B x (T + 1)`` scores read along each response, or ``None`` where they are not those of prefixes."""
+        self.model.eval()
         check_vocabulary(self.model, rollouts, self.name)
         self._check(rollouts.prompt_tokens, rollouts.response_tokens)
         # The first score is read before any response token.
         self._check(rollouts.prompt_tokens, torch.zeros_like(rollouts.prompt_tokens))
-        prompt_width, width = rollouts.prompt_ids.shape[1], rollouts.response_ids.shape[1]
-        found = []
-        for rows in portions(rollouts, 0, self.max_tokens_per_forward):
-            given = rollouts.select(rows)
-            hidden = self.model.base_model(**model_inputs(given)).last_hidden_state
-            scores = self._scale(self._head(hidden[:, prompt_width - 1 :]).squeeze(-1))
-            positions = torch.arange(width + 1, device=scores.device)
-            found.append(scores.gather(1, torch.minimum(positions[None], given.response_tokens[:, None])))
-        return torch.cat(found)
+
+        single = list(one_by_one(rollouts))
+
+        def at(row: int) -> Tensor:
+            tokens = int(rollouts.response_tokens[row])
+            return torch.tensor(sorted({0, tokens // 2, tokens}))
+
+        def alone(row: int) -> Tensor:
+            ids, first = single[row].inputs["input_ids"], int(rollouts.prompt_tokens[row])
+            return torch.cat([self.own_score(ids[:, : first + int(end)]) for end in at(row)])
+
+        ways = self._ways(rollouts, lambda laid: self._along(rollouts, laid))
+        lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu()
+        found = self._trials.first_right("prefix scores", ways, lengths, alone, at)
+        return None if found is None else found[0]
+
+    def _along(self, rollouts: Rollouts, laid: Laid) -> Tensor:
+        """Return the scores along some responses, ``n x (T + 1)``: each read at the last token that is not padding."""
+        given = rollouts.select(laid.rows)
+        hidden = self.model.base_model(**laid.inputs).last_hidden_state
+        before = laid.start + given.prompt_tokens - 1
+        first = int(before.min())
+        scores = self._scale(self._head(hidden[:, first:]).squeeze(-1))
+        width = rollouts.response_ids.shape[1]
+        ends = torch.minimum(torch.arange(width + 1, device=scores.device)[None], given.response_tokens[:, None])
+        place = before[:, None] + ends
+        if self._padding is not None:
+            place = _last_real(laid.inputs["input_ids"], laid.start, self._padding).gather(1, place)
+        inside = place >= first
+        if bool(inside.all()):
+            return scores.gather(1, place - first)
+        whole: Tensor = self._scale(self._head(hidden).squeeze(-1)).gather(1, place)
+        return whole
 
     @torch.inference_mode()
     def response_attention(self, rollouts: Rollouts, layer: int = -1, heads: str = "mean") -> Tensor:
-        """Return ``B x T`` attention as ABC uses it (arXiv 2402.00782): from the last token to the response."""
-        rollouts = rollouts.to(self.model.device)
-        read = self._as_read(rollouts)
-        prompt_width = read.prompt_ids.shape[1]
-        found = []
-        for rows in portions(read, 0, self.max_tokens_per_forward):
-            given = read.select(rows)
-            found.append(attention_row(self.model, model_inputs(given), prompt_width + given.last_token, layer, heads))
-        return share_of_response(torch.cat(found)[:, prompt_width:], rollouts.response_mask)
+        """Return ``B x T`` attention as ABC uses it (arXiv 2402.00782): from the last token to the response.
+
+        Raises:
+            ConfigError: The model gives no map of the sequence for that layer.
+            ShapeError: It attends to no token of a response.
+        """
+        read = self._as_read(rollouts.to(self.model.device))
+
+        def of(laid: Laid) -> Tensor:
+            given = read.select(laid.rows)
+            place = laid.start + self._read_place(given)
+            row = attention_row(self.model, laid.inputs, place, layer, heads, self.layers)
+            return row.gather(1, _columns(laid, given)) * given.response_mask
+
+        found = self._rows_right(f"attention of layer {layer} ({heads})", read, of)
+        # A response that is nothing but padding is read before it begins.
+        seen = (self._read_place(read) >= read.prompt_tokens)[:, None] & rollouts.response_mask.to(found.device)
+        return share_of_response(found[:, : rollouts.response_ids.shape[1]], seen, self.name)
 
     @torch.inference_mode(False)
     def integrated_gradients(self, rollouts: Rollouts, absent: Tensor, steps: int) -> Tensor:
@@ -175,81 +259,55 @@ class CausalRewardModel:
         """
         read, width = self._as_read(rollouts.to(self.model.device)), rollouts.response_ids.shape[1]
         absent = absent.to(self.model.device)
-        prompt_width = read.prompt_ids.shape[1]
-        found = []
-        for rows in portions(read, 0, self.max_tokens_per_forward):
-            given = read.select(rows)
-            inputs, last = model_inputs(given), prompt_width + given.last_token
-            replaced = torch.zeros_like(given.sequences()[1])
-            replaced[:, prompt_width : prompt_width + width] = absent[rows]
 
-            def score(embedded: Tensor, inputs: dict[str, Tensor] = inputs, last: Tensor = last) -> Tensor:
-                others = {name: value for name, value in inputs.items() if name != "input_ids"}
-                hidden = self.model.base_model(inputs_embeds=embedded, **others).last_hidden_state
-                return self._scale(self._head(hidden[torch.arange(len(hidden)), last]).squeeze(-1))
+        def of(laid: Laid) -> Tensor:
+            given, ids = read.select(laid.rows), laid.inputs["input_ids"]
+            columns = _columns(laid, given)[:, :width]
+            place = laid.start + self._read_place(given)
+            replaced = torch.zeros_like(ids).scatter_add_(1, columns, absent[laid.rows].long()) > 0
+            score = partial(self.score_embedded, inputs=laid.inputs, place=place)
+            path = integrated_gradients(self.model.get_input_embeddings(), score, ids, replaced, steps)
+            return path.gather(1, columns) * given.response_mask[:, :width]
 
-            path = integrated_gradients(self.model.get_input_embeddings(), score, inputs["input_ids"], replaced, steps)
-            found.append(path[:, prompt_width : prompt_width + width])
-        return torch.cat(found)
+        return self._rows_right("gradients", read, of)
+
+    def score_embedded(self, embedded: Tensor, inputs: dict[str, Tensor], place: Tensor) -> Tensor:
+        """Return the score of rows given as embeddings (``n x L x d``), read at ``place`` (``n``)."""
+        others = {name: value for name, value in inputs.items() if name != "input_ids"}
+        hidden = self.model.base_model(inputs_embeds=embedded, **others).last_hidden_state
+        return self._scale(self._head(hidden[torch.arange(len(hidden)), place]).squeeze(-1))
 
     @property
     def shares_work(self) -> bool:
-        """Whether prompts and prefixes are really shared: tried once, on the model itself."""
-        if self._tree_works is None:
-            self._tree_works = self._try_tree()
-        return self._tree_works
+        """Whether prompts and prefixes are really shared: tried on the model itself."""
+        return bool(len(self.tried)) and not self._trials.refused("scores", SHARED)
 
-    def _try_tree(self) -> bool:
-        """Return whether the tree gives what plain forward passes give; if not, say so once."""
-        prompts, mask = torch.tensor([[1, 2, 0], [3, 4, 5]]), torch.tensor([[True, True, False], [True, True, True]])
-        words = torch.tensor([[6, 7, 8], [6, 9, NO_TOKEN], [NO_TOKEN] * 3, [7, 8, 9], [7, 8, 6]])
-        size = self.model.config.get_text_config().vocab_size
-        words = torch.where(words == NO_TOKEN, words, words % size)
-        tree = PrefixTree.of(prompts % size, mask, torch.tensor([0, 0, 0, 1, 1]), words)
-        try:
-            shared = torch.cat([self._leaves(part) for part in tree.passes(64)])
-            found = list(self._rows(tree))
-            plain, order = torch.cat([hidden for _, hidden, _ in found]), torch.cat([rows for rows, _, _ in found])
-            reason = self._mismatch(shared[order], plain)
-        except (UnsupportedAttention, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            reason = str(error) or type(error).__name__
-        if reason:
-            self._say_unshared(reason)
-        return not reason
+    def own_score(self, ids: Tensor, **inputs: Any) -> Tensor:
+        """Return what the model's own ``forward`` gives for one row of ids (``1 x L``), scaled: one value."""
+        return self._scale(self._own(ids, **inputs))
 
-    def _mismatch(self, found: Tensor, plain: Tensor) -> str:
-        """Return in words by how much hidden states differ that should be alike; nothing where they do not."""
-        found, plain = found.float(), plain.float()
-        difference = float((found - plain).norm() / plain.norm())
-        allowed = SAME.get(self.model.dtype, SAME_IN_HALF_PRECISION)
-        return "" if difference <= allowed else f"its results would differ by {difference:.1g}"
+    def _own(self, ids: Tensor, **inputs: Any) -> Tensor:
+        found: Tensor = self.model(input_ids=ids, **inputs).logits
+        return found.flatten()[:1]
 
-    def _check_places(self, longest: int) -> None:
-        """Refuse to hide tokens where leaving them out, all others in their places, is not what masking them is.
+    def _ways(self, rollouts: Rollouts, of: Callable[[Laid], Tensor]) -> list[Way]:
+        """Return the ways to compute something for whole rows, each from its layout."""
+        most = self.max_tokens_per_forward
+        layouts: dict[str, Callable[[], Iterable[Laid]]] = {
+            LEFT: lambda: padded_left(rollouts, most),
+            RIGHT: lambda: padded_right(rollouts, most),
+            SINGLE: lambda: one_by_one(rollouts),
+        }
+        return [Way.of_layout(name, list(layout()), of, len(rollouts)) for name, layout in layouts.items()]
 
-        Raises:
-            ConfigError: Hidden tokens leave a trace, as in a recurrent state: tried once, on the model itself.
-            ShapeError: A window of attention ends within the ``longest`` row: hidden tokens take room in it.
-        """
-        if self._places_work is None:
-            ids = (torch.arange(1, 9) % self.model.config.get_text_config().vocab_size)[None]
-            seen = torch.tensor([[True, True, True, False, True, False, False, True]])
-            words, places = ids[seen][None, 2:], torch.nonzero(seen[0, 2:]).T
-            tree = PrefixTree.of(ids[:, :2], seen[:, :2], torch.tensor([0]), words, places=places)
-            ((_, found, _),) = self._rows(tree)
-            inputs = {"input_ids": ids, "attention_mask": seen.long(), "position_ids": torch.arange(8)[None]}
-            on_device = {name: value.to(self.model.device) for name, value in inputs.items()}
-            plain = self.model.base_model(**on_device, use_cache=False).last_hidden_state[:, -1]
-            self._places_work = not self._mismatch(found, plain)
-        if not self._places_work:
-            check_absent("attention", frozenset(), self.name)
-        try:
-            check_window(self.model, longest)
-        except UnsupportedAttention as error:
-            raise ShapeError(
-                f"absent = attention in reward model {self.name}: {error}",
-                "set absent to delete or mask, or shorten the prompts or the responses",
-            ) from error
+    def _rows_right(self, what: str, rollouts: Rollouts, of: Callable[[Laid], Tensor]) -> Tensor:
+        """Return something of whole rows in the first layout that gives what each row alone gives."""
+        self.model.eval()
+        single = list(one_by_one(rollouts))
+        *several, last = self._ways(rollouts, of)
+        lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu()
+        found = self._trials.first_right(what, several, lengths, lambda row: of(single[row])[0])
+        return last.compute() if found is None else found[0]
 
     def _words(self, variants: Variants) -> tuple[Tensor, Tensor | None]:
         """Return the rows to read (``R x W``), and where their tokens stand if not one behind the other."""
@@ -262,68 +320,35 @@ class CausalRewardModel:
             return variants.kept_ids().cpu(), variants.kept_places().cpu()
         return variants.all_ids(self._mask_token).cpu(), None
 
-    def _say_unshared(self, reason: str) -> None:
-        logger.warning(
-            "reward model %s (%s) scores coalitions one by one, without shared prefixes: %s",
-            self.name,
-            self.model.config.model_type,
-            reason.splitlines()[0],
-        )
-
     def _raw_scores(self, tree: PrefixTree) -> tuple[Tensor, int]:
         """Return the head's output for every distinct row, and the tokens forwarded."""
-        if self.shares_work:
-            try:
-                return self._score_tree(tree)
-            except UnsupportedAttention as error:
-                # The first try had short rows: only longer ones show that attention has a window.
-                self._tree_works = False
-                self._say_unshared(str(error))
-        return self._score_rows(tree)
+        self.model.eval()
+        rows = TreeRows(self.model, self._head, self._own, tree, self.max_tokens_per_forward)
+        what = "scores" if tree.places is None else "scores with hidden units"
+        ways = [way for way in rows.ways() if not self._trials.refused("scores", way.name)]
+        found = self._trials.first_right(what, ways, rows.lengths, rows.alone)
+        if found is not None:
+            values, way = found
+            return values.squeeze(1), sum(tokens for _, tokens in way.passes)
+        if tree.places is not None:
+            # Hidden tokens leave a trace, as in a recurrent state.
+            check_absent("attention", frozenset(), self.name)
+        each = [rows.alone(row) for row in range(len(rows.lengths))]
+        return torch.cat(each).float(), int(rows.lengths.sum())
 
-    def _score_tree(self, tree: PrefixTree) -> tuple[Tensor, int]:
-        found, forwarded = [], 0
-        for part in tree.passes(self.max_tokens_per_forward):
-            found.append(self._head(self._leaves(part)).squeeze(-1))
-            forwarded += len(part.ids)
-        return torch.cat(found), forwarded
+    def _check_window(self, longest: int) -> None:
+        """Refuse to hide tokens behind a window of attention.
 
-    def _leaves(self, part: TreePass) -> Tensor:
-        """Return the hidden state at the end of each row of a pass."""
-        device = self.model.device
-        tree = TreeAttention.of(part, device)
-        check_window(self.model, tree.longest)
-        with attention_of(self.model, NAME):
-            output = self.model.base_model(
-                input_ids=part.ids[None].to(device),
-                position_ids=part.positions[None].to(device),
-                use_cache=False,
-                tree=tree,
-            )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden[part.leaves.to(device)]
-
-    def _score_rows(self, tree: PrefixTree) -> tuple[Tensor, int]:
-        scores, forwarded = torch.zeros(len(tree.words), device=self.model.device), 0
-        for rows, hidden, tokens in self._rows(tree):
-            scores[rows] = self._head(hidden).squeeze(-1).float()
-            forwarded += tokens
-        return scores, forwarded
-
-    def _rows(self, tree: PrefixTree) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """Yield rows, the hidden states at their ends, and the tokens forwarded, padding included."""
-        (ids, lengths), positions = tree.rows(), tree.row_positions()
-        for rows, width in packs(lengths, self.max_tokens_per_forward):
-            # Under causal attention padding on the right needs no mask.
-            inputs = {"input_ids": ids[rows, :width]}
-            if positions is not None:
-                # Without a mask the library would take a gap in the positions for the start of another text.
-                mask = torch.arange(width) < lengths[rows][:, None]
-                inputs["position_ids"], inputs["attention_mask"] = positions[rows, :width], mask.long()
-            inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
-            hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state
-            last = lengths[rows].to(hidden.device) - 1
-            yield rows, hidden[torch.arange(len(rows)), last], len(rows) * width
+        Raises:
+            ShapeError: A window ends within the ``longest`` row: hidden tokens take room in it.
+        """
+        try:
+            check_window(self.model, longest)
+        except UnsupportedAttention as error:
+            raise ShapeError(
+                f"absent = attention in reward model {self.name}: {error}",
+                "set absent to delete or mask, or shorten the prompts or the responses",
+            ) from error
 
     def _as_read(self, rollouts: Rollouts) -> Rollouts:
         """Return the rollouts as the head reads them: with end-of-sequence where it is read there."""
@@ -332,6 +357,13 @@ class CausalRewardModel:
         self._check(read.prompt_tokens, read.response_tokens)
         return read
 
+    def _read_place(self, given: Rollouts) -> Tensor:
+        """Return which of its tokens each row is read at: ``n``, from 0."""
+        ids, real = given.sequences()
+        number = real.long().cumsum(dim=1) - 1
+        counted = real if self._padding is None else real & (ids != self._padding)
+        return torch.where(counted, number, 0).amax(dim=1)
+
     def _check(self, prompt_tokens: Tensor, response_tokens: Tensor) -> None:
         lengths = prompt_tokens + response_tokens
         if len(lengths) and int(lengths.min()) == 0:
@@ -339,20 +371,30 @@ class CausalRewardModel:
                 "a response without prompt has no token left to read a score at once its units are absent",
                 "put a beginning-of-sequence token before it",
             )
-        check_context(self.model, int(lengths.max()) if len(lengths) else 0, self.name)
+        check_context(self.context, int(lengths.max()) if len(lengths) else 0, self.name)
 
     def _scale(self, raw: Tensor) -> Tensor:
         return (raw.float() - self.mean) / self.deviation
 
 
+def _columns(laid: Laid, given: Rollouts) -> Tensor:
+    """Return in which column of a layout each response token stands: ``n x T``, some column on padding."""
+    first = (laid.start + given.prompt_tokens)[:, None]
+    place = first + torch.arange(given.response_ids.shape[1], device=first.device)
+    return place.clamp(max=laid.inputs["input_ids"].shape[1] - 1)
+
+
+def _last_real(ids: Tensor, start: Tensor, padding: int) -> Tensor:
+    """Return for each column the last one up to it that is no padding, or the row's first: ``n x L``."""
+    column = torch.arange(ids.shape[1], device=ids.device)
+    real = (ids != padding) & (column >= start[:, None])
+    return torch.where(real, column, start[:, None]).cummax(dim=1).values
+
+
 def _usual_mask_tokens(model: PreTrainedModel, eos_token_id: int | None) -> list[int | None]:
-    config = model.config
-    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    padding = None if config.pad_token_id in [*ends, eos_token_id] else config.pad_token_id
+    config = model.config.get_text_config()
+    ended = getattr(config, "eos_token_id", None)
+    ends = ended if isinstance(ended, list) else [ended]
+    padding = getattr(config, "pad_token_id", None)
+    padding = None if padding in [*ends, eos_token_id] else padding
     return [getattr(config, "mask_token_id", None), padding]
-
-
-def _takes_positions(model: PreTrainedModel) -> bool:
-    """Return whether a model can be told its positions; ALiBi counts them itself, hidden tokens left out."""
-    told = "position_ids" in inspect.signature(model.base_model.forward).parameters
-    return told and not getattr(model.config.get_text_config(), "alibi", False)

@@ -6,7 +6,9 @@ Attention runs both ways, so nothing of a row can be shared with another; rows a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,11 +26,14 @@ from shaping.reward_models.base import (
     check_vocabulary,
     find_mask_token,
     max_tokens,
-    packs,
-    portions,
-    uncounted_token,
     weights_identity,
 )
+from shaping.reward_models.layouts import Laid, even_packs, packs, portions
+from shaping.reward_models.loading import check_is_model
+from shaping.reward_models.positions import Positions
+from shaping.reward_models.probes import Abilities, find_encoder_abilities
+from shaping.reward_models.tree_rows import EVEN, PADDED
+from shaping.reward_models.trial import Trials, Way, refusing_failures
 from shaping.rollouts import Rollouts
 from shaping.variants import NO_TOKEN, Variants
 
@@ -90,7 +95,9 @@ class EncoderRewardModel:
         max_tokens_per_forward: int | None = None,
         mask_token_id: int | None = None,
     ) -> None:
-        self.name, labels = name or type(model).__name__, model.config.num_labels
+        self.name = name or type(model).__name__
+        check_is_model(model, self.name)
+        labels = model.config.num_labels
         if label is None and labels != 1:
             raise ConfigError(
                 f"reward model {self.name} has {labels} labels: {model.config.id2label}",
@@ -104,10 +111,36 @@ class EncoderRewardModel:
         self.max_tokens_per_forward = max_tokens(model, max_tokens_per_forward)
         self._label, self._frame, self._pair = label or 0, Frame.of(tokenizer, pair), pair
         self.added_tokens = self._frame.tokens
-        self.layers = int(model.config.num_hidden_layers)
+        self.layers = int(model.config.get_text_config().num_hidden_layers)
+        self._padding: int | None = getattr(model.config.get_text_config(), "pad_token_id", None)
+        self._trials = Trials(model, self.name)
         self._mask_token = self._find_mask_token(tokenizer, mask_token_id)
-        masking = {"absent_mask"} if self._mask_token is not None else set()
-        self.abilities = frozenset({"attention", "gradient", "absent_attention"} | masking)
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What it can do, found by trying on a few short rows."""
+        return self._found.names
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Why it cannot do what others can: ability to reason."""
+        return self._found.lacking
+
+    @cached_property
+    def positions(self) -> Positions:
+        """Most tokens of a row, and the token that has no position."""
+        around = (self._frame.before, self._frame.after)
+        with refusing_failures(self.name):
+            return Positions.of(self.model, lambda ids: self._own({"input_ids": ids}), self._padding, around)
+
+    @property
+    def context(self) -> int | None:
+        """Most tokens of a row, special ones included; ``None`` where nothing limits them."""
+        return self.positions.limit
+
+    @cached_property
+    def _found(self) -> Abilities:
+        return find_encoder_abilities(self, {"absent_mask"} if self._mask_token is not None else set())
 
     def identity(self) -> str:
         """Return a hash of the weights and of the scale: what an exported shape is bound to."""
@@ -122,22 +155,49 @@ class EncoderRewardModel:
             ShapeError: A variant is longer than the model's context.
         """
         check_absent(variants.absent, self.abilities, self.name)
+        return self.score_variants(variants)
+
+    @torch.inference_mode()
+    def score_variants(self, variants: Variants) -> VariantScores:
+        """Return the score of every variant, whatever the model's abilities are: these are found with it."""
         check_vocabulary(self.model, variants.rollouts, self.name)
+        if not len(variants):
+            return VariantScores(torch.zeros(0, device=self.model.device), 0)
+        self.model.eval()
         hides = variants.absent == "attention"
-        hidden, mask_token = (~variants.keep, None) if hides else (None, self._mask_token)
+        unseen, mask_token = (~variants.keep, None) if hides else (None, self._mask_token)
         words = variants.kept_ids() if variants.absent == "delete" else variants.all_ids(mask_token)
         prompts, mask = variants.rollouts.prompt_ids, variants.rollouts.prompt_mask
-        lengths = mask.sum(dim=1)[variants.owner] + (words != NO_TOKEN).sum(dim=1) + self._frame.tokens
-        scores, forwarded = torch.zeros(len(variants), device=self.model.device), 0
-        for rows, width in packs(lengths.cpu(), self.max_tokens_per_forward):
+        lengths = (mask.sum(dim=1)[variants.owner] + (words != NO_TOKEN).sum(dim=1) + self._frame.tokens).cpu()
+
+        def inputs_of(rows: Tensor, width: int) -> dict[str, Tensor]:
             chosen = rows.to(words.device)
             owner = variants.owner[chosen]
-            unseen = None if hidden is None else hidden[chosen]
-            framed = self._framed(prompts[owner], mask[owner], words[chosen], unseen)
-            inputs = {name: value[:, :width].to(self.model.device) for name, value in framed.items()}
-            scores[rows] = self._scale(self.model(**self._accepted(inputs)).logits)
-            forwarded += width * len(rows)
-        return VariantScores(scores, forwarded)
+            hidden = None if unseen is None else unseen[chosen]
+            framed = self._accepted(self._framed(prompts[owner], mask[owner], words[chosen], hidden))
+            return {name: value[:, :width].to(self.model.device) for name, value in framed.items()}
+
+        def alone(row: int) -> Tensor:
+            return self._own(inputs_of(torch.tensor([row]), int(lengths[row]))).squeeze(1)
+
+        def way(name: str, packed: list[tuple[Tensor, int]]) -> Way:
+            def compute() -> Tensor:
+                scores = torch.zeros(len(lengths), 1, device=self.model.device)
+                for rows, width in packed:
+                    scores[rows] = self._own(inputs_of(rows, width)).float()
+                return scores
+
+            return Way(name, [(rows, len(rows) * width) for rows, width in packed], compute)
+
+        most = self.max_tokens_per_forward
+        ways = [way(PADDED, packs(lengths, most)), way(EVEN, even_packs(lengths, most))]
+        what = "scores with hidden units" if hides else "scores"
+        found = self._trials.first_right(what, ways, lengths, alone)
+        if found is None:
+            return VariantScores(
+                self._scale(torch.cat([alone(row) for row in range(len(lengths))])), int(lengths.sum())
+            )
+        return VariantScores(self._scale(found[0].squeeze(1)), sum(tokens for _, tokens in found[1].passes))
 
     def prefix_scores(self, rollouts: Rollouts) -> Tensor:
         """Return ``B x (T + 1)`` scores, each from a forward pass of its own."""
@@ -146,34 +206,74 @@ class EncoderRewardModel:
 
     @torch.inference_mode()
     def response_attention(self, rollouts: Rollouts, layer: int = -1, heads: str = "mean") -> Tensor:
-        """Return ``B x T`` attention from the first token, where an encoder is read, to the response."""
-        rollouts, found = rollouts.to(self.model.device), []
-        for rows in portions(rollouts, self._frame.tokens, self.max_tokens_per_forward):
-            given = rollouts.select(rows)
-            inputs, place = self._whole(given)
-            read = torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
-            row = attention_row(self.model, inputs, read, layer, heads)
-            found.append(share_of_response(row.gather(1, place), given.response_mask))
-        return torch.cat(found)
+        """Return ``B x T`` attention from the token where the encoder is read, its first one, to the response.
+
+        Raises:
+            ConfigError: The model gives no map of the sequence for that layer.
+            ShapeError: It attends to no token of a response.
+        """
+        rollouts = rollouts.to(self.model.device)
+
+        def of(laid: Laid) -> Tensor:
+            read = torch.zeros(len(laid.rows), dtype=torch.long, device=self.model.device)
+            row = attention_row(self.model, laid.inputs, read, layer, heads, self.layers)
+            return row.gather(1, laid.start) * rollouts.response_mask[laid.rows]
+
+        found = self._rows_right(f"attention of layer {layer} ({heads})", rollouts, of)
+        return share_of_response(found, rollouts.response_mask, self.name)
 
     @torch.inference_mode(False)
     def integrated_gradients(self, rollouts: Rollouts, absent: Tensor, steps: int) -> Tensor:
         """Return ``B x T`` integrated gradients of the score on the embeddings of the tokens in ``absent``."""
-        rollouts, absent, found = rollouts.to(self.model.device), absent.to(self.model.device), []
-        for rows in portions(rollouts, self._frame.tokens, self.max_tokens_per_forward):
-            inputs, place = self._whole(rollouts.select(rows))
-            ids = inputs.pop("input_ids")
-            replaced = torch.zeros_like(ids).scatter_add_(1, place, absent[rows].long()) > 0
+        rollouts, absent = rollouts.to(self.model.device), absent.to(self.model.device)
 
-            def score(embedded: Tensor, inputs: dict[str, Tensor] = inputs) -> Tensor:
-                return self._scale(self.model(inputs_embeds=embedded, **inputs).logits)
-
+        def of(laid: Laid) -> Tensor:
+            ids, wanted = laid.inputs["input_ids"], absent[laid.rows]
+            replaced = torch.zeros_like(ids).scatter_add_(1, laid.start, wanted.long()) > 0
+            score = partial(self.score_embedded, inputs=laid.inputs)
             path = integrated_gradients(self.model.get_input_embeddings(), score, ids, replaced, steps)
-            found.append(path.gather(1, place) * absent[rows])
-        return torch.cat(found)
+            return path.gather(1, laid.start) * wanted
+
+        return self._rows_right("gradients", rollouts, of)
+
+    def score_embedded(self, embedded: Tensor, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the score of framed rows given as embeddings: ``n x L x d``."""
+        others = {name: value for name, value in inputs.items() if name != "input_ids"}
+        return self._scale(self.model(inputs_embeds=embedded, **others).logits[:, self._label])
+
+    def own_score(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return what the model gives for framed rows, scaled: one value a row."""
+        return self._scale(self._own(inputs).squeeze(1))
+
+    def framed(self, rollouts: Rollouts) -> dict[str, Tensor]:
+        """Return the inputs of whole responses."""
+        return self._whole(rollouts)[0]
+
+    def _own(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return ``n x 1`` raw scores."""
+        logits: Tensor = self.model(**inputs).logits
+        return logits[:, self._label : self._label + 1]
+
+    def _laid(self, rollouts: Rollouts, rows: Tensor) -> Laid:
+        """Return some rows as one pass; ``start`` is the column of every response token: ``n x T``."""
+        inputs, place = self._whole(rollouts.select(rows))
+        return Laid(rows, inputs, place)
+
+    def _rows_right(self, what: str, rollouts: Rollouts, of: Callable[[Laid], Tensor]) -> Tensor:
+        """Return something of whole responses: of several padded rows at once where that is right, or row by row."""
+        self.model.eval()
+        check_vocabulary(self.model, rollouts, self.name)
+        several = [
+            self._laid(rollouts, rows) for rows in portions(rollouts, self._frame.tokens, self.max_tokens_per_forward)
+        ]
+        single = [self._laid(rollouts, rows) for rows in torch.arange(len(rollouts), device=self.model.device)[:, None]]
+        lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu() + self._frame.tokens
+        way = Way.of_layout(PADDED, several, of, len(rollouts))
+        found = self._trials.first_right(what, [way], lengths, lambda row: of(single[row])[0])
+        return Way.of_layout("", single, of, len(rollouts)).compute() if found is None else found[0]
 
     def _find_mask_token(self, tokenizer: Any, wanted: int | None) -> int | None:
-        padding, uncounted = self.model.config.pad_token_id, uncounted_token(self.model)
+        padding, uncounted = self._padding, self.positions.uncounted
         if wanted is not None and wanted == uncounted:
             raise ConfigError(
                 f"mask_token_id = {wanted} is the padding of reward model {self.name}, which has no positions",
@@ -184,7 +284,6 @@ class EncoderRewardModel:
 
     def _whole(self, rollouts: Rollouts) -> tuple[dict[str, Tensor], Tensor]:
         """Return the inputs of whole responses and where each response token stands in its row: ``B x T``."""
-        check_vocabulary(self.model, rollouts, self.name)
         words = torch.where(rollouts.response_mask, rollouts.response_ids, NO_TOKEN)
         inputs = self._framed(rollouts.prompt_ids, rollouts.prompt_mask, words)
         first = len(self._frame.before) + rollouts.prompt_tokens + len(self._frame.between)
@@ -202,14 +301,16 @@ class EncoderRewardModel:
         second[:, first_text + len(self._frame.between) :] = int(self._pair)
         left = torch.argsort((ids == NO_TOKEN).to(torch.int8), dim=1, stable=True)
         ids, second = ids.gather(1, left), second.gather(1, left)
+        width = int((ids != NO_TOKEN).sum(dim=1).max())
+        check_context(self.context, width, self.name)
+        ids, second = ids[:, :width], second[:, :width]
         real = ids != NO_TOKEN
-        check_context(self.model, int(real.sum(dim=1).max()), self.name)
         seen = real
         if hidden is not None:
             around = (first_text + len(self._frame.between), len(self._frame.after))
-            seen = real & ~pad(hidden, around).gather(1, left)
+            seen = real & ~pad(hidden, around).gather(1, left)[:, :width]
         return {
-            "input_ids": torch.where(real, ids, self.model.config.pad_token_id or 0),
+            "input_ids": torch.where(real, ids, self._padding or 0),
             "attention_mask": seen.long(),
             "token_type_ids": second * real,
         }
@@ -224,5 +325,5 @@ class EncoderRewardModel:
             inputs.pop("token_type_ids")
         return inputs
 
-    def _scale(self, logits: Tensor) -> Tensor:
-        return (logits[:, self._label].float() - self.mean) / self.deviation
+    def _scale(self, raw: Tensor) -> Tensor:
+        return (raw.float() - self.mean) / self.deviation

@@ -40,11 +40,21 @@ class RetokenizedRewardModel:
         framed: bool = True,
         eos_token_id: int | None = None,
     ) -> None:
-        self.inner, self.name, self.abilities = inner, inner.name, inner.abilities
+        self.inner, self.name = inner, inner.name
         self.added_tokens, self.layers = inner.added_tokens, inner.layers
         self._tokenizer, self._policy_tokenizer = tokenizer, policy_tokenizer
         self._prompt_text, self.framed, self.eos_token_id = prompt_text, framed, eos_token_id
         self._last: tuple[Rollouts, AlignedRollouts] | None = None
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """The inner reward model's."""
+        return self.inner.abilities
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Why the inner reward model cannot do what others can."""
+        return dict(getattr(self.inner, "lacking", {}))
 
     def identity(self) -> str:
         """Return the inner reward model's: through whose tokens it is seen changes no score of a whole text."""

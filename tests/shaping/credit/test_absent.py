@@ -7,6 +7,7 @@ import torch
 
 from shaping import METHODS, CausalRewardModel
 from shaping.credit.estimator import exact_tokens
+from shaping.reward_models.tree_rows import SHARED
 from shaping.tree_attention import BLOCK
 from shaping.variants import NO_TOKEN, Variants
 from tests.support.games import by_subsets
@@ -46,11 +47,12 @@ def expected_scores(family, absent, eos):
 @pytest.mark.parametrize("eos", [None, EOS])
 @pytest.mark.parametrize("path", ["tree", "small passes", "unshared", "rows"])
 @pytest.mark.parametrize("family", SHARING)
-def test_every_coalition_scores_like_its_whole_row_masked(family, path, eos, absent, monkeypatch):
+def test_every_coalition_scores_like_its_whole_row_masked(family, path, eos, absent):
     options = {"small passes": {"max_tokens_per_forward": 12}, "unshared": {"share_prefixes": False}}.get(path, {})
     model = reward_model(family, eos_token_id=eos, **options)
     if path == "rows":
-        monkeypatch.setattr(CausalRewardModel, "shares_work", False)
+        for what in ("scores", "scores with hidden units"):
+            model._trials.refuse(what, SHARED, "this test wants the next way")
     else:
         assert model.shares_work
     model.score(every_coalition(rollouts_of_all_kinds(), absent))

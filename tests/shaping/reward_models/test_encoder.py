@@ -69,6 +69,8 @@ def plain(family, prompt, response, pair, label=0, labels=1):
 def test_coalitions_score_like_the_tokenized_text_of_what_they_keep(family, pair, max_tokens):
     rollouts, index = word_rollouts(family)
     model, plan = reward_model(family, pair, max_tokens_per_forward=max_tokens), random_plan(index, per_response=8)
+    # The first batch is a trial as well: some of its rows are forwarded alone.
+    score_coalitions(model, rollouts, plan)
     with forward_shapes(model.model) as shapes:
         scored = score_coalitions(model, rollouts, plan)
     for group, values in zip(plan, scored.values, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shaping import CausalRewardModel
-from shaping.reward_models.base import packs
+from shaping.reward_models.layouts import packs
 from shaping.scoring import score_coalitions
 from shaping.tree_attention import BLOCK
 from shaping.variants import Variants
@@ -71,6 +71,8 @@ def test_coalitions_score_like_plain_forward_passes_of_each_masked_text(family, 
     model = reward_model(family, eos_token_id=eos, max_tokens_per_forward=max_tokens, share_prefixes=share)
     rollouts = shared_prompt_rollouts()
     assert model.shares_work
+    # The first batch is a trial as well: some of its rows are forwarded alone.
+    score_coalitions(model, rollouts, engine_plan(rollouts))
     with forward_shapes(model.model) as shapes:
         scored = score_coalitions(model, rollouts, engine_plan(rollouts))
     found = torch.cat([values.flatten() for values in scored.values])
