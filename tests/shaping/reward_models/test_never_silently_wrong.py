@@ -1,6 +1,7 @@
 """Models that compute more than their row: each is right, by the raw library on the text alone, or refused by name."""
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -21,6 +22,11 @@ from tests.support.models.tiny_models import EOS, tiny_classifier, tiny_config, 
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16}
 LONGROPE |= {"short_factor": [1.0] * 4, "long_factor": [1.5, 4.0, 20.0, 50.0], "factor": 8.0}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 24}
+
+
+def long_rotary():
+    options = {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16, "sliding_window": None}
+    return family("phi3", **options)
 
 
 @torch.no_grad()
@@ -76,9 +82,7 @@ def both_ways():
 
 
 ODD = {
-    "rotary factors chosen by the longest row": lambda: family(
-        "phi3", rope_parameters=LONGROPE, original_max_position_embeddings=16, sliding_window=None
-    ),
+    "rotary factors chosen by the longest row": lambda: long_rotary(),
     "a temperature by place": lambda: family(
         "llama4_text", attn_temperature_tuning=True, floor_scale=4, attn_scale=2.0, no_rope_layers=[0, 0]
     ),
@@ -123,7 +127,7 @@ def test_a_score_cannot_be_read_at_what_the_library_takes_for_padding():
 
 
 def test_rows_beyond_what_was_tried_are_tried_again(caplog):
-    classifier = family("phi3", rope_parameters=LONGROPE, original_max_position_embeddings=16, sliding_window=None)
+    classifier = long_rotary()
     model = CausalRewardModel(classifier, name="judge")
     short = Rollouts.of_ids([[5, 6], [7]], [[8, 9, 10, 11], [12, 13]])
     check_scores(model, short)
@@ -159,7 +163,8 @@ def test_a_model_put_into_training_mode_later_scores_as_before():
     classifier.train()
     assert torch.equal(model.score(some_variants(rollouts(), "delete")).values, before)
     classifier.train()
-    expected = [own(classifier.eval(), sum(whole_row(rollouts(), row), [])) for row in range(len(rollouts()))]
+    whole = [list(itertools.chain(*whole_row(rollouts(), row))) for row in range(len(rollouts()))]
+    expected = [own(classifier.eval(), ids) for ids in whole]
     classifier.train()
     assert model.prefix_scores(rollouts())[:, -1].tolist() == pytest.approx(expected, abs=1e-4)
 
@@ -248,7 +253,7 @@ WRAPPED = {
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_a_wrapped_model_is_refused_with_a_line(kind):
     make, remedy = WRAPPED[kind]
-    with pytest.raises(ConfigError, match="reward model judge is a .*, not a model of transformers") as refused:
+    with pytest.raises(ConfigError, match=r"reward model judge is a .*, not a model of transformers") as refused:
         CausalRewardModel(make(), name="judge")
     assert remedy in refused.value.hint
     with pytest.raises(ConfigError, match="not a model of transformers"):
