@@ -19,8 +19,8 @@ class UnitSplitter:
     """Splits what the policy wrote of responses into tokens, spans, sentences or turns.
 
     A span ends after one of ``. , ; : ? !`` (SCAR, arXiv 2505.20417) or after ``max_span`` tokens; a sentence
-    after one of ``. ? !``; a turn where somebody else answers, and so does every other unit. Special tokens that no text
-    shows, such as end-of-sequence, and answers, belong to no unit: no coalition drops them.
+    after one of ``. ? !``; a turn where somebody else answers, and so does every other unit. Special tokens that no
+    text shows, such as end-of-sequence, and answers, belong to no unit: no coalition drops them.
 
     Args:
         tokenizer: The tokenizer that made the responses; only its vocabulary is read.

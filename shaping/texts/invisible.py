@@ -67,11 +67,11 @@ def _turn_tokens(tokenizer: Any, template: str, size: int) -> frozenset[int]:
     turns |= set(_words(_rendered(tokenizer, ("user", FIRST), ("assistant", ANSWER)).rpartition(ANSWER)[2], known)[:1])
     opening, met, rest = _rendered(tokenizer, ("system", SYSTEM), ("user", FIRST)).partition(SYSTEM)
     if met:
+        turns |= set(_words(rest.partition(FIRST)[0], known))
         last = _words(opening, known)[-1:]
         # What a template explains at its very beginning is text, however many special tokens it names.
-        near = len(opening.rpartition(last[0])[2].split()) < 2 if last else False
+        near = bool(last) and re.fullmatch(r"\s*\w*\s*", opening.rpartition(last[0])[2]) is not None
         turns |= {word for word in last if near and not _encloses(word, known, turns)}
-        turns |= set(_words(rest.partition(FIRST)[0], known))
     return frozenset(known[word] for word in turns)
 
 

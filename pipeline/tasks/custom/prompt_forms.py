@@ -69,8 +69,9 @@ class PromptForms:
 
     def __init__(self, policy: PolicySide, tokenizer: Any, opened: bool = False) -> None:
         self._policy, self._tokenizer, self._opened = policy, tokenizer, opened
-        self._known = {tuple(ids): self._form(row) for row, ids in policy.prompts}
-        self.notes = (*self._lost(), *self._unread())
+        self._forms = [(row, tuple(ids), self._form(row)) for row, ids in policy.prompts]
+        self._known = {ids: form for _, ids, form in self._forms}
+        self.notes = (*self._lost(), *self._joined(), *self._unread())
 
     def __call__(self, ids: list[int]) -> str | None:
         """Return what stands for the prompt of these ids; ``None`` for one that is not the task's."""
@@ -93,25 +94,33 @@ class PromptForms:
         """Return a line on messages that the reward model's chat template leaves out, where it does."""
         lost = [
             (row.place, message["role"])
-            for row, ids in self._policy.prompts
+            for row, _, form in self._forms
             for message in row.messages or ()
-            if not _holds(self._known[tuple(ids)], message["content"])
+            if not _holds(form, message["content"])
         ]
         if not lost:
             return ()
         (place, role), count = lost[0], len({place for place, _ in lost})
-        return (f"its chat template leaves words of {count} prompts out, first of {role} in {place}",)
+        return (f"its chat template leaves out words of prompts ({count}), first of {role} in {place}",)
+
+    def _joined(self) -> tuple[str, ...]:
+        """Return a line on prompts that it tells apart and the policy does not, where there are any."""
+        joined = [row.place for row, ids, form in self._forms if form != self._known[ids]]
+        if not joined:
+            return ()
+        place, count = joined[0], len(set(joined))
+        return (f"prompts that are one to the policy ({count}), first {place}, are read in one form: the last's",)
 
     def _unread(self) -> tuple[str, ...]:
         """Return a line on prompts that are in the policy's chat template already, where the other has another."""
         words = _turn_words(self._policy.tokenizer) - set(self._tokenizer.get_vocab())
-        plain = [row for row, ids in self._policy.prompts if row.messages is None]
+        plain = [row for row, _, _ in self._forms if row.messages is None]
         marked = [row.place for row in plain if any(word in row.text for word in words)]
         if not marked:
             return ()
         return (
-            f"{len(marked)} prompts hold the policy's control words, which it reads as text, first {marked[0]}: "
-            "write them as messages",
+            f"prompts ({len(set(marked))}) hold control words of the policy's, which it reads as text, "
+            f"first {marked[0]}: write them as messages",
         )
 
 
