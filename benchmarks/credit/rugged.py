@@ -2,10 +2,10 @@
 
     python -m benchmarks.credit.rugged
 
-The rugged game is a random reward model of two GPT-2 layers with wide weights, asked about 12 random tokens: nearly
-all of its variance is interaction. The smooth one has narrow weights. The third has main effects, pairs and noise.
-Error is ``|phi - exact| / |exact|`` against all 2^12 coalitions. shapiq's is the smaller of two: KernelSHAP paired, and
-as it comes.
+The rugged game is a random reward model of two GPT-2 layers with wide weights, asked about 12 random tokens: most
+of its variance is interaction. The narrow one has narrow weights. The game of pairs has main effects, pairs and noise,
+and the smooth one is a sum that saturates. Error is ``|phi - exact| / |exact|`` against all 2^12 coalitions. shapiq's
+is the smaller of two: KernelSHAP paired, and as it comes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ def main() -> None:
     torch.set_num_threads(1)
     kinds: dict[str, Callable[[int], Tensor]] = {
         "rugged": partial(random_transformer, width=WIDE),
-        "smooth": partial(random_transformer, width=NARROW),
+        "narrow": partial(random_transformer, width=NARROW),
         "pairs": pairs_and_noise,
+        "smooth": saturating_sum,
     }
     claims, rows = [], []
     for kind, game in kinds.items():
@@ -134,6 +135,12 @@ def pairs_and_noise(seed: int) -> Tensor:
     together = 0.3 * torch.randn(UNITS, UNITS, generator=generator, dtype=torch.float64).triu(1)
     noise = torch.randn(2**UNITS, generator=generator, dtype=torch.float64)
     return members @ alone + ((members @ together) * members).sum(dim=1) + noise
+
+
+def saturating_sum(seed: int) -> Tensor:
+    """Return a game whose value grows with a sum over the units, ever less so."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.tanh(all_coalitions(UNITS).double() @ torch.randn(UNITS, generator=generator, dtype=torch.float64))
 
 
 if __name__ == "__main__":

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from torch import Tensor
 
-from benchmarks.credit.rugged import NARROW, WIDE, measure, over_shapiq, pairs_and_noise, random_transformer
+from benchmarks.credit.rugged import (
+    NARROW,
+    WIDE,
+    measure,
+    over_shapiq,
+    pairs_and_noise,
+    random_transformer,
+    saturating_sum,
+)
 from shaping.credit.coalition_plan import all_coalitions
 
 pytest.importorskip("shapiq")
 
 
-def share_of_interactions(width: float) -> float:
+def share_of_interactions(game: Tensor) -> float:
     """Return how much of a game's variance no sum over single units holds."""
-    values, members = random_transformer(0, width).numpy(), all_coalitions(12).double().numpy()
+    values, members = game.numpy(), all_coalitions(12).double().numpy()
     design = np.hstack([members, np.ones((len(members), 1))])
     left = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
     return float(left.var() / values.var())
 
 
-def test_wide_weights_make_a_game_of_interactions() -> None:
-    assert share_of_interactions(WIDE) > 0.8
-    assert share_of_interactions(NARROW) < share_of_interactions(WIDE)
+def test_random_transformers_are_mostly_interaction_and_a_saturating_sum_is_not() -> None:
+    shares = [share_of_interactions(random_transformer(0, width)) for width in (WIDE, NARROW)]
+    assert min(shares) > 0.5 > share_of_interactions(saturating_sum(0))
 
 
 def test_games_are_the_same_for_the_same_seed() -> None:
