@@ -8,13 +8,14 @@ text of the whole response. A byte of a character that is still incomplete ends 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts, opening_tokens, padded
+from shaping.texts.invisible import ends_of, invisible_tokens
+from shaping.texts.reading import Reading, Span, check_offsets
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class DecodedRollouts:
         prompts: The text of each prompt.
         responses: The text of each response.
         ends: For each response the number of its characters that stand after each of its real tokens.
-        finished: For each response whether its last token is the policy's end-of-sequence.
+        finished: For each response whether its last token is one that ends the policy's responses.
+        added: For each response where tokens stand in it that were added to the policy's vocabulary, such as
+            ``<think>``; left out: nowhere.
     """
 
     rollouts: Rollouts
@@ -34,16 +37,22 @@ class DecodedRollouts:
     responses: list[str]
     ends: list[list[int]]
     finished: list[bool]
+    added: list[list[Span]] = field(default_factory=list)
 
     @classmethod
     def of(cls, rollouts: Rollouts, tokenizer: Any) -> DecodedRollouts:
-        """Return the texts of a batch; special tokens have no characters."""
+        """Return the texts of a batch; see ``texts_of`` for the tokens that have no characters."""
         rows = [_row(rollouts, row) for row in range(len(rollouts))]
         decoded = [_decode_row(tokenizer, prompt, response) for prompt, response in rows]
         prompts, responses = [prompt for prompt, _, _ in decoded], [response for _, response, _ in decoded]
         ends = [reached for _, _, reached in decoded]
-        finished = [response[-1:] == [tokenizer.eos_token_id] for _, response in rows]
-        return cls(rollouts, prompts, responses, ends, finished)
+        final, words = ends_of(tokenizer), set(getattr(tokenizer, "added_tokens_decoder", ()))
+        finished = [not final.isdisjoint(response[-1:]) for _, response in rows]
+        added = [
+            _spans(text, reached, [token in words for token in response])
+            for (_, response), text, reached in zip(rows, responses, ends, strict=True)
+        ]
+        return cls(rollouts, prompts, responses, ends, finished, added)
 
     def kept_text(self, row: int, keep: list[bool], blank: str = "") -> str:
         """Return the characters of the kept tokens of a response, in order, and ``blank`` for each of the others."""
@@ -53,9 +62,26 @@ class DecodedRollouts:
 
 
 def texts_of(tokenizer: Any, rows: list[list[int]]) -> list[str]:
-    """Return the text of each row of ids, as reward models get it: special tokens have no characters."""
-    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """Return the text of each row of ids, as reward models and readers get it.
+
+    Tokens that frame texts and turns, such as end-of-sequence, have no characters; other special ones, such as
+    ``<think>``, are part of what was said. See ``invisible_tokens``.
+    """
+    unseen = invisible_tokens(tokenizer)
+    shown = [[token for token in map(int, row) if token not in unseen] for row in rows]
+    texts: list[str] = tokenizer.batch_decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return texts
+
+
+def _spans(text: str, ends: list[int], chosen: list[bool]) -> list[Span]:
+    """Return where the chosen tokens stand, without the spaces that a decoder puts around them."""
+    found = []
+    for start, end, wanted in zip([0, *ends], ends, chosen, strict=False):
+        part = text[start:end]
+        if wanted and part.strip():
+            start += len(part) - len(part.lstrip())
+            found.append((start, start + len(part.strip())))
+    return found
 
 
 def _row(rollouts: Rollouts, row: int) -> tuple[list[int], list[int]]:
@@ -99,30 +125,33 @@ class AlignedRollouts:
     policy_token: Tensor
 
     @classmethod
-    def of(cls, decoded: DecodedRollouts, tokenizer: Any, framed: bool, eos_token_id: int | None) -> AlignedRollouts:
+    def of(
+        cls, decoded: DecodedRollouts, tokenizer: Any, framed: bool, eos_token_id: int | None, separate: bool = False
+    ) -> AlignedRollouts:
         """Return a decoded batch in the tokens of ``tokenizer``.
+
+        Prompt and response are encoded as one text. What ends within the prompt is the prompt's, and all else the
+        response's, also a token that reaches across.
 
         Args:
             decoded: The texts and the policy's offsets.
             tokenizer: The reward model's tokenizer.
             framed: Whether prompts begin with what the tokenizer puts before a text.
             eos_token_id: Stands for the policy's final special token; ``None`` leaves that out.
+            separate: Whether prompt and response are two texts to the reward model.
 
         Raises:
             ConfigError: The tokenizer gives no offsets.
         """
-        if not getattr(tokenizer, "is_fast", False):
-            raise ConfigError(
-                f"the reward model's tokenizer {type(tokenizer).__name__} gives no character offsets",
-                "load its fast version (a tokenizer.json)",
-            )
-        opening = opening_tokens(tokenizer) if framed else []
+        check_offsets(tokenizer)
+        opening, read = opening_tokens(tokenizer) if framed else [], Reading.apart if separate else Reading.joined
         prompts, responses, owners = [], [], []
-        for row in range(len(decoded.prompts)):
-            prompt = tokenizer(decoded.prompts[row], add_special_tokens=False)["input_ids"]
-            prompts.append(opening + list(prompt))
-            encoded = tokenizer(decoded.responses[row], add_special_tokens=False, return_offsets_mapping=True)
-            ids, owner = list(encoded["input_ids"]), _owners(decoded.ends[row], encoded["offset_mapping"])
+        for row, (prompt, response) in enumerate(zip(decoded.prompts, decoded.responses, strict=True)):
+            found = read(tokenizer, prompt, response, decoded.added[row] if decoded.added else ())
+            # A prompt's text may begin with beginning-of-sequence itself.
+            opened = found.prompt[: len(opening)] == opening
+            prompts.append(found.prompt if opened else opening + found.prompt)
+            ids, owner = found.response, _owners(decoded.ends[row], found.ends)
             if eos_token_id is not None and decoded.finished[row]:
                 ids, owner = [*ids, eos_token_id], [*owner, len(decoded.ends[row]) - 1]
             responses.append(ids)
@@ -141,10 +170,10 @@ class AlignedRollouts:
         return moved.scatter_add_(1, self.policy_token, values * self.rollouts.response_mask)
 
 
-def _owners(ends: list[int], offsets: list[tuple[int, int]]) -> list[int]:
-    """Return for each token of the text the policy token that completes it: non-decreasing."""
+def _owners(ends: list[int], reaching: list[int]) -> list[int]:
+    """Return for each token, by where it ends, the policy token that completes it: non-decreasing."""
     owners, reached = [], 0
-    for _, end in offsets:
+    for end in reaching:
         reached = max(reached, min(bisect_left(ends, end), len(ends) - 1))
         owners.append(reached)
     return owners

@@ -133,8 +133,7 @@ class Rollouts:
     @classmethod
     def of_texts(cls, tokenizer: Any, prompts: list[str], responses: list[str]) -> Rollouts:
         """Return texts as rollouts: prompts after what the tokenizer puts before a text, responses as they are."""
-        opening = opening_tokens(tokenizer)
-        prompt_ids = [opening + list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in prompts]
+        prompt_ids = [opened_ids(tokenizer, text) for text in prompts]
         response_ids = [list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in responses]
         return cls.of_ids(prompt_ids, response_ids)
 
@@ -232,3 +231,9 @@ def opening_tokens(tokenizer: Any) -> list[int]:
     """Return the special tokens that a tokenizer puts before a text, such as beginning-of-sequence."""
     core, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
     return list(whole[: next(i for i in range(len(whole)) if whole[i : i + len(core)] == core)])
+
+
+def opened_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return a text's ids after what the tokenizer puts before a text; a text that begins with it has it once."""
+    opening, ids = opening_tokens(tokenizer), list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return ids if ids[: len(opening)] == opening else opening + ids

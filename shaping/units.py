@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from shaping.rollouts import Rollouts
+from shaping.texts.invisible import shown_tokens
 
 SPAN_ENDS = ".,;:?!"
 SENTENCE_ENDS = ".?!"
@@ -18,8 +19,8 @@ class UnitSplitter:
     """Splits what the policy wrote of responses into tokens, spans, sentences or turns.
 
     A span ends after one of ``. , ; : ? !`` (SCAR, arXiv 2505.20417) or after ``max_span`` tokens; a sentence
-    after one of ``. ? !``; a turn where somebody else answers, and so does every other unit. Special tokens such as
-    end-of-sequence, and answers, belong to no unit: no coalition drops them.
+    after one of ``. ? !``; a turn where somebody else answers, and so does every other unit. Special tokens that no
+    text shows, such as end-of-sequence, and answers, belong to no unit: no coalition drops them.
 
     Args:
         tokenizer: The tokenizer that made the responses; only its vocabulary is read.
@@ -28,7 +29,7 @@ class UnitSplitter:
     def __init__(self, tokenizer: Any) -> None:
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         texts = [(token or "").rstrip("Ġ▁Ċ \n") for token in tokens]
-        special = set(tokenizer.all_special_ids)
+        special = set(tokenizer.all_special_ids) - shown_tokens(tokenizer)
         # The last entry stands for every id beyond the vocabulary: models may have padded embeddings.
         self._span_end = torch.tensor([text[-1:] in SPAN_ENDS and text != "" for text in texts] + [False])
         self._sentence_end = torch.tensor([text[-1:] in SENTENCE_ENDS and text != "" for text in texts] + [False])

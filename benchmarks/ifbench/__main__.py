@@ -25,6 +25,7 @@ from pipeline.tasks.models.calibration import own_samples
 from pipeline.tasks.models.smollm2 import load_smollm2
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.trainers.base import quiet_transformers
+from shaping.alignment import texts_of
 from shaping.rollouts import unpadded
 
 UNTRAINED = "untrained"
@@ -93,10 +94,7 @@ def answers(
     """Return the policy's sampled answer to each prompt."""
     chats = [PromptRow("IFBench", None, prompt.text).as_chat().ids(tokenizer) for prompt in prompts]
     found = own_samples(policy, chats, tokens, int(tokenizer.eos_token_id), True, seed, temperature, BATCH)
-    texts: list[str] = tokenizer.batch_decode(
-        unpadded(found.response_ids, found.response_mask), skip_special_tokens=True
-    )
-    return texts
+    return texts_of(tokenizer, unpadded(found.response_ids, found.response_mask))
 
 
 def _options() -> argparse.Namespace:

@@ -17,7 +17,7 @@ from pipeline.trainers.base import Judge, SampleText, Task
 from pipeline.trials.arm import WINNER
 from pipeline.trials.records import trial_files
 from pipeline.trials.results import RunResult
-from shaping.alignment import DecodedRollouts
+from shaping.alignment import DecodedRollouts, texts_of
 from shaping.certificate import Certificate
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
@@ -25,6 +25,7 @@ from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
 from shaping.shaper import Shaper
+from shaping.texts.invisible import invisible_tokens
 
 # Coalitions of a response whose credit is looked at and not trained on: enough for some sixty tokens.
 SHOWN_BUDGET = 128
@@ -119,7 +120,7 @@ def explain_response(
         score = float(shaped.scores[0])
         rows.append(TokenRow(name, tuple(shaped.token_rewards[0].tolist())))
         certificates[name] = Certificate.empty(shaper.shape).including(shaped.token_rewards, shaped.scores, rollouts)
-    prompt = judge.tokenizer.decode(prompt_ids, skip_special_tokens=True)
+    (prompt,) = texts_of(judge.tokenizer, [prompt_ids])
     return TokenSample(prompt, _token_texts(rollouts, judge.tokenizer), score, tuple(rows)), certificates
 
 
@@ -129,7 +130,7 @@ def _token_texts(rollouts: Rollouts, tokenizer: Any) -> tuple[str, ...]:
     Alone, some tokenizers would show a token without its leading space.
     """
     decoded, ids = DecodedRollouts.of(rollouts, tokenizer), rollouts.response_ids[0].tolist()
-    text, ends, special = decoded.responses[0], decoded.ends[0], set(tokenizer.all_special_ids)
+    text, ends, special = decoded.responses[0], decoded.ends[0], invisible_tokens(tokenizer)
     parts = [text[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     names = tokenizer.convert_ids_to_tokens(ids)
     return tuple(str(name) if token in special else part for token, part, name in zip(ids, parts, names, strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from shaping.errors import ConfigError
-from shaping.rollouts import opening_tokens
+from shaping.rollouts import opened_ids
 
 FORM = 'write one JSON object a line: {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
 ANSWERED = 'write one JSON object a line: {"prompt": "...", "response": "..."}; messages may stand in place of prompt'
@@ -36,13 +36,13 @@ class PromptRow:
         """Return the prompt's token ids, ready for a response.
 
         A chat goes through the tokenizer's template, up to the opening of the assistant's turn; a text comes after
-        what the tokenizer puts before a text.
+        what the tokenizer puts before a text, unless it begins with that already, as a templated chat may.
 
         Raises:
             ConfigError: The tokenizer has no chat template, the template refuses the messages, or no token results.
         """
         if self.messages is None:
-            ids = opening_tokens(tokenizer) + list(tokenizer(self.text, add_special_tokens=False)["input_ids"])
+            ids = opened_ids(tokenizer, self.text)
         else:
             ids = list(self.templated(tokenizer, tokenize=True, return_dict=False))
         if not ids:

@@ -4,7 +4,8 @@
 
 with the Shapley kernel ``k`` (Lundberg and Lee, arXiv 1705.07874). With complementary pairs only the odd part of the
 game enters, one equation a pair (Covert and Lee, arXiv 2012.01536, explain why pairs help). A ridge pulls towards
-equal shares, which keeps the constraint; its strength is cross-validated.
+equal shares, which keeps the constraint. Its strength is cross-validated while all sizes are sampled. Once sizes are
+drawn completely, it is the strength of least estimated risk.
 
 The standard error has two parts: what two halves of the sample disagree on, and what the ridge is expected to have
 taken away, without which few coalitions would seem certain of equal shares.
@@ -18,7 +19,7 @@ from torch import Tensor
 from shaping.credit.base import Credit, CreditMethod, ScoredBatch
 from shaping.credit.coalition_plan import all_coalitions, groups, shared, to_credit
 from shaping.credit.estimator import budget_of, is_exact
-from shaping.credit.paired_sampling import fully_drawn, pair_weights, sample_pairs, total_pairs
+from shaping.credit.paired_sampling import fully_drawn, pair_weights, sample_pairs, total_pairs, unseen_shares
 from shaping.credit.ridge import Design
 from shaping.credit.shapley_exact import exact_values
 from shaping.scoring import Coalitions
@@ -70,8 +71,9 @@ def solve_group(group: Coalitions, values: Tensor, generator: torch.Generator) -
     design = Design.of(rows, weights)
     # A sample of the pairs, not of infinitely many: as fewer are left unseen, there is less to be cautious about.
     unseen = 1 - pairs / total_pairs(units)
-    strength = design.best_strength(targets) * unseen
-    certain = fully_drawn(group.members[0, 2::2], pairs)
+    certain, shares = fully_drawn(group.members[0, 2::2], pairs), unseen_shares(group.members[0, 2::2], pairs)
+    whole = bool(certain.any())
+    strength = (design.least_risk(targets, shares, unseen) if whole else design.best_strength(targets)) * unseen
     variance = _split_half_variance(rows, weights, certain, targets, strength, generator)
     variance = variance + design.shrinkage_variance(targets, strength)
     return equal + design.solve(targets, strength), (variance * unseen).sqrt()

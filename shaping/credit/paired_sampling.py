@@ -62,10 +62,16 @@ def pair_weights(members: Tensor, pairs: int) -> Tensor:
 
 def fully_drawn(members: Tensor, pairs: int) -> Tensor:
     """Return which pairs (``p``) are of a size of which every pair was drawn."""
+    return unseen_shares(members, pairs) == 0
+
+
+def unseen_shares(members: Tensor, pairs: int) -> Tensor:
+    """Return for each pair (``p``) the share of the pairs of its size that is not drawn, on average."""
     units = members.shape[1]
     share, size = shares(units, pairs)[0], members.sum(dim=1)
-    whole = [False, *(part >= _pairs_of_size(units, place) for place, part in enumerate(share, start=1))]
-    return torch.tensor(whole, device=members.device)[torch.minimum(size, units - size)]
+    unseen = [max(0.0, 1 - part / _pairs_of_size(units, place)) for place, part in enumerate(share, start=1)]
+    table = torch.tensor([1.0, *unseen], dtype=torch.float64, device=members.device)
+    return table[torch.minimum(size, units - size)]
 
 
 def _pairs_of_size(units: int, size: int) -> int:

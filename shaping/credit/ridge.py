@@ -1,4 +1,10 @@
-"""Ridge regression of many rows of targets on one design, its strength chosen by generalised cross-validation."""
+"""Ridge regression of many rows of targets on one design, its strength chosen by what it costs.
+
+Two rules choose. Generalised cross-validation takes all that a fit leaves for noise. That is right while every equation
+is a draw from many. Where some are all that there are of their kind, what they leave is no noise, since the exact
+solution leaves it as well, and cross-validation shrinks too much. Stein's unbiased estimate of the risk then counts the
+noise of drawn equations alone.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +20,8 @@ SINGULAR = 1e-9
 TINY = 1e-12
 # With fewer rows the cross-validation error is flat and rounding would choose.
 FEWEST_ROWS = 3
+# An equation that alone decides its own fit tells nothing of the noise.
+LEAST_FREEDOM = 0.05
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,31 @@ class Design:
             residual, freedom = self._residual(found, squares, strength)
             errors.append(float((residual / squares.clamp(min=TINY)).mean()) / freedom**2)
         return STRENGTHS[errors.index(min(errors))]
+
+    def least_risk(self, targets: Tensor, unseen: Tensor, factor: float = 1.0) -> float:
+        """Return the strength of least estimated squared error of the coefficients, all rows of targets together.
+
+        Stein (1981): with coefficients ``b`` of least squares, their sampling variances ``v``, and the share ``k`` of
+        a direction that a ridge keeps, ``sum (1 - k)^2 b^2 + 2 k v - v`` has the ridge's squared error as its mean.
+        Each row counts relative to its own size.
+
+        Args:
+            targets: ``R x p``.
+            unseen: For each equation (``p``) the share of its kind that was not drawn: 0 where all were.
+            factor: Each strength is judged, and is meant to be used, times this.
+        """
+        found, _ = self.coordinates(targets)
+        left = targets * self.root_weights - found @ self.left.mT
+        freedom = (1 - (self.left**2).sum(dim=1)).clamp(min=LEAST_FREEDOM)
+        noise = (left**2 / freedom * unseen) @ self.left**2
+        squares, variances = (found / self.singular) ** 2, noise / self.singular**2
+        size = (squares + variances).sum(dim=1).clamp(min=TINY)
+        risks = []
+        for strength in STRENGTHS:
+            kept = self._kept(strength * factor)
+            risk = ((1 - kept) ** 2 * squares + (2 * kept - 1) * variances).sum(dim=1)
+            risks.append(float((risk / size).mean()))
+        return STRENGTHS[risks.index(min(risks))]
 
     def shrinkage_variance(self, targets: Tensor, strength: float) -> Tensor:
         """Return ``R x N`` expected squares of what the ridge takes away from the coefficients.

@@ -142,6 +142,11 @@ class EncoderRewardModel:
     def _found(self) -> Abilities:
         return find_encoder_abilities(self, {"absent_mask"} if self._mask_token is not None else set())
 
+    @property
+    def pair(self) -> bool:
+        """Whether prompt and response are two texts to the model."""
+        return self._pair
+
     def identity(self) -> str:
         """Return a hash of the weights and of the scale: what an exported shape is bound to."""
         return weights_identity(self.model, self.mean, self.deviation)

@@ -11,24 +11,32 @@ from torch import Tensor
 
 from shaping.alignment import AlignedRollouts, DecodedRollouts
 from shaping.reward_models.base import RewardModel, VariantScores
-from shaping.rollouts import Rollouts
+from shaping.rollouts import Rollouts, unpadded
 from shaping.variants import Variants
 
 
 class RetokenizedRewardModel:
     """Another reward model, seen in the policy's tokens.
 
-    Each token of the reward model belongs to the one policy token that completes it: its credit goes there, and it
-    is absent when that token is. A response is tokenized once; coalitions take tokens away and never tokenize anew.
+    It reads prompt and response as one text, as its tokenizer encodes that text: the score of a whole response is the
+    library's own of the joined texts. A token that reaches across the prompt's end is the response's. Each token of the
+    response belongs to the one policy token that completes it: its credit goes there, and it is absent when that token
+    is. A response is tokenized once; coalitions take tokens away and never tokenize anew.
+
+    Control words of the reward model that a response spells with ordinary tokens stay text.
 
     Args:
         inner: The reward model, over its own tokens.
         tokenizer: The reward model's tokenizer; must give offsets.
         policy_tokenizer: The tokenizer of the responses.
         prompt_text: Rewrites the text of a prompt for the reward model, such as into its own chat template.
+        prompt_of: From a prompt's ids to what the reward model reads in its place; ``None`` for a prompt that it does
+            not know, whose text goes through ``prompt_text``.
         framed: Whether prompts begin with what the tokenizer puts before a text, such as beginning-of-sequence; off
             for an ``EncoderRewardModel``, which frames rows itself.
         eos_token_id: What stands for the policy's end-of-sequence in the reward model's rows; ``None``: nothing.
+        separate: Whether prompt and response are two texts to the reward model; by default what it says of itself
+            (``pair`` of an ``EncoderRewardModel``).
     """
 
     def __init__(
@@ -39,11 +47,15 @@ class RetokenizedRewardModel:
         prompt_text: Callable[[str], str] | None = None,
         framed: bool = True,
         eos_token_id: int | None = None,
+        prompt_of: Callable[[list[int]], str | None] | None = None,
+        separate: bool | None = None,
     ) -> None:
         self.inner, self.name = inner, inner.name
         self.added_tokens, self.layers = inner.added_tokens, inner.layers
         self._tokenizer, self._policy_tokenizer = tokenizer, policy_tokenizer
         self._prompt_text, self.framed, self.eos_token_id = prompt_text, framed, eos_token_id
+        self._prompt_of = prompt_of
+        self.separate = bool(getattr(inner, "pair", False)) if separate is None else separate
         self._last: tuple[Rollouts, AlignedRollouts] | None = None
 
     @property
@@ -92,8 +104,16 @@ class RetokenizedRewardModel:
         """Return the batch in the reward model's tokens; the last batch is remembered."""
         if self._last is None or self._last[0] is not rollouts:
             decoded = DecodedRollouts.of(rollouts, self._policy_tokenizer)
-            if self._prompt_text is not None:
-                decoded = replace(decoded, prompts=[self._prompt_text(text) for text in decoded.prompts])
-            aligned = AlignedRollouts.of(decoded, self._tokenizer, self.framed, self.eos_token_id)
+            decoded = replace(decoded, prompts=self._prompts(decoded))
+            aligned = AlignedRollouts.of(decoded, self._tokenizer, self.framed, self.eos_token_id, self.separate)
             self._last = (rollouts, aligned)
         return self._last[1]
+
+    def _prompts(self, decoded: DecodedRollouts) -> list[str]:
+        """Return what the reward model reads of each prompt."""
+        asked, found = decoded.rollouts, []
+        for ids, text in zip(unpadded(asked.prompt_ids, asked.prompt_mask), decoded.prompts, strict=True):
+            known = None if self._prompt_of is None else self._prompt_of(ids)
+            rewritten = text if known is not None or self._prompt_text is None else self._prompt_text(text)
+            found.append(rewritten if known is None else known)
+        return found

@@ -11,10 +11,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from pipeline.tasks.custom.prompt_forms import PolicySide, PromptForms, PromptTexts, reads_otherwise
 from pipeline.tasks.models.pretrained import check_folder, end_of_response, load_classifier, load_tokenizer
-from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.settings import RewardSettings
-from shaping.alignment import texts_of
 from shaping.errors import ConfigError
 from shaping.reward_models import (
     CausalRewardModel,
@@ -23,10 +22,11 @@ from shaping.reward_models import (
     RewardModel,
     TextRewardModel,
 )
-from shaping.rollouts import opening_tokens
 from shaping.user_code import error_and_place, load_callable
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
+# A reward model, and lines on what a user should know of it.
+_Found = tuple[RewardModel, tuple[str, ...]]
 
 
 class FunctionRewardModel(TextRewardModel):
@@ -95,44 +95,6 @@ def _source(function: RewardFunction) -> str:
 
 
 @dataclass(frozen=True)
-class PolicySide:
-    """What a reward model must know of the policy.
-
-    Attributes:
-        tokenizer: Its tokenizer.
-        tokens: Different tokens that it can say.
-        prompts: All prompts with their ids, of the training and held out.
-    """
-
-    tokenizer: Any
-    tokens: int
-    prompts: Sequence[tuple[PromptRow, list[int]]]
-
-    @property
-    def chat(self) -> bool:
-        """Whether any prompt is a chat."""
-        return any(row.messages is not None for row, _ in self.prompts)
-
-
-class PromptTexts:
-    """From the text of a prompt's tokens to what a reward model gets in its place.
-
-    Args:
-        policy: Whose prompts are known; any other stays as it is.
-        rewrite: What becomes of each.
-    """
-
-    def __init__(self, policy: PolicySide, rewrite: Callable[[PromptRow], str]) -> None:
-        texts = texts_of(policy.tokenizer, [ids for _, ids in policy.prompts])
-        rows = [row for row, _ in policy.prompts]
-        self._known = {text.strip(): rewrite(row) for text, row in zip(texts, rows, strict=True)}
-
-    def __call__(self, text: str) -> str:
-        """Return what stands for the prompt of that text."""
-        return self._known.get(text.strip(), text)
-
-
-@dataclass(frozen=True)
 class RewardSource:
     """A reward model of the config, found but not loaded.
 
@@ -158,8 +120,11 @@ class RewardSource:
         check_folder(f"{field}.model", settings.model or "")
         return cls(settings, field, None)
 
-    def load(self, policy: PolicySide) -> RewardModel:
-        """Return the reward model, behind a change of tokenizers where its own is not the policy's.
+    def load(self, policy: PolicySide) -> tuple[RewardModel, tuple[str, ...]]:
+        """Return the reward model with lines on what a user should know of it.
+
+        It stands behind a change of tokenizers where its own is not the policy's, or where it has a form of its own of
+        the prompts.
 
         Raises:
             ConfigError: It cannot be loaded or cannot serve; names the field.
@@ -168,19 +133,21 @@ class RewardSource:
         if self.function is not None:
             texts, scale = PromptTexts(policy, lambda row: row.text), _scale(settings, None)
             options: dict[str, Any] = {"mask_text": settings.mask_text}
-            return FunctionRewardModel(
+            function = FunctionRewardModel(
                 settings.function or "", self.function, policy.tokenizer, texts, *scale, **options
             )
+            return function, ()
         tokenizer = load_tokenizer(settings, self.field)
         model = load_classifier(settings, self.field)
         try:
             build = _encoder if settings.kind == "encoder" else _causal
-            return build(settings, model, tokenizer, policy)
+            found, notes = build(settings, model, tokenizer, policy)
+            return found, tuple(f"{self.field}: {note}" for note in notes)
         except ConfigError as error:
             raise ConfigError(f"{self.field}: {error.message}", error.hint) from error
 
 
-def _causal(settings: RewardSettings, model: PreTrainedModel, tokenizer: Any, policy: PolicySide) -> RewardModel:
+def _causal(settings: RewardSettings, model: PreTrainedModel, tokenizer: Any, policy: PolicySide) -> _Found:
     name, (mean, deviation) = _name(settings), _scale(settings, model)
     if model.config.num_labels != 1:
         raise ConfigError(
@@ -193,12 +160,15 @@ def _causal(settings: RewardSettings, model: PreTrainedModel, tokenizer: Any, po
     read_at = int(ending) if settings.read_at_eos else None
     inner = CausalRewardModel(model, mean, deviation, name, read_at, mask_token_id=settings.mask_token_id)
     if _same_tokens(model, tokenizer, policy):
-        return inner
+        if not reads_otherwise(policy, tokenizer):
+            return inner, ()
+        if not getattr(tokenizer, "is_fast", False):
+            return inner, ("reads prompts in the policy's form, not in its own: its tokenizer gives no offsets",)
     ended_by = read_at if settings.read_at_eos else end_of_response(tokenizer, chat=policy.chat)
     return _retokenized(inner, tokenizer, policy, framed=True, eos_token_id=ended_by)
 
 
-def _encoder(settings: RewardSettings, model: PreTrainedModel, tokenizer: Any, policy: PolicySide) -> RewardModel:
+def _encoder(settings: RewardSettings, model: PreTrainedModel, tokenizer: Any, policy: PolicySide) -> _Found:
     name, (mean, deviation) = _name(settings), _scale(settings, model)
     if hasattr(model, "score"):
         raise ConfigError(f"reward model {name} is a {type(model).__name__}, no encoder", "set kind to causal")
@@ -217,27 +187,17 @@ def _encoder(settings: RewardSettings, model: PreTrainedModel, tokenizer: Any, p
 
 def _retokenized(
     inner: RewardModel, tokenizer: Any, policy: PolicySide, framed: bool, eos_token_id: int | None
-) -> RetokenizedRewardModel:
+) -> _Found:
     if not getattr(tokenizer, "is_fast", False):
         raise ConfigError(
             f"reward model {inner.name} has another tokenizer than the policy, and it gives no character offsets",
             "save its fast version there (a tokenizer.json)",
         )
-    templated = bool(tokenizer.chat_template) and all(row.messages is not None for row, _ in policy.prompts)
+    forms = PromptForms(policy, tokenizer, opened=not framed)
     # A chat template opens the text itself.
-    opening = opening_tokens(tokenizer) if framed and not templated else []
-    start = tokenizer.bos_token if opening and opening[0] == tokenizer.bos_token_id else ""
-
-    def rewrite(row: PromptRow) -> str:
-        if row.messages is None:
-            return row.text
-        if not tokenizer.chat_template:
-            return f"{row.text}\n"
-        text: str = row.templated(tokenizer, tokenize=False)
-        return text.removeprefix(start)
-
-    texts = PromptTexts(policy, rewrite)
-    return RetokenizedRewardModel(inner, tokenizer, policy.tokenizer, texts, framed and not templated, eos_token_id)
+    framed = framed and not forms.templated
+    seen = RetokenizedRewardModel(inner, tokenizer, policy.tokenizer, None, framed, eos_token_id, forms)
+    return seen, forms.notes
 
 
 def _same_tokens(model: PreTrainedModel, tokenizer: Any, policy: PolicySide) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from pipeline.tasks.custom.reward_models import PolicySide, RewardSource
+from pipeline.tasks.custom.prompt_forms import PolicySide
+from pipeline.tasks.custom.reward_models import RewardSource
 from pipeline.tasks.models.pretrained import check_folder, end_of_response, load_policy, load_tokenizer, outline_policy
 from pipeline.tasks.prompt_file import PromptRow, read_prompts, split_prompts
 from pipeline.tasks.settings import PromptsSettings
 from pipeline.trainers.base import Judge, Prompts, Task, quiet_transformers
 from shaping.errors import ConfigError
+from shaping.texts.invisible import set_ends
 
 Encoded = list[tuple[PromptRow, list[int]]]
 
@@ -49,15 +51,17 @@ def load(settings: PromptsSettings, folder: Path | None) -> Task:
     judged, more = _short_enough(held_out, "held-out prompts", tokenizer, settings.max_prompt_tokens)
     policy = load_policy(settings.policy)
     side = _policy_side(tokenizer, policy, shown + judged)
+    reward_model, of_reward = reward.load(side)
+    gold_model, of_gold = (None, ()) if gold is None else gold.load(side)
     return Task(
         name="prompts",
         policy=policy,
         tokenizer=tokenizer,
-        reward_model=reward.load(side),
-        gold_model=None if gold is None else gold.load(side),
+        reward_model=reward_model,
+        gold_model=gold_model,
         train_prompts=Prompts.of_ids([ids for _, ids in shown]),
         held_out_prompts=Prompts.of_ids([ids for _, ids in judged]),
-        notes=(*notes, *more),
+        notes=(*notes, *more, *of_reward, *of_gold),
     )
 
 
@@ -84,7 +88,7 @@ def load_judge(settings: PromptsSettings, folder: Path | None, asked: Sequence[P
     given = [(row, row.ids(tokenizer)) for row in rows]
     # Theirs are among the prompts that the reward model has a form of its own for.
     side = _policy_side(tokenizer, outline_policy(settings.policy), shown + judged + given)
-    return Judge(tokenizer, reward.load(side), tuple(ids for _, ids in given))
+    return Judge(tokenizer, reward.load(side)[0], tuple(ids for _, ids in given))
 
 
 def _policy_side(tokenizer: Any, policy: PreTrainedModel, prompts: Encoded) -> PolicySide:
@@ -147,3 +151,4 @@ def _set_end(tokenizer: Any, policy: PreTrainedModel, chat: bool) -> None:
         )
     if tokenizer.eos_token_id != end:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    set_ends(tokenizer, [each for each in (declared if isinstance(declared, list | tuple) else [declared]) if each])

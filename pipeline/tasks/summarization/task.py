@@ -23,7 +23,9 @@ from pipeline.tasks.summarization.papers import CORPUS, SHARES, Paper, fetch_pap
 from pipeline.tasks.summarization.policy import SummaryTokens, train_tiny
 from pipeline.tasks.summarization.reward_model import comparison_quality, new_reward_model, train_on_comparisons
 from pipeline.trainers.base import Judge, Prompts, Task, quiet_transformers
+from shaping.alignment import texts_of
 from shaping.reward_models import CausalRewardModel
+from shaping.rollouts import unpadded
 
 NORMALIZATION_PROMPTS = 128
 NORMALIZATION_TOKENS = 40
@@ -165,9 +167,9 @@ def _rouge_facts(
     """Return ROUGE on held-out papers: of the untrained policy, of the source itself, and of another's summary."""
     eos, prompts = int(tokens.tokenizer.eos_token_id), [tokens.prompt(each) for each in held_out]
     sampled = own_samples(policy, prompts, NORMALIZATION_TOKENS, eos, True, seed)
-    rows = [ids[real] for ids, real in zip(sampled.response_ids, sampled.response_mask, strict=True)]
+    rows = unpadded(sampled.response_ids, sampled.response_mask)
     texts = {
-        "policy": tokens.tokenizer.batch_decode(rows, skip_special_tokens=True),
+        "policy": texts_of(tokens.tokenizer, rows),
         "source": [each.source for each in held_out],
         "another_summary": [each.summary for each in (*held_out[3:], *held_out[:3])],
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.trainers.base import SampleText
 from pipeline.trainers.ppo.losses import masked_mean
 from pipeline.trainers.ppo.trainer import PPOTrainer
+from shaping.alignment import texts_of
 from shaping.rollouts import Rollouts
 from shaping.scoring import score_responses
 
@@ -105,9 +106,10 @@ def _text(trainer: PPOTrainer, rollouts: Rollouts, scores: Tensor, row: int) -> 
     tokenizer = trainer.task.tokenizer
     prompt_ids = rollouts.prompt_ids[row][rollouts.prompt_mask[row]].tolist()
     response_ids = rollouts.response_ids[row][rollouts.response_mask[row]].tolist()
+    prompt, response = texts_of(tokenizer, [prompt_ids, response_ids])
     return SampleText(
-        prompt=tokenizer.decode(prompt_ids, skip_special_tokens=True),
-        response=tokenizer.decode(response_ids, skip_special_tokens=True),
+        prompt=prompt,
+        response=response,
         prompt_ids=prompt_ids,
         response_ids=response_ids,
         score=float(scores[row]),

@@ -138,3 +138,54 @@ def test_shrinkage_is_what_a_ridge_misses_of_coefficients_of_its_own_prior(rows,
         expected.append(np.diag(missed @ prior @ missed.T))
     found = Design.of(*tensors(design, weights)).shrinkage_variance(torch.from_numpy(targets), strength)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6, atol=1e-9)
+
+
+def risk_by_matrices(design, weights, targets, unseen, strength):
+    """Return Stein's estimate of each row's squared error and its size, with the matrices written out."""
+    root = np.sqrt(weights / weights.sum())
+    rooted = root[:, None] * design
+    inverse = np.linalg.pinv(rooted)
+    leverage = np.diag(rooted @ inverse)
+    penalized = rooted.T @ rooted + penalty(design, weights, strength) * np.eye(design.shape[1])
+    kept = np.linalg.solve(penalized, rooted.T @ rooted)
+    # Rows of the design sum to 0: the constant direction is nobody's to estimate.
+    taken = np.eye(design.shape[1]) - 1 / design.shape[1] - kept
+    found = []
+    for target in targets * root:
+        left = target - rooted @ inverse @ target
+        noise = inverse @ np.diag(left**2 / (1 - leverage) * unseen) @ inverse.T
+        lost = taken @ inverse @ target
+        whole = np.sum((inverse @ target) ** 2) + np.trace(noise)
+        found.append((lost @ lost + 2 * np.trace(kept @ noise) - np.trace(noise), whole))
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+@pytest.mark.parametrize(("rows", "columns", "seed", "noise"), [(40, 6, 0, 3.0), (40, 6, 1, 0.1), (12, 6, 2, 1.0)])
+def test_strength_of_least_risk_is_that_of_least_estimate_by_matrices(rows, columns, seed, noise, factor):
+    design, weights, targets = problem(rows, columns, seed, noise=noise)
+    unseen = np.random.default_rng(seed).random(rows).round(1)
+    risks = [
+        np.mean(np.divide(*risk_by_matrices(design, weights, targets, unseen, factor * each))) for each in STRENGTHS
+    ]
+    found = Design.of(*tensors(design, weights)).least_risk(*tensors(targets, unseen), factor)
+    assert found == STRENGTHS[int(np.argmin(risks))]
+
+
+def test_what_fully_drawn_equations_leave_is_no_noise():
+    design, weights, targets = problem(40, 6, 3, noise=10.0)
+    found = Design.of(*tensors(design, weights))
+    drawn, sampled = (found.least_risk(torch.from_numpy(targets), torch.full((40,), each)) for each in (0.0, 1.0))
+    assert drawn == STRENGTHS[0] < 0.1 <= sampled
+
+
+@pytest.mark.parametrize("strength", [1e-3, 0.1, 1.0, 10.0])
+def test_estimated_risk_has_the_ridges_squared_error_as_its_mean(strength):
+    design, generator = problem(40, 6, 4)[0], np.random.default_rng(5)
+    truth, weights = np.random.default_rng(6).normal(size=6), np.ones(40)
+    truth -= truth.mean()
+    targets = design @ truth + 3.0 * generator.normal(size=(2_000, 40))
+    solved = Design.of(*tensors(design, weights)).solve(torch.from_numpy(targets), strength).numpy()
+    real = np.sum((solved - truth) ** 2, axis=1)
+    estimated, _ = risk_by_matrices(design, weights, targets, weights, strength)
+    assert np.mean(estimated) == pytest.approx(np.mean(real), rel=0.05)

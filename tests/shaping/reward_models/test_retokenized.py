@@ -18,6 +18,8 @@ from tests.support.models.tiny_families import (
 from tests.support.models.tiny_models import BOS, EOS, make_rollouts, real_ids, scored_batch
 from tests.support.models.tiny_plans import random_plan
 
+# What each tokenizer puts before a text.
+OPENINGS = {"bytes": [], "bytes with a space": [0], "words": [2], "unigram": []}
 every_tokenizer = pytest.mark.parametrize("name", REWARD_TOKENIZERS)
 TEXTS = [
     ("what? ", "the film was good, the plot was not; why?"),
@@ -51,19 +53,25 @@ def token_bytes(ids):
     return [0 if token in special else len(letters) for token, letters in zip(ids, tokens, strict=True)]
 
 
-def owners_by_bytes(response, text, offsets):
-    """Return for each of the other tokens the first policy token after which all of its bytes are there."""
+def owners_by_bytes(response, texts):
+    """Return for each text that a token completes the first policy token after which all of its bytes are there."""
     reached, so_far = [], 0
     for count in token_bytes(response):
         so_far += count
         reached.append(so_far)
-    return [next(i for i, there in enumerate(reached) if there >= len(text[:end].encode())) for _, end in offsets]
+    return [next(i for i, there in enumerate(reached) if there >= len(text.encode())) for text in texts]
 
 
-def other_tokens(name, text, response):
-    """Return ids and owners of a response in the other tokenizer, found from bytes."""
-    encoded = REWARD_TOKENIZERS[name]()(text, add_special_tokens=False, return_offsets_mapping=True)
-    return encoded["input_ids"], owners_by_bytes(response, text, encoded["offset_mapping"])
+def other_tokens(name, prompt, text, response):
+    """Return the other tokenizer's ids of the joined texts, the prompt's and the response's, and the owners of these.
+
+    The owners are found from bytes.
+    """
+    encoded = REWARD_TOKENIZERS[name]()(prompt + text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, ends = encoded["input_ids"], [end for _, end in encoded["offset_mapping"]]
+    first = next((place for place, end in enumerate(ends) if end > len(prompt)), len(ends))
+    completed = [(prompt + text)[len(prompt) : end] for end in ends[first:]]
+    return ids[:first], ids[first:], owners_by_bytes(response, completed)
 
 
 @every_tokenizer
@@ -73,8 +81,9 @@ def test_every_token_belongs_to_the_policy_token_that_completes_it(name, prompt,
     rollouts = policy_rollouts([(prompt, text)], ends=(finished,))
     response = real_ids(rollouts, 0)[1]
     aligned = reward_model(name).align(rollouts)
-    ids, owners = other_tokens(name, text, response)
+    before, ids, owners = other_tokens(name, prompt, text, response)
     count = int(aligned.rollouts.response_mask.sum())
+    assert real_ids(aligned.rollouts, 0)[0] == OPENINGS[name] + before
     assert aligned.rollouts.response_ids[0, :count].tolist() == ids
     assert aligned.policy_token[0, :count].tolist() == owners == sorted(owners)
 
@@ -92,7 +101,7 @@ def test_sums_are_kept_when_values_move_to_the_policys_tokens(name, pairs, seed)
     assert moved.sum(dim=1).tolist() == (values * aligned.rollouts.response_mask).sum(dim=1).tolist()
     assert not moved[~rollouts.response_mask].any()
     for row in range(len(rollouts)):
-        ids, owners = other_tokens(name, pairs[row][1], real_ids(rollouts, row)[1])
+        _, ids, owners = other_tokens(name, *pairs[row], real_ids(rollouts, row)[1])
         expected = [0.0] * moved.shape[1]
         for place in range(len(ids)):
             expected[owners[place]] += float(values[row, place])
@@ -115,8 +124,9 @@ def test_sampled_tokens_of_no_valid_text_are_aligned_too(name, prompt, response)
     aligned = AlignedRollouts.of(decoded, REWARD_TOKENIZERS[name](), framed=True, eos_token_id=None)
     count = int(aligned.rollouts.response_mask.sum())
     owners = aligned.policy_token[0, :count].tolist()
-    ids = REWARD_TOKENIZERS[name]()(decoded.responses[0], add_special_tokens=False)["input_ids"]
-    assert aligned.rollouts.response_ids[0, :count].tolist() == ids
+    joined = REWARD_TOKENIZERS[name]()(whole, add_special_tokens=False)["input_ids"]
+    before, after = real_ids(aligned.rollouts, 0)
+    assert before + after == OPENINGS[name] + joined
     assert owners == sorted(owners)
     assert all(0 <= owner < len(response) for owner in owners)
     moved = aligned.to_policy(torch.ones(1, aligned.rollouts.response_ids.shape[1]), rollouts.response_ids.shape[1])
@@ -133,14 +143,16 @@ def test_a_character_that_never_ends_belongs_to_the_tokens_that_began_it():
 
 
 @torch.no_grad()
-def plain(name, prompt_text, ids, opening=()):
-    """Return the library's score of a prompt's text and of tokens behind it."""
-    tokenizer = REWARD_TOKENIZERS[name]()
-    row = [*opening, *tokenizer(prompt_text, add_special_tokens=False)["input_ids"], *ids]
-    return (float(inner_model(name).model(input_ids=torch.tensor([row])).logits) - 0.3) / 0.7
+def plain(name, ids):
+    """Return the library's score of what the tokenizer puts before a text, and of tokens behind it."""
+    return (float(inner_model(name).model(input_ids=torch.tensor([[*OPENINGS[name], *ids]])).logits) - 0.3) / 0.7
 
 
-OPENINGS = {"bytes": [], "bytes with a space": [0], "words": [2], "unigram": []}
+@every_tokenizer
+def test_score_is_the_librarys_own_of_the_joined_text(name):
+    found = reward_model(name).score(Variants.whole(policy_rollouts(PAIRS))).values
+    joined = [REWARD_TOKENIZERS[name]()(prompt + text, add_special_tokens=False)["input_ids"] for prompt, text in PAIRS]
+    assert found.tolist() == pytest.approx([plain(name, ids) for ids in joined], abs=1e-4)
 
 
 # A prompt that both begins with something in every tokenizer.
@@ -153,10 +165,10 @@ def test_prefix_scores_are_those_of_the_tokens_that_are_complete(name):
     found = model.prefix_scores(rollouts)
     for row, (prompt, text) in enumerate(PAIRS):
         response = real_ids(rollouts, row)[1]
-        ids, owners = other_tokens(name, text, response)
+        before, ids, owners = other_tokens(name, prompt, text, response)
         for end in range(found.shape[1]):
             done = [token for token, owner in zip(ids, owners, strict=True) if owner < end]
-            assert float(found[row, end]) == pytest.approx(plain(name, prompt, done, OPENINGS[name]), abs=1e-4)
+            assert float(found[row, end]) == pytest.approx(plain(name, before + done), abs=1e-4)
 
 
 @every_tokenizer
@@ -165,8 +177,8 @@ def test_prefix_credit_telescopes(name):
     batch = scored_batch(reward_model(name), rollouts, tokenizer=byte_tokenizer())
     total = METHODS["prefix"].credit(batch).values.sum(dim=1)
     for row, (prompt, text) in enumerate(PAIRS):
-        ids, _ = other_tokens(name, text, real_ids(rollouts, row)[1])
-        whole, bare = (plain(name, prompt, kept, OPENINGS[name]) for kept in (ids, []))
+        before, ids, _ = other_tokens(name, prompt, text, real_ids(rollouts, row)[1])
+        whole, bare = (plain(name, before + kept) for kept in (ids, []))
         assert float(total[row]) == pytest.approx(whole - bare, abs=1e-4)
         assert float(batch.scores[row]) == pytest.approx(whole, abs=1e-4)
 
@@ -178,8 +190,8 @@ def test_token_rewards_sum_to_the_score_for_every_method(name, method):
     shape = Shape(weights={method: 1.0}, unit="token", budget=24, max_units=9)
     shaped = Shaper(shape, reward_model(name), byte_tokenizer()).shaped(rollouts)
     expected = [
-        plain(name, prompt, other_tokens(name, text, real_ids(rollouts, row)[1])[0], OPENINGS[name])
-        for row, (prompt, text) in enumerate(PAIRS)
+        plain(name, REWARD_TOKENIZERS[name]()(prompt + text, add_special_tokens=False)["input_ids"])
+        for prompt, text in PAIRS
     ]
     expected = [score * bool(real_ids(rollouts, row)[1]) for row, score in enumerate(expected)]
     assert shaped.token_rewards.sum(dim=1).tolist() == pytest.approx(expected, abs=1e-4)
@@ -214,16 +226,17 @@ def test_coalitions_keep_the_tokens_whose_units_they_keep(name):
     for group, values in zip(plan, scored.values, strict=True):
         for place, row in enumerate(group.rows.tolist()):
             prompt, text = PAIRS[row]
-            ids, owners = other_tokens(name, text, real_ids(rollouts, row)[1])
+            before, ids, owners = other_tokens(name, prompt, text, real_ids(rollouts, row)[1])
             for members, value in zip(group.members[place].tolist(), values[place].tolist(), strict=True):
                 kept = [token for token, at in zip(ids, owners, strict=True) if members[int(index[row, at])]]
                 expected.add((row, tuple(kept)))
-                assert value == pytest.approx(plain(name, prompt, kept, OPENINGS[name]), abs=1e-4)
+                assert value == pytest.approx(plain(name, before + kept), abs=1e-4)
     assert {(row, tuple(kept)) for row, kept in listener.asked} == expected
 
 
+# Words that do not join across the prompt's end.
 ASCII = [
-    ("what? ", "the film was good, the plot was not; why?"),
+    ("what?", "the film was good, the plot was not; why?"),
     ("why", ""),
     ("", "a great cast! the end"),
     ("a", " b"),
@@ -250,10 +263,8 @@ def test_attention_and_gradients_of_a_policy_token_are_the_sums_of_the_tokens_it
     whole, inner = rollouts.response_mask, inner_model(name)
     rows = []
     for row, (prompt, text) in enumerate(PAIRS):
-        ids, owners = other_tokens(name, text, real_ids(rollouts, row)[1])
-        tokenizer = REWARD_TOKENIZERS[name]()
-        start = [*OPENINGS[name], *tokenizer(prompt, add_special_tokens=False)["input_ids"]]
-        alone = make_rollouts([start], [ids])
+        before, ids, owners = other_tokens(name, prompt, text, real_ids(rollouts, row)[1])
+        alone = make_rollouts([OPENINGS[name] + before], [ids])
         if call == "attention":
             values = inner.response_attention(alone, 0, "max")[0].tolist()
         else:
@@ -277,8 +288,7 @@ def test_an_encoder_of_another_tokenizer_scores_the_text_as_its_tokenizer_frames
     found = model.score(Variants.whole(rollouts)).values
     assert (model.name, model.abilities) == ("encoder", inner.abilities)
     for row, (prompt, text) in enumerate(PAIRS):
-        # Spaces apart, words of the prompt and of the response never join: they were generated apart.
-        given = tokenizer([prompt], [text]) if pair else tokenizer([f"{prompt} {text}"])
+        given = tokenizer([prompt], [text]) if pair else tokenizer([prompt + text])
         with torch.no_grad():
             inputs = {key: torch.tensor(value) for key, value in given.items()}
             expected = float(encoder(**inputs).logits)
@@ -289,7 +299,7 @@ def test_the_policys_end_is_the_reward_models_end_where_one_is_named():
     rollouts = policy_rollouts([("so ", "good film"), ("so ", "good film"), ("so ", "")], ends=(True, False, True))
     for eos in (None, 7):
         aligned = reward_model("unigram", eos_token_id=eos).align(rollouts)
-        ids, _ = other_tokens("unigram", "good film", policy_ids("good film"))
+        _, ids, _ = other_tokens("unigram", "so ", "good film", policy_ids("good film"))
         found = [real_ids(aligned.rollouts, row)[1] for row in range(3)]
         assert found == [ids + [eos] * (eos is not None), ids, [eos] * (eos is not None)]
         if eos is not None:
@@ -329,8 +339,7 @@ class TableTokenizer:
         return [self.texts[len(row) - 1] for row in rows]
 
     def __call__(self, text, return_offsets_mapping=False, **options):
-        encoded = {"input_ids": [9] * (len(self.offsets) if return_offsets_mapping else 1)}
-        return {**encoded, "offset_mapping": self.offsets}
+        return {"input_ids": [9] * len(self.offsets), "offset_mapping": self.offsets}
 
 
 def test_text_that_a_later_token_changes_stays_with_the_token_that_first_completed_it():
@@ -345,8 +354,9 @@ def test_text_that_a_later_token_changes_stays_with_the_token_that_first_complet
 def test_offsets_that_go_back_never_move_a_token_before_the_one_ahead_of_it():
     rollouts = make_rollouts([[BOS]], [[3, 4, 5]])
     decoded = DecodedRollouts.of(rollouts, TableTokenizer(["p", "pa", "pab", "pabc"]))
-    offsets = [(0, 1), (1, 3), (0, 1), (1, 2), (2, 3)]
+    offsets = [(0, 1), (1, 2), (2, 4), (1, 2), (2, 3), (3, 4)]
     aligned = AlignedRollouts.of(decoded, TableTokenizer(offsets=offsets), framed=False, eos_token_id=None)
+    assert aligned.rollouts.prompt_ids.shape[1] == 1
     assert aligned.policy_token.tolist() == [[0, 2, 2, 2, 2]]
 
 
