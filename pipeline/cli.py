@@ -87,7 +87,7 @@ def train(
     changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
     shape: Annotated[Path | None, typer.Option(help="An exported shape.json.")] = None,
     weights: Annotated[list[str], typer.Option("--weight", help="METHOD=SHARE, again for each method.")] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("run"),
     accept_reward_model: Annotated[
         str | None, typer.Option(help="The name of the config's reward model, where the shape was tuned for another.")
