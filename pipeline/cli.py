@@ -97,12 +97,13 @@ def train(
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # a space of one's own may import Ax
-        from pipeline.commands.train import TrainingRun, chosen_shape, show_result
+        from pipeline.commands.train import RUN_FILE, TrainingRun, chosen_shape, show_result
         from pipeline.commands.train import train as train_policy
         from pipeline.config.load import find_config, load_config
+        from pipeline.study.prompt_day import with_day_of_run
         from pipeline.trials.task_models import build_assets, open_task
 
-        settings = load_config(find_config(config), tuple(changes))
+        settings = with_day_of_run(load_config(find_config(config), tuple(changes)), output / RUN_FILE)
     task = open_task(settings, build_assets(settings, console), console)
     chosen = chosen_shape(settings, shape, tuple(weights), task.reward_model, accept_reward_model)
     run = TrainingRun(settings, chosen, seed, output)

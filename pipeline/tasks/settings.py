@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from pipeline.runtime.section import LARGEST_SEED, Section
 
@@ -176,7 +177,20 @@ class PromptsSettings(Section):
     held_out_share: float | None = Field(
         None, gt=0, lt=1, description="In place of that file: this share of the prompts is held out; 0.1 by default."
     )
+    template_date: date | None = Field(
+        None,
+        # Studies and runs from before it existed are found by a hash of their settings.
+        exclude_if=lambda day: day is None,
+        description="What a chat template that asks for the date is told; unset, the day on which a study begins.",
+    )
     max_prompt_tokens: int = Field(256, ge=1, description="Longer prompts are left out, and counted.")
+
+    @field_validator("template_date", mode="before")
+    @classmethod
+    def _day(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str | date):
+            raise ValueError("write a day: 2026-01-31")
+        return value
 
     @model_validator(mode="after")
     def _held_out_once(self) -> PromptsSettings:
