@@ -117,9 +117,9 @@ def test_prompts_beyond_the_limit_are_left_out_and_counted(models: Path) -> None
 def held_out_said(models: Path, **changes: Any) -> str:
     """Return what is said as a task of the tiny models is opened."""
     config = parse_config(own_values(models, **changes), "test")
-    with (console := Console(record=True, width=1000, file=io.StringIO())).capture():
-        open_task(config, None, console)
-    return console.export_text()
+    said = io.StringIO()
+    open_task(config, None, Console(width=1000, file=said))
+    return said.getvalue()
 
 
 def test_held_out_prompts_that_are_trained_on_are_counted_by_their_tokens(models: Path, tmp_path: Path) -> None:
