@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 from rich.markup import escape
 
-from pipeline.runtime.console import open_console
+from pipeline.runtime.console import open_console, replace_unshowable
 from pipeline.runtime.signals import Interrupted, interruptible
 from shaping.errors import ShapetuneError
 from shaping.printable import printable
@@ -52,13 +52,15 @@ def launch(
     changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
     studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
 ) -> None:
-    """Start a study, or resume it where it stopped."""
+    """Start a study, or resume it where it stopped; exit code 1 when nothing of it succeeded."""
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.commands.launch import launch_study
+        from pipeline.commands.summary import came_to_nothing
 
-    launch_study(config, tuple(changes), studies, console)
+    if came_to_nothing(launch_study(config, tuple(changes), studies, console)):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -279,6 +281,7 @@ def doctor(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; errors that a user can act on end with exit code 2 and no traceback."""
+    replace_unshowable(sys.stdout, sys.stderr)
     sys.exit(_run(arguments))
 
 
@@ -296,6 +299,11 @@ def _run(arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _refuse("stopped", "")
         return 130
+    except UnicodeEncodeError as error:
+        if error.encoding.lower().startswith("utf"):
+            raise
+        # Names of files, in a locale that knows a few characters only.
+        return _refuse(f"{error.object!r} cannot be said in {error.encoding}", "set PYTHONUTF8=1")
     except OSError as error:
         return _refuse(f"{error.filename or 'file'}: {error.strerror or error}", "nothing that was finished is lost")
     except Exception as error:

@@ -125,7 +125,7 @@ def held_out_said(models: Path, **changes: Any) -> str:
 def test_held_out_prompts_that_are_trained_on_are_counted_by_their_tokens(models: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "The film"}, {"prompt": "of its own"}, {"prompt": "dull"}]
     for held_out, both in (([*rows, rows[1]], 2), (text_rows(), len(text_rows()))):
-        file = str(write_lines(tmp_path / "held_out.jsonl", held_out))
+        file = str(write_lines(tmp_path / f"held_out_{both}.jsonl", held_out))
         said = held_out_said(models, held_out_prompts=file, held_out_share=None)
         assert f"{both} of {len(held_out)} held-out prompts are also trained on" in said
     # Of one file, lines that differ in what the template never shows.
