@@ -57,10 +57,15 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what ``_Loader`` would take for a number, beside what any YAML would."""
 
 
+def _written_number(loader: yaml.SafeLoader, node: yaml.Node) -> WrittenNumber:
+    assert isinstance(node, yaml.ScalarNode)
+    return WrittenNumber(loader.construct_scalar(node))
+
+
 _Loader.yaml_implicit_resolvers = _resolvers()
 for _first in "-+.0123456789":
     _Dumper.add_implicit_resolver(NUMBER, _WRITTEN, [_first])
-_Loader.add_constructor(NUMBER, lambda loader, node: WrittenNumber(loader.construct_scalar(node)))
+_Loader.add_constructor(NUMBER, _written_number)
 
 
 def parse_yaml(text: str, source: str) -> Any:
