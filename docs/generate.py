@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -21,12 +22,15 @@ from pipeline.config.schema import StudyConfig
 
 DOCS = Path(__file__).resolve().parent
 GENERATED = "<!-- Written by docs/generate.py; change the code that it reads, and run it again. -->"
-WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path"}
+WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", date: "day"}
 CONFIGURATION = """\
 # Configuration
 
 A study is described by one YAML file. Every key below may stand in it, and `--set key=value` changes one of them.
-Keys that are left out have their defaults. Unknown keys are refused, with the key's name and a remedy.
+Keys that are left out have their defaults. Unknown keys are refused, with the key's name and a remedy. So are keys that
+stand twice, in the file or behind `--set`.
+
+Numbers are read as they stand there: `1e-3` is 0.001, and `010` is 10. No truth value stands for a number.
 
 `shapetune launch quickstart` takes a built-in config by its name. [Tasks](tasks.md) says what each of them is for.
 A study saves its resolved config in its folder, as `study.yaml`.

@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import typer
 from rich.markup import escape
 
-from pipeline.runtime.console import open_console
+from pipeline.runtime.console import open_console, replace_unshowable
 from pipeline.runtime.signals import Interrupted, interruptible
 from shaping.errors import ShapetuneError
 from shaping.printable import printable
@@ -52,13 +52,15 @@ def launch(
     changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
     studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
 ) -> None:
-    """Start a study, or resume it where it stopped."""
+    """Start a study, or resume it where it stopped; exit code 1 when nothing of it succeeded."""
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.commands.launch import launch_study
+        from pipeline.commands.summary import came_to_nothing
 
-    launch_study(config, tuple(changes), studies, console)
+    if came_to_nothing(launch_study(config, tuple(changes), studies, console)):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -87,7 +89,7 @@ def train(
     changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
     shape: Annotated[Path | None, typer.Option(help="An exported shape.json.")] = None,
     weights: Annotated[list[str], typer.Option("--weight", help="METHOD=SHARE, again for each method.")] = [],  # noqa: B006
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1)] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")] = Path("run"),
     accept_reward_model: Annotated[
         str | None, typer.Option(help="The name of the config's reward model, where the shape was tuned for another.")
@@ -97,12 +99,13 @@ def train(
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # a space of one's own may import Ax
-        from pipeline.commands.train import TrainingRun, chosen_shape, show_result
+        from pipeline.commands.train import RUN_FILE, TrainingRun, chosen_shape, show_result
         from pipeline.commands.train import train as train_policy
         from pipeline.config.load import find_config, load_config
+        from pipeline.study.prompt_day import with_day_of_run
         from pipeline.trials.task_models import build_assets, open_task
 
-        settings = load_config(find_config(config), tuple(changes))
+        settings = with_day_of_run(load_config(find_config(config), tuple(changes)), output / RUN_FILE)
     task = open_task(settings, build_assets(settings, console), console)
     chosen = chosen_shape(settings, shape, tuple(weights), task.reward_model, accept_reward_model)
     run = TrainingRun(settings, chosen, seed, output)
@@ -278,6 +281,7 @@ def doctor(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line; errors that a user can act on end with exit code 2 and no traceback."""
+    replace_unshowable(sys.stdout, sys.stderr)
     sys.exit(_run(arguments))
 
 
@@ -295,6 +299,11 @@ def _run(arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _refuse("stopped", "")
         return 130
+    except UnicodeEncodeError as error:
+        if error.encoding.lower().startswith("utf"):
+            raise
+        # Names of files, in a locale that knows a few characters only.
+        return _refuse(f"{error.object!r} cannot be said in {error.encoding}", "set PYTHONUTF8=1")
     except OSError as error:
         return _refuse(f"{error.filename or 'file'}: {error.strerror or error}", "nothing that was finished is lost")
     except Exception as error:

@@ -52,14 +52,15 @@ def load_module(place: str, field: str) -> ModuleType:
         raise ConfigError(f"{field}: there is no file {error.filename or place}", remedy) from error
     except (ImportError, OSError) as error:
         raise ConfigError(f"{field}: {place} cannot be imported: {error}", remedy) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{field}: {place} cannot be imported: {error_and_place(error)}", "correct it") from error
 
 
-def error_and_place(error: Exception) -> str:
+def error_and_place(error: BaseException) -> str:
     """Return the kind of an error that the user's code raised, its words, and its file and line."""
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})"
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words} ({where.filename}, line {where.lineno})"
 
 
 def _file_module(path: Path) -> ModuleType:

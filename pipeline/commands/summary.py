@@ -49,11 +49,20 @@ def show_summary(
         for line in verdict.text:
             console.print(_plain(line))
     elif winner is not None:
+        if config.confirm.seeds:
+            console.print(f"No run of the winner on fresh seeds succeeded; why stands in {_plain(folder.confirm)}.")
         console.print("Nothing was confirmed on fresh seeds, so nothing is claimed.")
     console.print(f"\nstudy   {_plain(shown_path(folder.root))}, {wall_seconds:.0f} s")
     console.print(f"report  {_plain(shown_path(folder.report_file))}")
     if winner is not None:
         console.print(f"shape   {_plain(shown_path(folder.export / 'shape.json'))}")
+
+
+def came_to_nothing(folder: StudyFolder) -> bool:
+    """Return whether a study that has ended found nothing: no trial succeeded, or no run that was to confirm one."""
+    if folder.winner() is None:
+        return True
+    return bool(folder.config().confirm.seeds) and not confirmation_runs(folder).get(WINNER)
 
 
 def _plain(text: object) -> str:

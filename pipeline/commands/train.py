@@ -29,7 +29,7 @@ from shaping.printable import printable
 from shaping.shape import Shape
 
 CHECKPOINT = "checkpoint.safetensors"
-RESULT = "result.json"
+RESULT, RUN_FILE = "result.json", "run.json"
 # In a run's identity: the contents of the user's own files.
 FILES = "files"
 # That a run says of its progress where there is no terminal.
@@ -173,7 +173,7 @@ def show_result(run: TrainingRun, found: Trained, console: Console) -> None:
 def _claim(run: TrainingRun) -> None:
     """Write down what runs in the folder, or refuse a folder in which something else does."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    file, mine = run.folder / "run.json", json.loads(json.dumps(run.identity()))
+    file, mine = run.folder / RUN_FILE, json.loads(json.dumps(run.identity()))
     theirs = json.loads(file.read_text()) if file.exists() else mine
     changed = unlike(mine, theirs)
     if FILES in changed:

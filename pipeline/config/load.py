@@ -7,11 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from pipeline.config.database_url import masked
 from pipeline.config.schema import StudyConfig
+from pipeline.config.yaml_text import NotYamlError, parse_yaml
+from pipeline.runtime.section import FieldError
 from pipeline.tasks.settings import TASK_NAMES
 from shaping.errors import ConfigError
 
@@ -62,6 +63,7 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     values = _read_yaml(path)
     _check_format(values, path)
     values["task"] = absolute_paths(values.get("task", {}), path.parent, every=False)
+    _check_keys_given_once(overrides)
     for override in overrides:
         _apply(values, override)
     values["task"] = absolute_paths(values["task"], Path.cwd(), every=True)
@@ -88,7 +90,7 @@ def _find_file(values: dict[str, Any], section: str, key: str, folder: Path) -> 
         return
     file, colon, name = given[key].rpartition(":")
     if file.endswith(".py"):
-        places = [place / Path(file).expanduser() for place in (folder, Path.cwd())]
+        places = [place / os.path.expanduser(file) for place in (folder, Path.cwd())]
         found = next((place for place in places if place.is_file()), places[-1])
         values[section] = {**given, key: f"{found.absolute()}{colon}{name}"}
 
@@ -111,35 +113,59 @@ def parse_config(values: dict[str, Any], source: str) -> StudyConfig:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"), f"config {path}")
     except FileNotFoundError as error:
         raise ConfigError(
             f"config {path} does not exist", "give a YAML file, or the name of a built-in config"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"config {path} cannot be read: {error}", "give a readable YAML file") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"config {path}{line} is not YAML", "check its indentation and quotes") from error
+    except NotYamlError as error:
+        line = f", line {error.line}" if error.line else ""
+        raise ConfigError(
+            f"config {path}{line} is not YAML: {error.problem}", "check its indentation and quotes"
+        ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"config {path} holds {type(values).__name__}, not a mapping", "start it with name: ...")
     return values
+
+
+def _key_of(override: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in override.partition("=")[0].split("."))
+
+
+def _check_keys_given_once(overrides: tuple[str, ...]) -> None:
+    """Refuse overrides of which a later one would undo an earlier one: a key given twice, or a section after its key.
+
+    Raises:
+        ConfigError: Two of them have the same key, or one the section of another's.
+    """
+    keys = [_key_of(override) for override in overrides]
+    for place, key in enumerate(keys):
+        for earlier in keys[:place]:
+            if earlier[: len(key)] == key:
+                undone = "" if earlier == key else f" after {'.'.join(earlier)}, which it would undo"
+                raise ConfigError(
+                    f"--set {'.'.join(key)} is given{undone or ' twice'}", "keep one of them, with all that is meant"
+                )
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override!r} is not key=value", "write it like --set ppo.steps=10")
+    key = ".".join(_key_of(override))
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        shown = masked(text) if key.strip().startswith("storage") else text
+        value = parse_yaml(text, f"--set {key}")
+    except NotYamlError as error:
+        shown = masked(text) if key.startswith("storage") else text
         raise ConfigError(f"--set {key}: {shown!r} is not YAML", "quote it") from error
-    *parents, last = key.strip().split(".")
+    *parents, last = key.split(".")
     place = values
     for parent in parents:
-        below = place.setdefault(parent, {})
+        if place.get(parent) is None:
+            place[parent] = {}
+        below = place[parent]
         if not isinstance(below, dict):
             raise ConfigError(f"--set {key}: {parent} holds a value, not a section", "check the key")
         place = below
@@ -151,6 +177,9 @@ def _problem(problem: Any) -> str:
     # The kind of task is no key of the file, but pydantic names it among the keys.
     if place[:1] == ["task"] and place[1:2] in [[name] for name in TASK_NAMES]:
         del place[1]
+    value, cause = problem["input"], problem.get("ctx", {}).get("error")
+    if isinstance(cause, FieldError):
+        place, value = [*place, cause.field], cause.value
     field = ".".join(place) or "config"
     if problem["type"] == "union_tag_invalid":
         return f"{field}.name = {problem['ctx']['tag']!r} is unknown; choose {problem['ctx']['expected_tags']}"
@@ -158,7 +187,6 @@ def _problem(problem: Any) -> str:
         return f"{field} is not a known key"
     if problem["type"] == "missing":
         return f"{field} is missing"
-    value = problem["input"]
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool | list | tuple) else ""
     message = str(problem["msg"]).removeprefix("Value error, ")
     if place[:1] == ["storage"] and not isinstance(value, int | float):
@@ -172,6 +200,10 @@ def _remedy(problem: Any) -> str:
         return "remove it or correct its spelling; configs/quickstart.yaml shows every section"
     if problem["type"] == "missing":
         return "add it"
+    if problem["type"] == "string_type" and isinstance(problem["input"], int | float):
+        return "put it in quotes, where a text is meant"
+    if problem["input"] is None:
+        return "give it a value, or remove its line"
     return ""
 
 
@@ -213,5 +245,5 @@ def _section(values: dict[str, Any], folder: Path, every: bool) -> dict[str, Any
 def _absolute(text: str, folder: Path, even_if_missing: bool) -> str:
     if not text:
         return text
-    path = os.path.abspath(folder / Path(text).expanduser())
+    path = os.path.abspath(folder / os.path.expanduser(text))
     return path if even_if_missing or os.path.exists(path) else text

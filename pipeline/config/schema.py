@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from pipeline.config.settings import (
     ConfirmSettings,
     CustomTrainerSettings,
     ExecutorSettings,
     SearchSettings,
-    Section,
     ShapeSettings,
     SpaceSettings,
     StorageSettings,
 )
+from pipeline.config.yaml_text import dump_yaml
+from pipeline.runtime.section import Section
 from pipeline.tasks.settings import SentimentSettings, TaskSettings
 from pipeline.trainers.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
 from search_spaces import SearchSpace, make_space
@@ -60,7 +60,9 @@ class StudyConfig(Section):
     def _no_price_for_ending(cls, values: Any) -> Any:
         # On the last token, what credit leaves of a score would reward or punish that a response ends there.
         sampling, shape = (values.get(name, {}) if isinstance(values, dict) else None for name in ("sampling", "shape"))
-        if isinstance(sampling, dict) and sampling.get("stop_at_eos") is True and isinstance(shape, dict):
+        if isinstance(shape, ShapeSettings):
+            shape = shape.model_dump(exclude_unset=True)
+        if isinstance(shape, dict) and _may_end(sampling):
             return {**values, "shape": {"closure": "first", **shape}}
         return values
 
@@ -114,4 +116,15 @@ class StudyConfig(Section):
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML."""
-        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+        return dump_yaml(self.model_dump(mode="json"))
+
+
+def _may_end(sampling: Any) -> bool:
+    """Return whether the section of sampling, checked or not, says that responses may end early."""
+    if isinstance(sampling, SamplingSettings):
+        return sampling.stop_at_eos
+    try:
+        # In whichever word it says so.
+        return TypeAdapter(bool).validate_python(sampling.get("stop_at_eos", False))
+    except (AttributeError, ValidationError):
+        return False

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from pipeline.config.database_url import check_url
+from pipeline.config.yaml_text import as_numbers
+from pipeline.runtime.section import LARGEST_SEED, Section
 from search_spaces import SPACES
 from shaping.shape import UNITS_WITHIN_TURNS
-
-
-class Section(BaseModel):
-    """A frozen section without room for misspelt keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SpaceSettings(Section):
@@ -52,11 +49,11 @@ class ShapeSettings(Section):
     estimator: Literal["auto", "exact", "kernel", "permutation"] = Field(
         "auto", description="How Shapley values of more than 8 units are found."
     )
-    budget: int = Field(16, ge=4, description="Coalitions scored for a response by each sampling method.")
+    budget: int = Field(16, ge=4, le=1_000_000, description="Coalitions scored for a response by each sampling method.")
     budget_tokens: int | None = Field(None, ge=1, description="Forwarded response tokens, in place of budget.")
     attention_layer: int = Field(-1, description="Layer that attention reads; -1 is the last.")
     attention_heads: Literal["mean", "max"] = Field("mean", description="How the heads of that layer are reduced.")
-    gradient_steps: int = Field(32, ge=1, description="Points along which gradient integrates.")
+    gradient_steps: int = Field(32, ge=1, le=100_000, description="Points along which gradient integrates.")
     closure: Literal["last", "first", "spread"] = Field(
         "last", description="Where what credit leaves of a score goes; first where a study's responses may end early."
     )
@@ -68,10 +65,15 @@ class ShapeSettings(Section):
 class ConstraintSettings(Section):
     """What the winner must keep to, modelled like J itself. A limit that is unset does not bind."""
 
-    kl_nats: float | None = Field(None, gt=0, description="Most KL(policy || reference) at the end of training.")
-    kl_over_sparse: float | None = Field(None, gt=0, description="The same as a multiple of the sparse arm's.")
+    kl_nats: float | None = Field(
+        None, gt=0, le=1e9, description="Most KL(policy || reference) at the end of training."
+    )
+    kl_over_sparse: float | None = Field(None, gt=0, le=1e9, description="The same as a multiple of the sparse arm's.")
     certificate_error: float | None = Field(
-        None, gt=0, description="Largest miss of a response's score; for studies that need not preserve the policy."
+        None,
+        gt=0,
+        le=1e9,
+        description="Largest miss of a response's score; for studies that need not preserve the policy.",
     )
 
 
@@ -79,17 +81,19 @@ class EarlyStoppingSettings(Section):
     """When a trial is given up for its curve."""
 
     worst_percent: float = Field(40.0, gt=0, lt=100, description="Trials among the worst so many percent are stopped.")
-    least_share: float = Field(0.5, ge=0, description="Steps before which nothing stops, over one seed's steps.")
+    least_share: float = Field(
+        0.5, ge=0, le=10_000, description="Steps before which nothing stops, over one seed's steps."
+    )
     least_trials: int = Field(5, ge=3, description="Trials that must have ended before one is stopped.")
 
 
 class SearchSettings(Section):
     """The outer loop."""
 
-    trials: int = Field(12, ge=1, description="Trials in all, baselines included; may be raised later.")
-    sobol_trials: int = Field(3, ge=0, description="Space-filling trials after the baselines.")
+    trials: int = Field(12, ge=1, le=1_000_000, description="Trials in all, baselines included; may be raised later.")
+    sobol_trials: int = Field(3, ge=0, le=1_000_000, description="Space-filling trials after the baselines.")
     seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="One run each, the same ones for every trial.")
-    seed: int = Field(0, ge=0, description="Seed of the proposals.")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of the proposals.")
     objective: Literal["final", "curve", "gain"] = Field(
         "final",
         description="J on held-out prompts at the end; the mean of J along the training curve; or the first less the "
@@ -112,7 +116,7 @@ class SearchSettings(Section):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Workers have working folders of their own.
-        return None if value is None else value.expanduser().absolute()
+        return None if value is None else Path(os.path.expanduser(value)).absolute()
 
 
 class ConfirmSettings(Section):
@@ -132,11 +136,21 @@ class ExecutorSettings(Section):
 
     name: Literal["ray", "local"] = Field("ray", description="Ray's workers, or this process.")
     slots: int = Field(2, ge=1, le=1024, description="Runs side by side; local runs one.")
-    cpus: int = Field(1, ge=1, description="Cores and threads of a run.")
-    gpus: float | None = Field(None, ge=0, description="GPUs of a run, or a fraction; unset shares what Ray finds.")
+    cpus: int = Field(1, ge=1, le=4096, description="Cores and threads of a run.")
+    gpus: float | None = Field(
+        None, ge=0, le=4096, description="GPUs of a run, or a fraction; unset shares what Ray finds."
+    )
     address: str = Field("local", min_length=1, description="Ray cluster: local starts one for the study.")
     retries: int = Field(3, ge=0, le=100, description="Further attempts of a run that failed, from its checkpoint.")
-    stall_minutes: float = Field(60.0, gt=0, description="Silence after which a run counts as hung.")
+    stall_minutes: float = Field(60.0, gt=0, le=1_000_000, description="Silence after which a run counts as hung.")
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_or_a_share(cls, value: float | None) -> float | None:
+        # Ray shares one GPU, but gives several only whole.
+        if value is not None and value > 1 and value != int(value):
+            raise ValueError("more than one GPU must be a whole number of them")
+        return value
 
 
 class CustomTrainerSettings(Section):
@@ -144,6 +158,11 @@ class CustomTrainerSettings(Section):
 
     function: str = Field(pattern=r"^.+:.+$", description="package.module:name or file.py:name.")
     options: dict[str, Any] = Field(default_factory=dict, description="Whatever the function reads.")
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        return as_numbers(value)
 
 
 class StorageSettings(Section):
@@ -153,7 +172,7 @@ class StorageSettings(Section):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     url: str | None = Field(None, description="postgresql+psycopg://USER@HOST:PORT/DATABASE, without a password.")
-    patience_seconds: float = Field(300, ge=0, description="How long a lost connection is tried again.")
+    patience_seconds: float = Field(300, ge=0, le=1e9, description="How long a lost connection is tried again.")
 
     @field_validator("url")
     @classmethod
@@ -165,8 +184,8 @@ def distinct_seeds(value: tuple[int, ...]) -> tuple[int, ...]:
     """Return the seeds.
 
     Raises:
-        ValueError: One stands there twice, or is negative.
+        ValueError: One stands there twice, is negative, or is larger than all libraries take.
     """
-    if len(set(value)) != len(value) or any(seed < 0 for seed in value):
-        raise ValueError(f"seeds {list(value)} must be distinct and not negative")
+    if len(set(value)) != len(value) or any(not 0 <= seed <= LARGEST_SEED for seed in value):
+        raise ValueError(f"seeds {list(value)} must be distinct, not negative and at most {LARGEST_SEED}")
     return value

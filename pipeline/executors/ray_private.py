@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from shaping.errors import ConfigError
 
 # Each private name that is used below: why, and what would replace it.
@@ -9,6 +11,7 @@ PRIVATE_NAMES = {
     "ray._private.authentication.http_token_authentication": "Ray's headers for a token, to ask a cluster once "
     "whether it takes it; a public check of an address",
     "_node_ip_address": "an option of ray.init, which otherwise listens on the machine's address; a public option",
+    "_temp_dir": "an option of ray.init, which otherwise follows TMPDIR, however long; a public option",
     "ray.core.generated": "the messages of that question; the same",
 }
 # A busy head answers late; one that is not there refuses at once.
@@ -19,6 +22,11 @@ TOKEN_REMEDY = (
     "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token, "
     "where it is not in ~/.ray/auth_token"
 )
+
+
+def in_folder(folder: Path | None) -> dict[str, str]:
+    """Return the options of ray.init that keep a session of this process's own in a folder; none for the usual one."""
+    return {} if folder is None else {"_temp_dir": str(folder)}
 
 
 def check_token(address: str, field: str) -> None:

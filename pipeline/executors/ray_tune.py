@@ -14,8 +14,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -27,7 +28,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
 
 from pipeline.executors.ray_address import check_address, use_given_token
-from pipeline.executors.ray_private import ON_LOOPBACK, TOKEN_REMEDY
+from pipeline.executors.ray_private import ON_LOOPBACK, TOKEN_REMEDY, in_folder
 
 use_given_token()
 
@@ -37,6 +38,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.executors.ray_failures import lost_attempt
+from pipeline.executors.ray_folder import session_folder
 from pipeline.runtime.signals import handlers_restored
 from pipeline.trials.failures import WORKER_DIED, Failure, failure_of, halted, note_failure
 from pipeline.trials.results import TrialResult
@@ -85,23 +87,24 @@ class RayTuneExecutor:
             ShapetuneError: Ray could not be started or reached, wants another token, has not what a trial was
                 promised, or nothing can be written any more.
         """
-        with handlers_restored():
-            self._connect()
-        try:
-            resources = self._resources()
-            with tempfile.TemporaryDirectory(prefix="shapetune-tune-") as scratch:
-                self._tuner(source, scratch, resources).fit()
-        except _Ended as ended:
-            raise ended.error from None
-        finally:
-            ray.shutdown()
+        with session_folder(os.environ) if self._address == "local" else nullcontext() as folder:
+            with handlers_restored():
+                self._connect(folder)
+            try:
+                resources = self._resources()
+                with tempfile.TemporaryDirectory(prefix="shapetune-tune-") as scratch:
+                    self._tuner(source, scratch, resources).fit()
+            except _Ended as ended:
+                raise ended.error from None
+            finally:
+                ray.shutdown()
 
-    def _connect(self) -> None:
+    def _connect(self, folder: Path | None) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._address == "local":
             _demand_a_token()
             options |= {"num_cpus": self._slots * self._cpus, "num_gpus": self._machine_gpus}
-            options |= {"include_dashboard": False, **ON_LOOPBACK}
+            options |= {"include_dashboard": False, **ON_LOOPBACK, **in_folder(folder)}
         elif self._address != "auto":
             check_address(self._address, "executor.address =")
         try:
@@ -114,8 +117,14 @@ class RayTuneExecutor:
             # A node that does not come up in time is a plain Exception.
             if type(error) is not Exception and not isinstance(error, UNREACHABLE):
                 raise
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            if self._address == "local":
+                raise ShapetuneError(
+                    f"executor.name = ray: Ray could not be started: {said}",
+                    "see whether TMPDIR is a folder that can be written, or set executor.name to local",
+                ) from error
             raise ShapetuneError(
-                f"executor.address = {self._address!r}: Ray could not be reached: {str(error).splitlines()[0]}",
+                f"executor.address = {self._address!r}: Ray could not be reached: {said}",
                 "check the address, or set executor.address to local",
             ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,6 +21,18 @@ def open_console(**options: Any) -> Console:
     console = Console(highlight=False, **options)
     console.soft_wrap = not console.is_terminal
     return console
+
+
+def replace_unshowable(*streams: Any) -> None:
+    """Let streams write a question mark for a character that their encoding has not, where they would raise an error.
+
+    Args:
+        streams: Such as ``sys.stdout``; what is no text stream of a file is left alone.
+    """
+    for stream in streams:
+        if not isinstance(stream, io.TextIOWrapper) or stream.errors not in ("strict", "surrogateescape"):
+            continue
+        stream.reconfigure(errors="replace")
 
 
 def time_left(seconds: float | None) -> str:

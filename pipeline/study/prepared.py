@@ -15,7 +15,8 @@ from pipeline.runtime.signals import interruption
 from pipeline.storage.database import locked, study_database
 from pipeline.study.folder import StudyFolder
 from pipeline.study.progress import finished_runs
-from pipeline.study.provenance import check_user_files, note_launch, user_files
+from pipeline.study.prompt_day import with_first_day, with_kept_day
+from pipeline.study.provenance import check_prompts, check_user_files, note_launch, user_files
 from pipeline.study.warm_start import check_warm_start
 from pipeline.trials.task_models import ReadyModels, ready_models
 
@@ -38,7 +39,7 @@ class PreparedStudy:
 
     def note_launch(self) -> None:
         """Write down in the study's folder what it is launched with."""
-        note_launch(self.folder, self.files)
+        note_launch(self.folder, self.files, self.models.prompts)
 
 
 @contextmanager
@@ -57,7 +58,9 @@ def prepared_study(config: StudyConfig, studies: Path, console: Console) -> Iter
         ShapetuneError: Something the user can act on; nothing that was finished is lost.
     """
     folder = StudyFolder(studies / config.name)
+    config = with_kept_day(config, folder)
     folder.check(config)
+    config = with_first_day(config, folder)
     check_warm_start(config)
     files = user_files(config)
     for name in check_user_files(folder, files):
@@ -71,6 +74,7 @@ def prepared_study(config: StudyConfig, studies: Path, console: Console) -> Iter
         # A database that cannot be reached, or whose study runs elsewhere, is refused before models are built.
         with locked(study_database(config.storage, folder.root), config.name):
             models = ready_models(config, console)
+            check_prompts(folder, models.prompts)
             folder.create(config)
             with folder.locked():
                 if models.quality:

@@ -24,7 +24,7 @@ STUDY = ("space.name", "trainer.function")
 CODE = (*FUNCTIONS, *STUDY)
 # What a model is loaded from; notes beside it decide nothing.
 LOADED = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".py"}
-NOTED = "files"
+NOTED, PROMPTS = "files", "prompts"
 
 
 def user_files(config: StudyConfig) -> dict[str, str]:
@@ -114,14 +114,38 @@ def _sum(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def note_launch(folder: StudyFolder, files: Mapping[str, str]) -> None:
+def check_prompts(folder: StudyFolder, now: str) -> None:
+    """Refuse to go on with other prompts than the study's last launch had, token for token.
+
+    Files may be as they were and tokens not: a chat template is a program, and libraries change.
+
+    Args:
+        folder: The study's.
+        now: ``Task.prompts_identity``; empty where the task's prompts are no one's own.
+
+    Raises:
+        ConfigError: They are others.
+        DamagedFileError: What launches noted cannot be read.
+    """
+    with understood(folder.provenance_file):
+        known = [str(line[PROMPTS]) for line in read_lines(folder.provenance_file) if PROMPTS in line]
+    if known and now and known[-1] != now:
+        raise ConfigError(
+            f"task.prompts: the prompts' tokens have changed since {folder.root} was launched, though their file has "
+            "not: by the chat template, or by another version of transformers",
+            "set task.template_date or the earlier version, or change name in the config to start a new study",
+        )
+
+
+def note_launch(folder: StudyFolder, files: Mapping[str, str], prompts: str = "") -> None:
     """Add a line to the study's ``provenance.jsonl``.
 
     Args:
         folder: The study's.
         files: What ``pipeline.study.provenance.user_files`` returns.
+        prompts: ``Task.prompts_identity``; empty where the task's prompts are no one's own.
     """
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    line = json.dumps({"at": when, **found_here(), NOTED: dict(files)})
+    line = json.dumps({"at": when, **found_here(), NOTED: dict(files), **({PROMPTS: prompts} if prompts else {})})
     with folder.provenance_file.open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")

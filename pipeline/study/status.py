@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
+from pipeline.config.yaml_text import NotYamlError, parse_yaml
 from pipeline.runtime.console import time_left
 from pipeline.runtime.files import read_saved, understood
 from pipeline.study.folder import StudyFolder
@@ -57,7 +56,10 @@ def read_plan(folder: StudyFolder) -> Plan:
         DamagedFileError: It is no config.
     """
     with understood(folder.config_file):
-        config = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
+        try:
+            config = parse_yaml(folder.config_file.read_text(encoding="utf-8"), str(folder.config_file))
+        except NotYamlError as error:
+            raise ValueError(error.problem) from error
         trials, seeds = int(config["search"]["trials"]), len(config["search"]["seeds"])
         return Plan(str(config["name"]), trials, seeds, int(config["ppo"]["steps"]))
 

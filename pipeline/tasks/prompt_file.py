@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-
+from pipeline.tasks.chat_roles import check_of
+from pipeline.tasks.template_day import on_day
 from shaping.errors import ConfigError
 from shaping.rollouts import opened_ids
 
@@ -26,11 +27,13 @@ class PromptRow:
         place: File and line, for messages.
         messages: The turns of a chat; ``None`` where the prompt is a plain text.
         text: The prompt in plain words; of a chat the contents of its messages, a line each.
+        day: What a chat template writes as today's date; ``None`` leaves it the clock.
     """
 
     place: str
-    messages: list[dict[str, str]] | None
+    messages: list[dict[str, Any]] | None
     text: str
+    day: date | None = None
 
     def ids(self, tokenizer: Any) -> list[int]:
         """Return the prompt's token ids, ready for a response.
@@ -53,7 +56,7 @@ class PromptRow:
         """Return a plain text as what the user of a chat says; a chat is returned as it is."""
         if self.messages is not None:
             return self
-        return PromptRow(self.place, [{"role": "user", "content": self.text}], self.text)
+        return replace(self, messages=[{"role": "user", "content": self.text}])
 
     def check_plain(self) -> None:
         """Refuse a chat, where the task's prompts are plain texts.
@@ -68,33 +71,41 @@ class PromptRow:
         """Return the messages in the tokenizer's chat template, as a text or as ``options`` say.
 
         Raises:
-            ConfigError: There is no template, or it refuses the messages.
+            ConfigError: There is no template, or it refuses the messages or drops one.
         """
         if not tokenizer.chat_template:
             raise ConfigError(
                 f"{self.place} holds messages, but the tokenizer has no chat template",
                 'use {"prompt": ...} lines, or save a chat_template.jinja beside the tokenizer',
             )
+        if self.day is not None:
+            options["chat_template"] = on_day(tokenizer.get_chat_template(), self.day)
+        assert self.messages is not None
         try:
-            return tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, **options)
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            made = tokenizer.apply_chat_template(self.messages, add_generation_prompt=True, **options)
+        except Exception as error:
+            # A template is a program, which may fail as any.
+            said = " ".join(str(error).split())
             raise ConfigError(
-                f"{self.place}: the chat template refuses the messages: {error}", "change their roles or their order"
+                f"{self.place}: the chat template refuses the messages: {said}", "change their roles or their order"
             ) from error
+        check_of(tokenizer).check(self.messages, self.place)
+        return made
 
 
-def read_prompts(path: Path, field: str) -> list[PromptRow]:
+def read_prompts(path: Path, field: str, day: date | None = None) -> list[PromptRow]:
     """Return the prompts of a file, in its order.
 
     Args:
         path: The file.
         field: What names it in the config.
+        day: What chat templates write as today's date; ``None`` leaves it the clock.
 
     Raises:
         ConfigError: It cannot be read, holds no prompt, or a line is broken; names file, line and remedy.
     """
     lookup = "relative paths are looked for beside the config file, then in the working directory"
-    return [_row(values, place) for values, place in _objects(path, field, FORM, lookup)]
+    return [replace(_row(values, place), day=day) for values, place in _objects(path, field, FORM, lookup)]
 
 
 def read_answered(path: Path, field: str) -> list[tuple[PromptRow, str]]:
@@ -153,12 +164,48 @@ def _object(line: str, place: str, form: str) -> tuple[dict[str, Any], str]:
     if not line.strip():
         raise ConfigError(f"{place} is empty", "remove it")
     try:
-        values = json.loads(line)
+        values = json.loads(line, object_pairs_hook=_unique)
+        for name, value in values.items() if isinstance(values, dict) else ():
+            check_unicode(json.dumps([name, value], ensure_ascii=False), f"{place}: {name}")
+    except _GivenTwiceError as error:
+        raise ConfigError(f"{place}: the key {error} is given twice", "keep one of them") from error
+    except ConfigError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{place} is not JSON: {error}", form) from error
     if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
         raise ConfigError(f"{place} is no object with either prompt or messages", form)
     return values, place
+
+
+class _GivenTwiceError(ValueError):
+    """An object of which JSON would keep the last of two values."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _GivenTwiceError(repr(next(name for name in names if names.count(name) > 1)))
+    return found
+
+
+def check_unicode(text: str, what: str) -> None:
+    """Refuse a text that holds half of a surrogate pair, which no tokenizer takes.
+
+    Args:
+        text: The text.
+        what: What it is, for the error.
+
+    Raises:
+        ConfigError: It does.
+    """
+    half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
+    if half is not None:
+        raise ConfigError(
+            f"{what} holds half of a surrogate pair, \\u{ord(half):04x}, which is no character",
+            "write the whole character, in UTF-8 or as both halves",
+        )
 
 
 def _response(values: dict[str, Any], place: str) -> str:
@@ -170,6 +217,11 @@ def _response(values: dict[str, Any], place: str) -> str:
 
 def _row(values: dict[str, Any], place: str) -> PromptRow:
     if "messages" in values:
+        if values.get("tools"):
+            raise ConfigError(
+                f"{place}: tools are given, but no chat template is told of any",
+                "remove them, or describe them in the system's message",
+            )
         return _chat(values["messages"], place)
     text = values["prompt"]
     if not isinstance(text, str) or not text.strip():
@@ -184,6 +236,8 @@ def _chat(messages: Any, place: str) -> PromptRow:
         fields = message if isinstance(message, dict) else {}
         if not all(isinstance(fields.get(name), str) for name in ("role", "content")):
             raise ConfigError(f"{place}: a message has no role or no content that is a text", FORM)
+        if not fields["role"].strip():
+            raise ConfigError(f"{place}: the role of a message is empty", FORM)
     if messages[-1]["role"] == "assistant":
         raise ConfigError(f"{place}: the last message is the assistant's own", "end with the user's message")
     return PromptRow(place, messages, "\n".join(message["content"] for message in messages))

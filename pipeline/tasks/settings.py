@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+
+from pipeline.runtime.section import LARGEST_SEED, Section
 
 
-class ModelRecipe(BaseModel):
+class ModelRecipe(Section):
     """Sizes and training settings of a tokenizer and a small policy, whatever the task.
 
     The defaults give about one million parameters.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     vocabulary: int = Field(3000, ge=300, le=50_000, description="Tokens of the tokenizer.")
-    hidden_size: int = Field(128, ge=8, multiple_of=8, description="Width of the policy.")
-    intermediate_size: int = Field(352, ge=8, description="Width of its feed-forward layers.")
-    layers: int = Field(3, ge=1, description="Layers of the policy.")
+    hidden_size: int = Field(128, ge=8, le=65_536, multiple_of=8, description="Width of the policy.")
+    intermediate_size: int = Field(352, ge=8, le=1_000_000, description="Width of its feed-forward layers.")
+    layers: int = Field(3, ge=1, le=1_000, description="Layers of the policy.")
     heads: int = Field(4, ge=1, description="Attention heads of a layer.")
     max_tokens: int = Field(48, ge=8, le=256, description="Longest row of the training, in tokens.")
     batch_size: int = Field(32, ge=2, description="Rows of a batch.")
     policy_epochs: int = Field(5, ge=1, description="Passes of the policy's training.")
-    policy_learning_rate: float = Field(2e-3, gt=0, description="Of the policy's training.")
+    policy_learning_rate: float = Field(2e-3, gt=0, le=1, description="Of the policy's training.")
     reward_epochs: int = Field(3, ge=1, description="Passes of the reward models' training.")
-    reward_learning_rate: float = Field(1e-3, gt=0, description="Of the reward models' training.")
-    seed: int = Field(0, description="Of everything random while models are built.")
+    reward_learning_rate: float = Field(1e-3, gt=0, le=1, description="Of the reward models' training.")
+    seed: int = Field(0, ge=-LARGEST_SEED, le=LARGEST_SEED, description="Of everything random while models are built.")
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ModelRecipe:
+        # A head turns pairs of its numbers by their place.
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(
+                f"hidden_size = {self.hidden_size} cannot be shared by heads = {self.heads}: each needs an even part; "
+                "change one of them"
+            )
+        return self
 
 
 class Recipe(ModelRecipe):
@@ -53,7 +64,7 @@ class SummaryRecipe(ModelRecipe):
     repeating_rows: int = Field(16_000, ge=0, description="Rows of random words said twice, which teach to copy.")
     policy_epochs: int = Field(1, ge=1, description="Passes over the papers' text and copied sentences.")
     summary_epochs: int = Field(4, ge=1, description="Passes over human summaries.")
-    summary_learning_rate: float = Field(1e-3, gt=0, description="Of the training on human summaries.")
+    summary_learning_rate: float = Field(1e-3, gt=0, le=1, description="Of the training on human summaries.")
     reward_epochs: int = Field(4, ge=1, description="Passes over human summaries, each with new worse ones.")
     reward_layers: int | None = Field(None, ge=1, description="Of the reward model; by default all of the policy's.")
     frozen_layers: int = Field(0, ge=0, description="Lowest layers of the reward model that are not trained.")
@@ -63,11 +74,7 @@ class SummaryRecipe(ModelRecipe):
 HELD_OUT_SHARE = 0.1
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SentimentSettings(_Section):
+class SentimentSettings(Section):
     """Film reviews, with reward models that are built on this machine."""
 
     name: Literal["sentiment"] = Field("sentiment", description="The kind of task.")
@@ -95,7 +102,7 @@ class SentimentSettings(_Section):
         return values
 
 
-class SummarizationSettings(_Section):
+class SummarizationSettings(Section):
     """Scientific papers, to be summarized in a sentence, with models that are built on this machine."""
 
     name: Literal["summarization"] = Field(description="The kind of task.")
@@ -103,12 +110,12 @@ class SummarizationSettings(_Section):
     gold: Literal["rouge_l", "rouge_1"] = Field("rouge_l", description="F-measure against the human summary.")
 
 
-class PolicySettings(_Section):
+class PolicySettings(Section):
     """The causal language model that is trained."""
 
     model: str = Field(min_length=1, description="A folder, a GGUF file, or a name on the Hugging Face hub.")
-    gguf_file: str | None = Field(None, description="A GGUF file inside the folder or hub repository.")
-    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    gguf_file: str | None = Field(None, min_length=1, description="A GGUF file inside the folder or hub repository.")
+    revision: str | None = Field(None, min_length=1, description="Branch, tag or commit on the hub.")
     trust_remote_code: bool = Field(False, description="Run the Python files of the model's folder or repository.")
 
     @model_validator(mode="before")
@@ -120,7 +127,7 @@ class PolicySettings(_Section):
         return values
 
 
-class RewardSettings(_Section):
+class RewardSettings(Section):
     """What scores a response: a sequence classifier, or a function of texts.
 
     ``mean`` becomes 0 and ``deviation`` becomes 1. Where they are left out, the classifier's ``config.json`` may say
@@ -139,7 +146,7 @@ class RewardSettings(_Section):
     deviation: float | None = Field(None, gt=0, description="The difference of scores that becomes 1.")
     mask_token_id: int | None = Field(None, ge=0, description="Model: stands for absent tokens under absent: mask.")
     mask_text: str | None = Field(None, description="Function: stands for each absent token under absent: mask.")
-    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    revision: str | None = Field(None, min_length=1, description="Branch, tag or commit on the hub.")
     trust_remote_code: bool = Field(False, description="Run the Python files of the model's folder or repository.")
 
     @model_validator(mode="after")
@@ -158,7 +165,7 @@ class RewardSettings(_Section):
         return self
 
 
-class PromptsSettings(_Section):
+class PromptsSettings(Section):
     """A policy, a reward model and prompts of the user's."""
 
     name: Literal["prompts"] = Field(description="The kind of task.")
@@ -170,7 +177,20 @@ class PromptsSettings(_Section):
     held_out_share: float | None = Field(
         None, gt=0, lt=1, description="In place of that file: this share of the prompts is held out; 0.1 by default."
     )
+    template_date: date | None = Field(
+        None,
+        # Studies and runs from before it existed are found by a hash of their settings.
+        exclude_if=lambda day: day is None,
+        description="What a chat template that asks for the date is told; unset, the day on which a study begins.",
+    )
     max_prompt_tokens: int = Field(256, ge=1, description="Longer prompts are left out, and counted.")
+
+    @field_validator("template_date", mode="before")
+    @classmethod
+    def _day(cls, value: Any) -> Any:
+        if value is not None and not isinstance(value, str | date):
+            raise ValueError("write a day: 2026-01-31")
+        return value
 
     @model_validator(mode="after")
     def _held_out_once(self) -> PromptsSettings:
@@ -184,7 +204,7 @@ class PromptsSettings(_Section):
         return HELD_OUT_SHARE if self.held_out_share is None else self.held_out_share
 
 
-class InstructionSettings(_Section):
+class InstructionSettings(Section):
     """Constraints that a program checks: questions to SmolLM2-135M-Instruct, or rules for film reviews."""
 
     name: Literal["instruction"] = Field(description="The kind of task.")
@@ -194,9 +214,9 @@ class InstructionSettings(_Section):
     questions: int = Field(2_000, ge=64, le=20_000, description="smollm2: prompts of the training.")
     held_out_questions: int = Field(256, ge=16, le=4_000, description="smollm2: of subjects of their own.")
     measured_temperature: float = Field(
-        1.0, gt=0, le=10, description="What the untrained policy is sampled at for the score's scale."
+        1.0, ge=1e-3, le=10, description="What the untrained policy is sampled at for the score's scale."
     )
-    seed: int = Field(0, description="Of the questions and the measured samples.")
+    seed: int = Field(0, ge=-LARGEST_SEED, le=LARGEST_SEED, description="Of the questions and the measured samples.")
     recipe: Recipe = Field(default_factory=Recipe, description="reviews: of the policy.")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +86,12 @@ class Task:
 
         model = self.reward_model
         return model if isinstance(model, CausalRewardModel) and "prefix" in model.abilities else None
+
+    @property
+    def prompts_identity(self) -> str:
+        """Return a hash of the prompts' tokens, of the training and held out, in their order."""
+        rows = [self.train_prompts.to_ids(), self.held_out_prompts.to_ids()]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @property
     def reward_identity(self) -> str:

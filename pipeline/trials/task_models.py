@@ -15,6 +15,7 @@ from pipeline.config.schema import StudyConfig
 from pipeline.tasks.asset_cache import cache_folder
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.registry import load_task, task_kind
+from pipeline.tasks.settings import PromptsSettings
 from pipeline.trainers.base import Judge, Task
 from pipeline.trainers.custom import find_trainer
 from shaping.credit import METHODS, check_served
@@ -55,7 +56,7 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
     """
     with console.status("loading models"):
         task = load_task(config.task, "" if assets is None else str(assets))
-    for note in task.notes:
+    for note in (*task.notes, *held_out_notes(config, task)):
         console.print(note)
     if config.ppo.critic == "reward_model" and task.critic_source is None:
         raise ConfigError(
@@ -64,6 +65,21 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
         )
     _check_context(config, task)
     return task
+
+
+def held_out_notes(config: StudyConfig, task: Task) -> tuple[str, ...]:
+    """Return a note that counts the user's held-out prompts that are trained on, token for token; none without any."""
+    if not isinstance(config.task, PromptsSettings):
+        return ()
+    trained_on = set(map(tuple, task.train_prompts.to_ids()))
+    judged = task.held_out_prompts.to_ids()
+    both = sum(tuple(ids) in trained_on for ids in judged)
+    if both == 0:
+        return ()
+    return (
+        f"{both} of {len(judged)} held-out prompts are also trained on (the same tokens stand on both sides): "
+        "J on them says little of new prompts",
+    )
 
 
 def open_judge(config: StudyConfig, asked: Sequence[PromptRow], console: Console) -> Judge:
@@ -85,11 +101,13 @@ class ReadyModels:
         assets: The folder of what the task built once; ``None`` where it built nothing.
         has_reward_critic: Whether a critic can start as the task's reward model.
         quality: Measured quality of the models, by name.
+        prompts: ``Task.prompts_identity`` of a user's own prompts; empty for other tasks.
     """
 
     assets: Path | None = None
     has_reward_critic: bool = False
     quality: Mapping[str, float] = field(default_factory=dict)
+    prompts: str = ""
 
 
 def ready_models(config: StudyConfig, console: Console) -> ReadyModels:
@@ -107,7 +125,8 @@ def ready_models(config: StudyConfig, console: Console) -> ReadyModels:
     if config.executor.name != "local":
         # The workers load models of their own; this process needs the memory no more than the time.
         load_task.cache_clear()
-    return ReadyModels(assets, task.critic_source is not None, task.quality)
+    prompts = task.prompts_identity if isinstance(config.task, PromptsSettings) else ""
+    return ReadyModels(assets, task.critic_source is not None, task.quality, prompts)
 
 
 def check_space_methods(config: StudyConfig, task: Task) -> None:

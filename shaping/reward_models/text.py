@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor
 
 from shaping.alignment import DecodedRollouts
-from shaping.errors import ConfigError, ShapeError
+from shaping.errors import ConfigError, TrialFailed
 from shaping.reward_models.base import VariantScores, check_absent
+from shaping.reward_models.returned_scores import asked_scores, first_words
 from shaping.rollouts import Rollouts
 from shaping.variants import Variants
 
@@ -56,8 +58,10 @@ class TextRewardModel:
         """Return the score of every variant; texts that are alike are scored once.
 
         Raises:
-            ConfigError: Absent tokens are to be hidden, or masked without a text for them.
+            ConfigError: Absent tokens are to be hidden, or masked without a text for them; or the function fails, or
+                returns something else than numbers.
             ShapeError: The function returned another number of scores than it was given texts.
+            TrialFailed: A score is not finite (``nan``).
         """
         check_absent(variants.absent, self.abilities, self.name)
         blank = self._mask_text or "" if variants.absent == "mask" else ""
@@ -73,8 +77,19 @@ class TextRewardModel:
         for start in range(0, len(distinct), self._texts_per_call):
             part = distinct[start : start + self._texts_per_call]
             known.update(zip(part, self._call(part), strict=True))
-        scores = torch.tensor([known[text] for text in texts], device=variants.owner.device)
-        return VariantScores(scores, 0)
+        scores = [known[text] for text in texts]
+        self._check_finite(scores, owners, [response for _, response in texts])
+        return VariantScores(torch.tensor(scores, device=variants.owner.device), 0)
+
+    def _check_finite(self, scores: list[float], owners: list[int], responses: list[str]) -> None:
+        for score, owner, response in zip(scores, owners, responses, strict=True):
+            if not math.isfinite(score):
+                shown = f"response {owner} of the batch as {score}: {first_words(response)}"
+                raise TrialFailed(
+                    "nan",
+                    f"reward model {self.name} scored {shown}",
+                    "return a finite number for each text",
+                )
 
     def prefix_scores(self, rollouts: Rollouts) -> Tensor:
         """Return ``B x (T + 1)`` scores, one call for each distinct prefix of each response."""
@@ -96,14 +111,5 @@ class TextRewardModel:
 
     def _call(self, texts: list[tuple[str, str]]) -> list[float]:
         prompts, responses = [prompt for prompt, _ in texts], [response for _, response in texts]
-        if self._separate:
-            found = self._function(prompts, responses)
-        else:
-            found = self._function([prompt + response for prompt, response in texts])
-        scores = [float(score) for score in found]
-        if len(scores) != len(texts):
-            raise ShapeError(
-                f"the reward function {self.name} returned {len(scores)} scores for {len(texts)} texts",
-                "return one number for each text, in order",
-            )
-        return scores
+        lists = [prompts, responses] if self._separate else [[prompt + response for prompt, response in texts]]
+        return asked_scores(self._function, self.name, lists, responses)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.config.load import load_config, parse_config
@@ -20,6 +22,7 @@ from pipeline.tasks.prompt_file import PromptRow, read_prompts, split_prompts
 from pipeline.tasks.registry import MODULES, load_task, task_kind
 from pipeline.tasks.settings import TASK_NAMES
 from pipeline.trainers.base import Prompts, Task
+from pipeline.trials.task_models import open_task
 from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel, EncoderRewardModel, RetokenizedRewardModel
 from shaping.scoring import score_responses
@@ -109,6 +112,29 @@ def test_prompts_beyond_the_limit_are_left_out_and_counted(models: Path) -> None
     assert task.notes == ("1 of 3 held-out prompts left out: longer than task.max_prompt_tokens = 20",)
     with pytest.raises(ConfigError, match=r"max_prompt_tokens = 1, but the shortest of the prompts has \d+ tokens"):
         task_of(models, max_prompt_tokens=1)
+
+
+def held_out_said(models: Path, **changes: Any) -> str:
+    """Return what is said as a task of the tiny models is opened."""
+    config = parse_config(own_values(models, **changes), "test")
+    said = io.StringIO()
+    open_task(config, None, Console(width=1000, file=said))
+    return said.getvalue()
+
+
+def test_held_out_prompts_that_are_trained_on_are_counted_by_their_tokens(models: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "The film"}, {"prompt": "of its own"}, {"prompt": "dull"}]
+    for held_out, both in (([*rows, rows[1]], 2), (text_rows(), len(text_rows()))):
+        file = str(write_lines(tmp_path / f"held_out_{both}.jsonl", held_out))
+        said = held_out_said(models, held_out_prompts=file, held_out_share=None)
+        assert f"{both} of {len(held_out)} held-out prompts are also trained on" in said
+    # Of one file, lines that differ in what the template never shows.
+    chats = [{"messages": [{**CHAT[0], "id": number}]} for number in range(4)]
+    lines = str(write_lines(tmp_path / "same.jsonl", chats))
+    said = held_out_said(models, prompts=lines, held_out_prompts=None, held_out_share=0.5)
+    assert "2 of 2 held-out prompts are also trained on" in said
+    repeated = str(write_lines(tmp_path / "repeated.jsonl", text_rows() * 3))
+    assert "also" not in held_out_said(models, prompts=repeated, held_out_prompts=None, held_out_share=0.5)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.99])

@@ -192,6 +192,15 @@ def test_what_cannot_serve_is_refused_by_name(
         ("def score(prompts, responses):\n    return [1.0, 2.0]", ["2 scores for one text"]),
         ("def score(prompts, responses)\n    return [1.0]", ["line 1", "not Python"]),
         ("import no_such_package", ["no_such_package"]),
+        ("def score(prompts, responses):\n    return {'1': 0.5}", ["score", "a dict", "one number for each"]),
+        ("def score(prompts, responses):\n    return '5'", ["score", "a str"]),
+        ("def score(prompts, responses):\n    return [None]", ["score", "None", "response 1 of 1"]),
+        ("def score(prompts, responses):\n    return ['5']", ["score", "'5', a str", "response 1 of 1"]),
+        ("def score(prompts, responses):\n    return [float('nan')]", ["score", "nan", "empty response"]),
+        ("async def score(prompts, responses):\n    return [0.0]", ["score", "asynchronous"]),
+        ("def score(prompts, responses):\n    raise SystemExit(0)", ["SystemExit", "line 2"]),
+        ("def score(prompts, responses):\n    yield 1 / 0", ["ZeroDivisionError", "line 2"]),
+        ("raise SystemExit(0)", ["SystemExit", "line 1"]),
     ],
 )
 def test_function_that_fails_is_named_with_its_line(
@@ -205,6 +214,20 @@ def test_function_that_fails_is_named_with_its_line(
     for word in ("task.reward_model.function", *words):
         assert word in said
     assert not (tmp_path / "studies").exists()
+
+
+def test_a_response_that_the_function_cannot_score_ends_a_run_with_its_words(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def score(prompts, responses):\n    return [None if r else 1.0 for r in responses]"
+    )
+    settings = {"function": f"{tmp_path / 'mine.py'}:score"}
+    config = write_config(models, own_values(models, reward_model=settings))
+    assert _run(["train", str(config), "-o", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "mine.py:score returned None for response " in said
+    assert "one number for each text" in said
 
 
 def test_methods_that_the_reward_model_cannot_serve_end_a_study_before_it_starts(

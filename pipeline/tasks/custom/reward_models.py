@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from transformers import PreTrainedModel
 from pipeline.tasks.custom.prompt_forms import PolicySide, PromptForms, PromptTexts, reads_otherwise
 from pipeline.tasks.models.pretrained import check_folder, end_of_response, load_classifier, load_tokenizer
 from pipeline.tasks.settings import RewardSettings
-from shaping.errors import ConfigError
+from shaping.errors import ConfigError, ShapeError
 from shaping.reward_models import (
     CausalRewardModel,
     EncoderRewardModel,
@@ -22,6 +24,7 @@ from shaping.reward_models import (
     RewardModel,
     TextRewardModel,
 )
+from shaping.reward_models.returned_scores import asked_scores, checked_scores
 from shaping.user_code import error_and_place, load_callable
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
@@ -53,8 +56,8 @@ class FunctionRewardModel(TextRewardModel):
         mask_text: str | None = None,
     ) -> None:
         def scaled(prompts: list[str], responses: list[str]) -> list[float]:
-            scores = function([prompt_text(prompt) for prompt in prompts], responses)
-            return [(float(score) - mean) / deviation for score in scores]
+            given = [[prompt_text(prompt) for prompt in prompts], responses]
+            return [(score - mean) / deviation for score in asked_scores(function, reference, given, responses)]
 
         super().__init__(scaled, tokenizer, separate=True, name=reference, mask_text=mask_text)
         self._scale, self._source = (mean, deviation), _source(function)
@@ -75,16 +78,22 @@ def load_function(reference: str, field: str) -> RewardFunction:
     """
     function, name = load_callable(reference, field), reference.rpartition(":")[2]
     try:
-        scores = [float(score) for score in function(["A prompt."], [""])]
-    except Exception as error:
+        found = function(["A prompt."], [""])
+        # A generator runs as it is read.
+        scores = list(islice(found, 2)) if isinstance(found, Iterator) else found
+    except (Exception, SystemExit) as error:
         raise ConfigError(
             f"{field}: {name}(['A prompt.'], ['']) fails with {error_and_place(error)}",
             "it takes a list of prompts and a list of responses, also empty ones, and returns a list of numbers",
         ) from error
-    if len(scores) != 1:
-        raise ConfigError(
-            f"{field}: {name} returns {len(scores)} scores for one text", "return one number for each text"
-        )
+    try:
+        score = checked_scores(scores, name, [""])[0]
+    except ConfigError as error:
+        raise ConfigError(f"{field}: TypeError: {error.message}", error.hint) from error
+    except ShapeError as error:
+        raise ConfigError(f"{field}: {error.message}", error.hint) from error
+    if not math.isfinite(score):
+        raise ConfigError(f"{field}: {name} returned {score} for an empty response", "return a finite number")
     return function
 
 

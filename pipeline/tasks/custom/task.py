@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def load_judge(settings: PromptsSettings, folder: Path | None, asked: Sequence[P
     if not any(chats):
         for row in asked:
             row.check_plain()
-    rows = [row.as_chat() for row in asked] if all(chats) else asked
+    rows = [replace(row.as_chat() if all(chats) else row, day=settings.template_date) for row in asked]
     given = [(row, row.ids(tokenizer)) for row in rows]
     # Theirs are among the prompts that the reward model has a form of its own for.
     side = _policy_side(tokenizer, outline_policy(settings.policy), shown + judged + given)
@@ -100,10 +101,11 @@ def _policy_side(tokenizer: Any, policy: PreTrainedModel, prompts: Encoded) -> P
 
 
 def _rows(settings: PromptsSettings) -> tuple[list[PromptRow], list[PromptRow]]:
-    rows = read_prompts(Path(settings.prompts), "task.prompts")
+    day = settings.template_date
+    rows = read_prompts(Path(settings.prompts), "task.prompts", day)
     if settings.held_out_prompts is None:
         return split_prompts(rows, settings.share)
-    return rows, read_prompts(Path(settings.held_out_prompts), "task.held_out_prompts")
+    return rows, read_prompts(Path(settings.held_out_prompts), "task.held_out_prompts", day)
 
 
 def _short_enough(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ class TrainedPolicy:
         shared = {id(tensor): tensor for tensor in (*source.parameters(), *source.buffers())}
         try:
             adapter = get_peft_model(copy.deepcopy(source, shared), options)
-        except ValueError as error:
+        except (ValueError, TypeError, re.error) as error:
+            # A single name is read as a regular expression, and it may be none.
             raise ConfigError(
                 f"ppo.lora.target_modules = {lora.target_modules}: {error}", "name other modules"
             ) from error

@@ -4,43 +4,43 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from pipeline.runtime.section import Section
+
+# Of weights and prices: beyond it, single precision has no room for what they weigh.
+LARGEST = 1e6
 Critic = Literal["value_head", "network", "reward_model"]
 
 
-class SamplingSettings(BaseModel):
+class SamplingSettings(Section):
     """How responses are sampled."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     response_tokens: int = Field(24, ge=1, le=4096, description="Longest response, in tokens.")
     stop_at_eos: bool = Field(False, description="End a response at end-of-sequence; otherwise it is never sampled.")
-    missing_eos_penalty: float = Field(0.0, ge=0, description="Taken off the score of a response without its end.")
-    temperature: float = Field(1.0, gt=0, le=10, description="Of the policy's distribution over tokens.")
+    missing_eos_penalty: float = Field(
+        0.0, ge=0, le=LARGEST, description="Taken off the score of a response without its end."
+    )
+    temperature: float = Field(1.0, ge=1e-3, le=10, description="Of the policy's distribution over tokens.")
 
 
-class LoraSettings(BaseModel):
+class LoraSettings(Section):
     """A low-rank adapter in place of a copy of the policy."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    rank: int = Field(16, ge=1, description="Of the adapter's matrices.")
-    alpha: int = Field(32, ge=1, description="The adapter is scaled by alpha over rank.")
+    rank: int = Field(16, ge=1, le=65_536, description="Of the adapter's matrices.")
+    alpha: int = Field(32, ge=1, le=1_000_000, description="The adapter is scaled by alpha over rank.")
     target_modules: str | tuple[str, ...] = Field(
         "all-linear", description="Names of the modules that are adapted, or all-linear."
     )
 
 
-class PPOSettings(BaseModel):
+class PPOSettings(Section):
     """Settings of PPO. ``gamma`` and ``lambda`` belong to the shape."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    steps: int = Field(20, ge=1, description="Batches of rollouts.")
-    batch_size: int = Field(32, ge=2, description="Responses in a batch.")
-    num_ppo_epochs: int = Field(2, ge=1, description="Passes over each batch.")
-    num_mini_batches: int = Field(1, ge=1, description="Optimizer steps in a pass.")
+    steps: int = Field(20, ge=1, le=10_000_000, description="Batches of rollouts.")
+    batch_size: int = Field(32, ge=2, le=1_000_000, description="Responses in a batch.")
+    num_ppo_epochs: int = Field(2, ge=1, le=10_000, description="Passes over each batch.")
+    num_mini_batches: int = Field(1, ge=1, description="Optimizer steps in a pass; at most ppo.batch_size.")
     save_steps: int = Field(
         10, ge=0, description="Training steps between checkpoints, from which a killed run resumes; 0 writes none."
     )
@@ -59,16 +59,19 @@ class PPOSettings(BaseModel):
     micro_batch_size: int | None = Field(
         None, ge=1, description="Responses in one forward pass of the update; gradients add up over a minibatch."
     )
-    adam_betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's two decay rates.")
-    adam_epsilon: float = Field(1e-8, gt=0, description="Adam's.")
+    adam_betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's two decay rates, from 0 and below 1.")
+    adam_epsilon: float = Field(1e-8, ge=1e-30, le=1, description="Adam's.")
     max_grad_norm: float | None = Field(1.0, gt=0, description="Longer gradients are cut to it; unset cuts none.")
     value_head_speedup: float = Field(
-        2.0, gt=0, description="Learning rate of a value head, which starts from nothing, over the policy's."
+        2.0,
+        gt=0,
+        le=LARGEST,
+        description="Learning rate of a value head, which starts from nothing, over the policy's.",
     )
     cliprange: float = Field(0.2, gt=0, lt=1, description="Of the ratio of probabilities.")
-    cliprange_value: float = Field(0.5, gt=0, description="Of the change of a value.")
-    vf_coef: float = Field(0.5, ge=0, description="Weight of the critic's loss.")
-    kl_coef: float = Field(0.05, ge=0, description="Price of a nat of KL(policy || reference); part of J.")
+    cliprange_value: float = Field(0.5, gt=0, le=LARGEST, description="Of the change of a value.")
+    vf_coef: float = Field(0.5, ge=0, le=LARGEST, description="Weight of the critic's loss.")
+    kl_coef: float = Field(0.05, ge=0, le=LARGEST, description="Price of a nat of KL(policy || reference); part of J.")
     kl_estimator: Literal["k1", "k3"] = Field("k1", description="How the KL of a token is estimated.")
     reward_scale: float = Field(
         1.0,
@@ -93,8 +96,20 @@ class PPOSettings(BaseModel):
     )
     gradient_checkpointing: bool = Field(False, description="Recompute layers in the update: less memory, more time.")
 
+    @field_validator("adam_betas")
+    @classmethod
+    def _rates(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= rate < 1 for rate in value):
+            raise ValueError("each rate must be at least 0 and less than 1")
+        return value
+
     @model_validator(mode="after")
     def _policy_learns(self) -> PPOSettings:
+        if self.num_mini_batches > self.batch_size:
+            raise ValueError(
+                f"ppo.num_mini_batches = {self.num_mini_batches} is more than the {self.batch_size} responses of a "
+                "batch; set it lower, or ppo.batch_size higher"
+            )
         if self.critic_warmup_steps >= self.steps:
             raise ValueError(
                 f"ppo.critic_warmup_steps = {self.critic_warmup_steps} leaves none of the {self.steps} steps to the "
@@ -111,10 +126,8 @@ class PPOSettings(BaseModel):
         return self.save_steps > 0 and done_steps % self.save_steps == 0 and done_steps < self.steps
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(Section):
     """How the trained policy is judged."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     prompts: int = Field(256, ge=2, description="Held-out prompts.")
     every_steps: int = Field(0, ge=0, description="Training steps between evaluations during a run; 0 for none.")
