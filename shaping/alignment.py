@@ -26,7 +26,7 @@ class DecodedRollouts:
         prompts: The text of each prompt.
         responses: The text of each response.
         ends: For each response the number of its characters that stand after each of its real tokens.
-        finished: For each response whether its last token is the policy's end-of-sequence.
+        finished: For each response whether its last token ends it.
     """
 
     rollouts: Rollouts
@@ -36,13 +36,20 @@ class DecodedRollouts:
     finished: list[bool]
 
     @classmethod
-    def of(cls, rollouts: Rollouts, tokenizer: Any) -> DecodedRollouts:
-        """Return the texts of a batch; special tokens have no characters."""
+    def of(cls, rollouts: Rollouts, tokenizer: Any, more_end_ids: tuple[int, ...] = ()) -> DecodedRollouts:
+        """Return the texts of a batch; special tokens have no characters.
+
+        Args:
+            rollouts: The batch.
+            tokenizer: The policy's; its end-of-sequence ends a response.
+            more_end_ids: Other tokens that end one.
+        """
         rows = [_row(rollouts, row) for row in range(len(rollouts))]
         decoded = [_decode_row(tokenizer, prompt, response) for prompt, response in rows]
         prompts, responses = [prompt for prompt, _, _ in decoded], [response for _, response, _ in decoded]
         ends = [reached for _, _, reached in decoded]
-        finished = [response[-1:] == [tokenizer.eos_token_id] for _, response in rows]
+        closing = [[token] for token in (tokenizer.eos_token_id, *more_end_ids)]
+        finished = [response[-1:] in closing for _, response in rows]
         return cls(rollouts, prompts, responses, ends, finished)
 
     def kept_text(self, row: int, keep: list[bool], blank: str = "") -> str:

@@ -29,6 +29,7 @@ class RetokenizedRewardModel:
         framed: Whether prompts begin with what the tokenizer puts before a text, such as beginning-of-sequence; off
             for an ``EncoderRewardModel``, which frames rows itself.
         eos_token_id: What stands for the policy's end-of-sequence in the reward model's rows; ``None``: nothing.
+        more_end_ids: Tokens that end a response beside the policy's end-of-sequence.
     """
 
     def __init__(
@@ -39,11 +40,13 @@ class RetokenizedRewardModel:
         prompt_text: Callable[[str], str] | None = None,
         framed: bool = True,
         eos_token_id: int | None = None,
+        more_end_ids: tuple[int, ...] = (),
     ) -> None:
         self.inner, self.name, self.abilities = inner, inner.name, inner.abilities
         self.added_tokens, self.layers = inner.added_tokens, inner.layers
         self._tokenizer, self._policy_tokenizer = tokenizer, policy_tokenizer
         self._prompt_text, self.framed, self.eos_token_id = prompt_text, framed, eos_token_id
+        self.more_end_ids = more_end_ids
         self._last: tuple[Rollouts, AlignedRollouts] | None = None
 
     def identity(self) -> str:
@@ -81,7 +84,7 @@ class RetokenizedRewardModel:
     def align(self, rollouts: Rollouts) -> AlignedRollouts:
         """Return the batch in the reward model's tokens; the last batch is remembered."""
         if self._last is None or self._last[0] is not rollouts:
-            decoded = DecodedRollouts.of(rollouts, self._policy_tokenizer)
+            decoded = DecodedRollouts.of(rollouts, self._policy_tokenizer, self.more_end_ids)
             if self._prompt_text is not None:
                 decoded = replace(decoded, prompts=[self._prompt_text(text) for text in decoded.prompts])
             aligned = AlignedRollouts.of(decoded, self._tokenizer, self.framed, self.eos_token_id)

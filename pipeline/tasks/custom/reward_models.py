@@ -102,11 +102,13 @@ class PolicySide:
         tokenizer: Its tokenizer.
         tokens: Different tokens that it can say.
         prompts: All prompts with their ids, of the training and held out.
+        more_ends: Tokens that end a response beside the tokenizer's end-of-sequence.
     """
 
     tokenizer: Any
     tokens: int
     prompts: Sequence[tuple[PromptRow, list[int]]]
+    more_ends: tuple[int, ...] = ()
 
     @property
     def chat(self) -> bool:
@@ -237,7 +239,8 @@ def _retokenized(
         return text.removeprefix(start)
 
     texts = PromptTexts(policy, rewrite)
-    return RetokenizedRewardModel(inner, tokenizer, policy.tokenizer, texts, framed and not templated, eos_token_id)
+    framed = framed and not templated
+    return RetokenizedRewardModel(inner, tokenizer, policy.tokenizer, texts, framed, eos_token_id, policy.more_ends)
 
 
 def _same_tokens(model: PreTrainedModel, tokenizer: Any, policy: PolicySide) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from shaping.errors import ConfigError
 # Logits of one portion, in float32. Below it they are kept for the backward pass, beyond it they are found again.
 PORTION_BYTES = 32 * 2**20
 AGREES = 1e-3
+# One token's id, or several.
+TokenIds = int | Sequence[int]
 
 
 class TokenHead:
@@ -21,7 +24,7 @@ class TokenHead:
 
     Args:
         policy: A causal language model with output embeddings.
-        banned_token: A token that is never sampled; its probability is zero.
+        banned_token: A token, or several, that is never sampled; its probability is zero.
         temperature: The sampling temperature.
         portion_bytes: Bound of the logits that stand in memory at once.
     """
@@ -29,11 +32,12 @@ class TokenHead:
     def __init__(
         self,
         policy: PreTrainedModel,
-        banned_token: int | None,
+        banned_token: TokenIds | None,
         temperature: float,
         portion_bytes: int = PORTION_BYTES,
     ) -> None:
-        self._policy, self._banned, self._temperature = policy, banned_token, temperature
+        self._policy, self._temperature = policy, temperature
+        self._banned = None if banned_token is None else as_list(banned_token)
         config = policy.config.get_text_config()
         # Three families change their logits after the embeddings, under these names.
         self._soft_cap = getattr(config, "final_logit_softcapping", None)
@@ -85,6 +89,11 @@ class TokenHead:
         with torch.no_grad():
             entropy = normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
         return log_probs, entropy
+
+
+def as_list(ids: TokenIds) -> list[int]:
+    """Return one token's id, or several, as a list."""
+    return [ids] if isinstance(ids, int) else [int(each) for each in ids]
 
 
 @torch.no_grad()
