@@ -59,7 +59,7 @@ def sample_responses(
     Raises:
         ConfigError: The policy is in training mode, or keeps no keys and values though it should.
     """
-    _check_evaluating(policy)
+    check_evaluating(policy)
     read = (_Cached if cached else _Whole)(policy, full=bool(prompt_mask.all()))
     head, ends = TokenHead(policy, None, 1.0), as_list(end_ids)
     listed = torch.tensor(ends, device=prompt_ids.device)
@@ -93,7 +93,12 @@ def _new_cache(policy: PreTrainedModel) -> DynamicCache:
     return DynamicCache(config=policy.config)
 
 
-def _check_evaluating(policy: PreTrainedModel) -> None:
+def check_evaluating(policy: PreTrainedModel) -> None:
+    """Refuse a policy of which any part is in training mode.
+
+    Raises:
+        ConfigError: It is.
+    """
     if any(module.training for module in policy.modules()):
         raise ConfigError(
             f"policy {type(policy).__name__} is in training mode, in which dropout changes what it says",

@@ -19,7 +19,7 @@ from pipeline.trainers.ppo.health import check_responses, check_reward_scale
 from pipeline.trainers.ppo.log_probs import check_head
 from pipeline.trainers.ppo.losses import kl_estimate, masked_mean, whiten
 from pipeline.trainers.ppo.policy import TrainedPolicy
-from pipeline.trainers.ppo.rollout import Sampled, sample_responses
+from pipeline.trainers.ppo.rollout import Sampled, check_evaluating, sample_responses
 from pipeline.trainers.ppo.settings import PPOSettings, SamplingSettings
 from pipeline.trainers.ppo.update import Batch, PolicyUpdate
 from shaping.advantages import generalized_advantages
@@ -96,6 +96,7 @@ class PPOTrainer:
         self.processes.check_rows(settings.batch_size, "ppo.batch_size")
         self.certificate = Certificate.empty(shape)
         self.credit_tokens = self.credit_coalitions = 0
+        check_evaluating(task.policy)
         check_head(task.policy.to(self.processes.device))
         for judge in (task.reward_model, task.gold_model):
             # A reward model with a tokenizer of its own wraps the one that holds the weights.
