@@ -66,7 +66,10 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
         )
     _check_context(config, task)
     with console.status("trying the models"):
-        check_task(task, task.policy, config.sampling)
+        try:
+            check_task(task, task.policy, config.sampling)
+        except ConfigError as error:
+            raise ConfigError(f"task: {error.message}", error.hint) from error
     return task
 
 

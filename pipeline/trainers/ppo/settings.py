@@ -15,7 +15,7 @@ class SamplingSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     response_tokens: int = Field(24, ge=1, le=4096, description="Longest response, in tokens.")
-    stop_at_eos: bool = Field(False, description="End a response at end-of-sequence; otherwise it is never sampled.")
+    stop_at_eos: bool = Field(False, description="End a response at end-of-sequence; otherwise none is sampled.")
     missing_eos_penalty: float = Field(0.0, ge=0, description="Taken off the score of a response without its end.")
     temperature: float = Field(1.0, gt=0, le=10, description="Of the policy's distribution over tokens.")
 
