@@ -20,6 +20,7 @@ from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import write_json
 from pipeline.study.folder import unlike
 from pipeline.study.provenance import task_files
+from pipeline.tasks.models.saved_tokenizer import save_tokenizer
 from pipeline.trainers.base import Task
 from pipeline.trainers.ppo.evaluation import Evaluation
 from pipeline.trainers.ppo.run import InnerRun
@@ -200,7 +201,7 @@ def _note(writer: SummaryWriter, group: str, step: int, values: dict[str, Any]) 
 def _write(run: TrainingRun, inner: InnerRun, evaluation: Evaluation, seconds: float) -> None:
     trainer, policy = inner.trainer, run.folder / "policy"
     trainer.policy.save(policy)
-    trainer.task.tokenizer.save_pretrained(policy)
+    save_tokenizer(trainer.task, policy)
     found = {"evaluation": evaluation.to_dict(), "certificate": trainer.certificate.to_dict()}
     curves = {"curve": inner.curve, "held_out": inner.held_out, "untrained": inner.untrained}
     facts = {"wall_seconds": seconds, "torch": torch.__version__, "processes": trainer.processes.count}

@@ -137,13 +137,13 @@ def _asked_texts(
     question: ExplainRequest, subject: Subject, asked: list[tuple[PromptRow, str]], judge: Judge
 ) -> list[_Text]:
     """Return the texts of the command; where the task's responses end with a token of their own, so do they."""
-    end, found = judge.tokenizer.eos_token_id, []
+    ends, found = judge.end_token_ids, []
     finished = subject.config.sampling.stop_at_eos and not question.unfinished
     for (row, response), prompt_ids in zip(asked, judge.prompt_ids, strict=True):
         ids = list(judge.tokenizer(response, add_special_tokens=False)["input_ids"])
         if not ids:
             raise ConfigError(f"{row.place}: the response has no token", "give it a text")
-        found.append(_Text(row.place, prompt_ids, [*ids, end] if finished and ids[-1] != end else ids))
+        found.append(_Text(row.place, prompt_ids, [*ids, ends[0]] if finished and ids[-1] not in ends else ids))
     return found
 
 

@@ -130,6 +130,7 @@ def _model(settings: RewardSettings, task: Task) -> RewardModelCode:
         lines.append(f"reward_model = {kind}(model, {scale}, eos_token_id={inner.eos_token_id!r}{mask})")
     if through:
         options = f"framed={seen.framed!r}, eos_token_id={seen.eos_token_id!r}"
+        options += f", more_end_ids={seen.more_end_ids!r}" if seen.more_end_ids else ""
         lines.append(f"reward_model = RetokenizedRewardModel(reward_model, own_tokenizer, tokenizer, {options})")
     names = sorted({kind, "Shape", "Shaper"} | ({"RetokenizedRewardModel"} if through else set()))
     automatic = "AutoModelForSequenceClassification" + (", AutoTokenizer" if through else "")

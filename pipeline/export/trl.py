@@ -62,6 +62,7 @@ def main():
     )
     trainer.train()
     trainer.save_model(config.output_dir)
+    AutoTokenizer.from_pretrained(files.policy{options}).save_pretrained(config.output_dir)  # as it came
 
 
 if __name__ == "__main__":

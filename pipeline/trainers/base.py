@@ -62,6 +62,9 @@ class Task:
         held_out_prompts: Prompts of the evaluation.
         quality: Measured quality of the models, by name; may be empty.
         notes: What a user should know of the prompts, such as how many were left out.
+        more_end_token_ids: Tokens that end a response beside the tokenizer's end-of-sequence.
+        original_tokenizer: The policy's tokenizer as it came; ``None`` where ``tokenizer`` still is.
+        tokenizer_folder: Where the policy's tokenizer was read from; ``None`` for no folder of the user's.
     """
 
     name: str
@@ -73,11 +76,19 @@ class Task:
     held_out_prompts: Prompts
     quality: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    more_end_token_ids: tuple[int, ...] = ()
+    original_tokenizer: Any = None
+    tokenizer_folder: Path | None = None
 
     @property
     def eos_token_id(self) -> int:
-        """Return the one token that ends a response; a chat model's is the end of its turn."""
+        """Return the token that ends a response first of all; a chat model's is the end of its turn."""
         return int(self.tokenizer.eos_token_id)
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Return every token that ends a response, the first of all in front."""
+        return (self.eos_token_id, *self.more_end_token_ids)
 
     @property
     def critic_source(self) -> CausalRewardModel | None:
@@ -112,11 +123,18 @@ class Judge:
         tokenizer: The policy's tokenizer; its end-of-sequence is the token that ends a response.
         reward_model: What the policy is trained on.
         prompt_ids: Token ids of the prompts that were asked for, made as the task makes its own.
+        more_end_token_ids: Tokens that end a response beside the tokenizer's end-of-sequence.
     """
 
     tokenizer: Any
     reward_model: RewardModel
     prompt_ids: tuple[list[int], ...]
+    more_end_token_ids: tuple[int, ...] = ()
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """Return every token that ends a response, the first of all in front."""
+        return (int(self.tokenizer.eos_token_id), *self.more_end_token_ids)
 
     @property
     def reward_identity(self) -> str:

@@ -22,7 +22,7 @@ EXCEPTION, OUT_OF_MEMORY, HUNG, WORKER_DIED, NODE_LOST = (
     "node_lost",
 )
 # What training itself came to: another attempt from the same checkpoint would come to the same.
-FINAL = ("kl_limit", "collapse", "empty_responses", "certificate")
+FINAL = ("kl_limit", "collapse", "empty_responses", "disagreement", "certificate")
 # What no other attempt and no other trial can do better before somebody acts.
 HALTING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

@@ -18,6 +18,7 @@ from pipeline.tasks.registry import load_task, task_kind
 from pipeline.tasks.settings import PromptsSettings
 from pipeline.trainers.base import Judge, Task
 from pipeline.trainers.custom import find_trainer
+from pipeline.trainers.ppo.agreement import check_task
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
@@ -52,7 +53,8 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
     """Return the loaded task, after its notes were printed.
 
     Raises:
-        ConfigError: Something of it cannot be used, or does not fit the config.
+        ConfigError: Something of it cannot be used, does not fit the config, or does not agree with itself.
+        TrialFailed: A score is not finite (``nan``).
     """
     with console.status("loading models"):
         task = load_task(config.task, "" if assets is None else str(assets))
@@ -64,6 +66,11 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
             "set ppo.critic to value_head or network",
         )
     _check_context(config, task)
+    with console.status("trying the models"):
+        try:
+            check_task(task, task.policy, config.sampling)
+        except ConfigError as error:
+            raise ConfigError(f"task: {error.message}", error.hint) from error
     return task
 
 

@@ -69,7 +69,7 @@ class DenseGRPOTrainer(GRPOTrainer):
         """Return the score that the shaper's reward model gives each response that was sampled last."""
         prompt_ids, completion_ids, tool_mask, *_ = self._generated
         rollouts = Rollouts.of_ids(prompt_ids, completion_ids, policy_masks=tool_mask)
-        unfinished = [not ids or ids[-1] != self._tokenizer.eos_token_id for ids in completion_ids]
+        unfinished = [not ids or ids[-1] not in self.eos_token_ids for ids in completion_ids]
         penalties = self._missing_eos_penalty * torch.tensor(unfinished)
         return (self._shaper.scores(rollouts) - penalties).tolist()
 

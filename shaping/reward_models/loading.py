@@ -87,7 +87,7 @@ def check_complete(what: str, model: PreTrainedModel, found: Mapping[str, Any], 
         raise ConfigError(f"{what} has weights of another size for {odd[0]}", remedy)
     backbone = {name.split(".")[0] for name, _ in model.named_children()} & {model.base_model_prefix}
     heads = {name for name, _ in model.named_children()} - backbone
-    left = sorted(key for key in found["unexpected_keys"] if key.split(".")[0] in heads)
+    left = sorted(key for key in found.get("unexpected_keys") or () if key.split(".")[0] in heads)
     if left:
         raise ConfigError(
             f"{what} has weights named {left[0]}, which {type(model).__name__} has no place for: its scores would "

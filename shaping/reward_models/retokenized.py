@@ -12,6 +12,7 @@ from torch import Tensor
 from shaping.alignment import AlignedRollouts, DecodedRollouts
 from shaping.reward_models.base import RewardModel, VariantScores
 from shaping.rollouts import Rollouts, unpadded
+from shaping.texts.invisible import ends_of, set_ends
 from shaping.variants import Variants
 
 
@@ -37,6 +38,7 @@ class RetokenizedRewardModel:
         eos_token_id: What stands for the policy's end-of-sequence in the reward model's rows; ``None``: nothing.
         separate: Whether prompt and response are two texts to the reward model; by default what it says of itself
             (``pair`` of an ``EncoderRewardModel``).
+        more_end_ids: Tokens that end a response beside the policy's end-of-sequence.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class RetokenizedRewardModel:
         eos_token_id: int | None = None,
         prompt_of: Callable[[list[int]], str | None] | None = None,
         separate: bool | None = None,
+        more_end_ids: tuple[int, ...] = (),
     ) -> None:
         self.inner, self.name = inner, inner.name
         self.added_tokens, self.layers = inner.added_tokens, inner.layers
@@ -56,6 +59,9 @@ class RetokenizedRewardModel:
         self._prompt_text, self.framed, self.eos_token_id = prompt_text, framed, eos_token_id
         self._prompt_of = prompt_of
         self.separate = bool(getattr(inner, "pair", False)) if separate is None else separate
+        self.more_end_ids = more_end_ids
+        if more_end_ids:
+            set_ends(policy_tokenizer, {*ends_of(policy_tokenizer), *more_end_ids})
         self._last: tuple[Rollouts, AlignedRollouts] | None = None
 
     @property

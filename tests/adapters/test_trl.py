@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -298,3 +299,14 @@ def test_every_loss_that_is_let_through_weighs_tokens_by_their_advantage(loss: s
         trainer._compute_loss(trainer.model, {**batch, "advantages": advantages.contiguous()}).backward()
         gradients.append(torch.cat([value.grad.flatten() for value in trainer.model.parameters()]).clone())
     assert float((gradients[0] - gradients[1]).abs().max()) > 1e-4
+
+
+def test_a_response_may_end_at_every_token_that_the_model_names() -> None:
+    completions = [[5, EOS], [5, 9], [5, 6], []]
+    made: Any = SimpleNamespace(
+        _generated=([[BOS]] * 4, completions, None),
+        _missing_eos_penalty=0.5,
+        _shaper=SimpleNamespace(scores=lambda rollouts: torch.zeros(len(rollouts))),
+        eos_token_ids=[EOS, 9],
+    )
+    assert DenseGRPOTrainer.reward_model_score(made, []) == [0.0, 0.0, -0.5, -0.5]

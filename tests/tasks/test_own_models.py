@@ -38,7 +38,10 @@ from tests.support.models.tiny_families import byte_tokenizer, tiny_family
 
 pytestmark = pytest.mark.slow
 
-FUNCTION = "def vowels(prompts, responses):\n    return [sum(map(r.count, 'aeiou')) / 4 for r in responses]\n"
+FUNCTION = (
+    "def vowels(prompts, responses):\n    return [sum(map(r.count, 'aeiou')) / 4 for r in responses]\n"
+    "def rank(prompts, responses):\n    return [sum(o < r for o in responses) for r in responses]\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +150,7 @@ REFUSED: list[tuple[dict[str, Any], list[str], list[str]]] = [
     ({"reward_model": {"model": "reward", "pair": True}}, [], ["task.reward_model", "pair", "kind causal"]),
     ({"reward_model": {"model": "a", "function": "b:c"}}, [], ["task.reward_model", "model, or function"]),
     ({"reward_model": {}}, [], ["task.reward_model", "model, or function"]),
+    ({"reward_model": {"function": "rewards.py:rank"}}, [], ["task: reward model", "one text 0 alone", "in a batch"]),
     ({"reward_model": {"function": "rewards.py"}}, [], ["task.reward_model.function", "rewards.py", "pattern"]),
     ({"reward_model": {"function": "rewards.py:vowls"}}, [], ["task.reward_model.function", "no function vowls"]),
     ({"reward_model": {"function": "no.such:score"}}, [], ["task.reward_model.function", "cannot be imported"]),

@@ -20,11 +20,13 @@ class PolicySide:
         tokenizer: Its tokenizer.
         tokens: Different tokens that it can say.
         prompts: All prompts with their ids, of the training and held out.
+        more_ends: Tokens that end a response beside the tokenizer's end-of-sequence.
     """
 
     tokenizer: Any
     tokens: int
     prompts: Sequence[tuple[PromptRow, list[int]]]
+    more_ends: tuple[int, ...] = ()
 
     @property
     def chat(self) -> bool:

@@ -166,6 +166,12 @@ def _causal(settings: RewardSettings, model: PreTrainedModel, tokenizer: Any, po
     ending = tokenizer.eos_token_id
     if settings.read_at_eos and ending is None:
         raise ConfigError(f"the tokenizer of {name} has no end-of-sequence", "set read_at_eos to false")
+    known = model.get_input_embeddings().num_embeddings
+    if settings.read_at_eos and int(ending) >= known:
+        raise ConfigError(
+            f"the tokenizer of {name} says that token {ending} is end-of-sequence, but the model knows {known} tokens",
+            "give model and tokenizer that belong together, or set read_at_eos to false",
+        )
     read_at = int(ending) if settings.read_at_eos else None
     inner = CausalRewardModel(model, mean, deviation, name, read_at, mask_token_id=settings.mask_token_id)
     if _same_tokens(model, tokenizer, policy):
@@ -204,8 +210,8 @@ def _retokenized(
         )
     forms = PromptForms(policy, tokenizer, opened=not framed)
     # A chat template opens the text itself.
-    framed = framed and not forms.templated
-    seen = RetokenizedRewardModel(inner, tokenizer, policy.tokenizer, None, framed, eos_token_id, forms)
+    framed, ends = framed and not forms.templated, policy.more_ends
+    seen = RetokenizedRewardModel(inner, tokenizer, policy.tokenizer, None, framed, eos_token_id, forms, None, ends)
     return seen, forms.notes
 
 

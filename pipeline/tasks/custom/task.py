@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,12 @@ from transformers import PreTrainedModel
 
 from pipeline.tasks.custom.prompt_forms import PolicySide
 from pipeline.tasks.custom.reward_models import RewardSource
-from pipeline.tasks.models.pretrained import check_folder, end_of_response, load_policy, load_tokenizer, outline_policy
+from pipeline.tasks.models.end_tokens import set_ends
+from pipeline.tasks.models.pretrained import check_folder, load_policy, load_tokenizer, outline_policy
 from pipeline.tasks.prompt_file import PromptRow, read_prompts, split_prompts
-from pipeline.tasks.settings import PromptsSettings
+from pipeline.tasks.settings import PolicySettings, PromptsSettings
 from pipeline.trainers.base import Judge, Prompts, Task, quiet_transformers
 from shaping.errors import ConfigError
-from shaping.texts.invisible import set_ends
 
 Encoded = list[tuple[PromptRow, list[int]]]
 
@@ -50,8 +51,9 @@ def load(settings: PromptsSettings, folder: Path | None) -> Task:
     tokenizer = load_tokenizer(settings.policy, "task.policy")
     shown, notes = _short_enough(train, "prompts", tokenizer, settings.max_prompt_tokens)
     judged, more = _short_enough(held_out, "held-out prompts", tokenizer, settings.max_prompt_tokens)
-    policy = load_policy(settings.policy)
+    policy, original = load_policy(settings.policy), copy.deepcopy(tokenizer)
     side = _policy_side(tokenizer, policy, shown + judged)
+    changed = tokenizer.eos_token != original.eos_token
     reward_model, of_reward = reward.load(side)
     gold_model, of_gold = (None, ()) if gold is None else gold.load(side)
     return Task(
@@ -63,6 +65,9 @@ def load(settings: PromptsSettings, folder: Path | None) -> Task:
         train_prompts=Prompts.of_ids([ids for _, ids in shown]),
         held_out_prompts=Prompts.of_ids([ids for _, ids in judged]),
         notes=(*notes, *more, *of_reward, *of_gold),
+        more_end_token_ids=side.more_ends,
+        original_tokenizer=original if changed else None,
+        tokenizer_folder=_tokenizer_folder(settings.policy),
     )
 
 
@@ -89,15 +94,21 @@ def load_judge(settings: PromptsSettings, folder: Path | None, asked: Sequence[P
     given = [(row, row.ids(tokenizer)) for row in rows]
     # Theirs are among the prompts that the reward model has a form of its own for.
     side = _policy_side(tokenizer, outline_policy(settings.policy), shown + judged + given)
-    return Judge(tokenizer, reward.load(side)[0], tuple(ids for _, ids in given))
+    return Judge(tokenizer, reward.load(side)[0], tuple(ids for _, ids in given), side.more_ends)
 
 
 def _policy_side(tokenizer: Any, policy: PreTrainedModel, prompts: Encoded) -> PolicySide:
     """Return what reward models must know, after the tokenizer was told which token ends a response."""
     _check_vocabulary(policy, prompts)
     # Before the reward models: they see where a response ends.
-    _set_end(tokenizer, policy, chat=any(row.messages is not None for row, _ in prompts))
-    return PolicySide(tokenizer, policy.get_output_embeddings().weight.shape[0], prompts)
+    more_ends = set_ends(tokenizer, policy, chat=any(row.messages is not None for row, _ in prompts))
+    return PolicySide(tokenizer, policy.get_output_embeddings().weight.shape[0], prompts, more_ends)
+
+
+def _tokenizer_folder(settings: PolicySettings) -> Path | None:
+    # A GGUF file holds its tokenizer inside.
+    folder = Path(settings.model)
+    return folder if settings.gguf_file is None and folder.is_dir() else None
 
 
 def _rows(settings: PromptsSettings) -> tuple[list[PromptRow], list[PromptRow]]:
@@ -140,17 +151,3 @@ def _check_vocabulary(policy: PreTrainedModel, prompts: Encoded) -> None:
             f"task.policy.model: the tokenizer gives token {largest}, but the model knows {known} tokens",
             "give model and tokenizer that belong together",
         )
-
-
-def _set_end(tokenizer: Any, policy: PreTrainedModel, chat: bool) -> None:
-    """Make the tokenizer's end-of-sequence the token that ends a response."""
-    declared = policy.generation_config.eos_token_id if policy.generation_config else policy.config.eos_token_id
-    end = end_of_response(tokenizer, declared, chat)
-    if end is None:
-        raise ConfigError(
-            "task.policy.model: neither tokenizer nor generation config has an end-of-sequence token",
-            "add eos_token to the model's tokenizer_config.json",
-        )
-    if tokenizer.eos_token_id != end:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    set_ends(tokenizer, [each for each in (declared if isinstance(declared, list | tuple) else [declared]) if each])

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.trainers.base import Prompts
+from pipeline.trainers.ppo.log_probs import TokenIds
 from pipeline.trainers.ppo.rollout import sample_responses
 from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts, unpadded
@@ -55,7 +56,7 @@ def own_samples(
     policy: PreTrainedModel,
     prompts: list[list[int]],
     tokens: int,
-    eos_id: int,
+    end_ids: TokenIds,
     stop_at_eos: bool,
     seed: int,
     temperature: float = 1.0,
@@ -67,7 +68,7 @@ def own_samples(
         policy: A causal language model.
         prompts: Ids of each prompt.
         tokens: The longest response.
-        eos_id: The end-of-sequence token.
+        end_ids: The token, or the tokens, that end a response.
         stop_at_eos: Whether a response ends there; otherwise each has ``tokens``.
         seed: Of the random numbers: one for each token of each prompt, drawn batch by batch.
         temperature: Divides the logits.
@@ -77,7 +78,7 @@ def own_samples(
     for start in range(0, len(prompts), size):
         given = Prompts.of_ids(prompts[start : start + size], policy.device)
         uniforms = torch.rand(tokens, len(given), generator=generator)
-        sampled = sample_responses(policy, given.ids, given.mask, uniforms, eos_id, stop_at_eos, temperature).rollouts
+        sampled = sample_responses(policy, given.ids, given.mask, uniforms, end_ids, stop_at_eos, temperature).rollouts
         found += unpadded(sampled.response_ids, sampled.response_mask)
     return Rollouts.of_ids(prompts, found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
@@ -10,18 +11,22 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils.peft_utils import find_adapter_config_file
 
+from pipeline.tasks.models.trainable import check_no_adapter, check_trainable, check_whole
 from pipeline.tasks.settings import PolicySettings, RewardSettings
 from shaping.errors import ConfigError
+from shaping.reward_models.loading import TRAIN_A_HEAD, check_complete
 
 # Of models that a task has built: neither pickled weights nor a model's own code is run.
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
@@ -46,14 +51,17 @@ def load_policy(settings: PolicySettings) -> PreTrainedModel:
     """Return the policy in float32, ready to be copied and trained.
 
     Raises:
-        ConfigError: It cannot be loaded, is no causal language model, or lacks weights.
+        ConfigError: It cannot be loaded, is no causal language model, lacks weights, or cannot be trained as it lies
+            there: an adapter, quantized weights.
     """
     field, options = "task.policy.model", _options(settings)
     if settings.gguf_file is not None:
         options["gguf_file"] = settings.gguf_file
+    _policy_config(settings)
     with _loading(field, settings.model):
         model, found = AutoModelForCausalLM.from_pretrained(settings.model, **options)
     _check_complete(field, settings.model, found, "give a causal language model, not its backbone or a classifier")
+    check_whole(field, settings.model, model)
     model = model if settings.gguf_file is None else _plain(model)
     if model.get_output_embeddings() is None or not _is_causal(model):
         raise ConfigError(
@@ -66,12 +74,10 @@ def outline_policy(settings: PolicySettings) -> PreTrainedModel:
     """Return the policy without its weights: sizes, and what its configs say of it.
 
     Raises:
-        ConfigError: Its config cannot be read, or is no causal language model's.
+        ConfigError: Its config cannot be read, is no causal language model's, or is of weights that cannot be trained.
     """
-    source: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-    options = source if settings.gguf_file is None else {**source, "gguf_file": settings.gguf_file}
+    config = _policy_config(settings)
     with _loading("task.policy.model", settings.model):
-        config = AutoConfig.from_pretrained(settings.model, **options)
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=settings.trust_remote_code
@@ -82,6 +88,24 @@ def outline_policy(settings: PolicySettings) -> PreTrainedModel:
     return model
 
 
+def _policy_config(settings: PolicySettings) -> PreTrainedConfig:
+    """Return a policy's config, read before its weights: most that cannot be trained shows there."""
+    field, options = "task.policy.model", {"revision": settings.revision}
+    if settings.gguf_file is None:
+        with _loading(field, settings.model):
+            adapter = find_adapter_config_file(settings.model, revision=settings.revision)
+        check_no_adapter(field, settings.model, adapter)
+    else:
+        options["gguf_file"] = settings.gguf_file
+    with _loading(field, settings.model):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            settings.model, trust_remote_code=settings.trust_remote_code, **options
+        )
+    if settings.gguf_file is None:
+        check_trainable(field, settings.model, config)
+    return config
+
+
 def load_classifier(settings: RewardSettings, field: str) -> PreTrainedModel:
     """Return a sequence classifier in float32.
 
@@ -89,13 +113,25 @@ def load_classifier(settings: RewardSettings, field: str) -> PreTrainedModel:
         ConfigError: It cannot be loaded, or its head was never trained.
     """
     assert settings.model is not None
+    options = _options(settings)
     with _loading(f"{field}.model", settings.model):
-        model, found = AutoModelForSequenceClassification.from_pretrained(settings.model, **_options(settings))
-    _check_complete(
-        f"{field}.model", settings.model, found, "give a sequence classifier, trained as a reward model with its head"
-    )
+        adapter = find_adapter_config_file(settings.model, revision=settings.revision)
+        model, found = AutoModelForSequenceClassification.from_pretrained(settings.model, **options)
+        if adapter is not None:
+            # Of an adapter the library says what its base lacks to nobody.
+            found = {"missing_keys": _missing_beside(adapter, settings, options)}
+    check_complete(f"{field}.model: {settings.model}", model, found, TRAIN_A_HEAD)
     loaded: PreTrainedModel = model.eval()
     return loaded
+
+
+def _missing_beside(adapter: str, settings: RewardSettings, options: dict[str, Any]) -> set[str]:
+    """Return the names of weights that neither an adapter nor its base holds; ``adapter`` is its config's path."""
+    base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    _, found = AutoModelForSequenceClassification.from_pretrained(base, **{**options, "revision": None})
+    with safe_open(Path(adapter).with_name("adapter_model.safetensors"), "pt") as weights:
+        held = {name.removeprefix("base_model.model.") for name in weights.keys()}
+    return set(found["missing_keys"]) - held
 
 
 def load_tokenizer(settings: PolicySettings | RewardSettings, field: str) -> Any:

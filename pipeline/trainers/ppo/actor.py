@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from pipeline.trainers.ppo.log_probs import TokenHead
+from pipeline.trainers.ppo.log_probs import TokenHead, TokenIds
 from shaping.rollouts import Rollouts, model_inputs
 
 
@@ -39,7 +39,7 @@ class Actor(nn.Module):
         policy: A causal language model with output embeddings.
         critic: A module that gives the values before each token, or nothing for a reference policy; see
             ``pipeline.trainers.ppo.critics``.
-        banned_token: A token that is never sampled; its probability is zero.
+        banned_token: A token, or several, that is never sampled; its probability is zero.
         temperature: The sampling temperature.
         autocast: Half-precision type of the matrix products; ``None`` computes in the weights' own type.
     """
@@ -48,7 +48,7 @@ class Actor(nn.Module):
         self,
         policy: PreTrainedModel,
         critic: nn.Module | None,
-        banned_token: int | None,
+        banned_token: TokenIds | None,
         temperature: float = 1.0,
         autocast: torch.dtype | None = None,
     ) -> None:

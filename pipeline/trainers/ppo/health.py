@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from pipeline.trainers.ppo.log_probs import TokenIds, as_list
 from pipeline.trainers.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
@@ -26,14 +27,16 @@ def check_reward_scale(step: int, token_rewards: Tensor, kl_nats: float, setting
         raise TrialFailed("kl_limit", f"KL {kl_nats:.1f} nats at step {step} is beyond kl_limit_nats = {limit:g}")
 
 
-def check_responses(step: int, rollouts: Rollouts, eos_id: int, settings: PPOSettings) -> None:
+def check_responses(step: int, rollouts: Rollouts, end_ids: TokenIds, settings: PPOSettings) -> None:
     """Refuse a policy that says nothing, or one thing only.
 
     Raises:
         TrialFailed: All responses are empty but for their end (``empty_responses``), or one token makes up more
             than ``collapse_share`` of all tokens of the batch (``collapse``).
     """
-    said = rollouts.response_ids[rollouts.response_mask & (rollouts.response_ids != eos_id)]
+    ids = rollouts.response_ids
+    ends = torch.isin(ids, torch.tensor(as_list(end_ids), device=ids.device))
+    said = ids[rollouts.response_mask & ~ends]
     if len(said) == 0:
         raise TrialFailed(
             "empty_responses",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +15,13 @@ from shaping.errors import ConfigError
 
 # Logits of one portion, in float32. Below it they are kept for the backward pass, beyond it they are found again.
 PORTION_BYTES = 32 * 2**20
-AGREES = 1e-3
+# What rounding may do to logits, in shares of the largest: weights in half precision, and in float32.
+AGREES_HALF, AGREES = 1e-3, 6e-5
+# Names under which families bound their logits, and multiply or divide them.
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+FACTORS, DIVISORS = ("logit_scale", "lm_head_multiplier"), ("logits_scaling",)
+# One token's id, or several.
+TokenIds = int | Sequence[int]
 
 
 class TokenHead:
@@ -21,7 +29,7 @@ class TokenHead:
 
     Args:
         policy: A causal language model with output embeddings.
-        banned_token: A token that is never sampled; its probability is zero.
+        banned_token: A token, or several, that is never sampled; its probability is zero.
         temperature: The sampling temperature.
         portion_bytes: Bound of the logits that stand in memory at once.
     """
@@ -29,16 +37,16 @@ class TokenHead:
     def __init__(
         self,
         policy: PreTrainedModel,
-        banned_token: int | None,
+        banned_token: TokenIds | None,
         temperature: float,
         portion_bytes: int = PORTION_BYTES,
     ) -> None:
-        self._policy, self._banned, self._temperature = policy, banned_token, temperature
+        self._policy, self._temperature = policy, temperature
+        self._banned = None if banned_token is None else as_list(banned_token)
         config = policy.config.get_text_config()
-        # Three families change their logits after the embeddings, under these names.
-        self._soft_cap = getattr(config, "final_logit_softcapping", None)
-        self._factor = float(getattr(config, "logit_scale", None) or 1.0)
-        self._factor /= float(getattr(config, "logits_scaling", None) or 1.0)
+        self._soft_cap = next((cap for name in SOFT_CAPS if (cap := getattr(config, name, None)) is not None), None)
+        self._factor = math.prod(float(getattr(config, name, None) or 1.0) for name in FACTORS)
+        self._factor /= math.prod(float(getattr(config, name, None) or 1.0) for name in DIVISORS)
         self._portion = max(1, portion_bytes // (4 * int(config.vocab_size)))
 
     def __call__(self, states: Tensor, tokens: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
@@ -87,6 +95,11 @@ class TokenHead:
         return log_probs, entropy
 
 
+def as_list(ids: TokenIds) -> list[int]:
+    """Return one token's id, or several, as a list."""
+    return [ids] if isinstance(ids, int) else [int(each) for each in ids]
+
+
 @torch.no_grad()
 def check_head(policy: PreTrainedModel) -> None:
     """Refuse a model whose logits are not its output embeddings of the last hidden state.
@@ -102,7 +115,8 @@ def check_head(policy: PreTrainedModel) -> None:
     hidden = policy.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
     found = TokenHead(policy, None, 1.0).logits(hidden)
     # In half precision both sides round alike; only a step that is missing shows.
-    if not torch.allclose(found, expected, atol=AGREES * float(expected.abs().max()), rtol=0):
+    allowed = AGREES if hidden.dtype == torch.float32 else AGREES_HALF
+    if not torch.allclose(found, expected, atol=allowed * float(expected.abs().max()), rtol=0):
         raise ConfigError(
             f"policy {name} changes its logits in a way that is not known here",
             "use a model whose logits are its output embeddings of the last hidden state",

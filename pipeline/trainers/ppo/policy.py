@@ -57,6 +57,8 @@ class TrainedPolicy:
             raise ConfigError(
                 f"ppo.lora.target_modules = {lora.target_modules}: {error}", "name other modules"
             ) from error
+        # The library makes its own layers in training mode.
+        adapter.train(source.training)
         return cls(adapter.get_base_model(), adapter)
 
     def save(self, folder: Path) -> None:

@@ -17,7 +17,7 @@ class SamplingSettings(Section):
     """How responses are sampled."""
 
     response_tokens: int = Field(24, ge=1, le=4096, description="Longest response, in tokens.")
-    stop_at_eos: bool = Field(False, description="End a response at end-of-sequence; otherwise it is never sampled.")
+    stop_at_eos: bool = Field(False, description="End a response at end-of-sequence; otherwise none is sampled.")
     missing_eos_penalty: float = Field(
         0.0, ge=0, le=LARGEST, description="Taken off the score of a response without its end."
     )

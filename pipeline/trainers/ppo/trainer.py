@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pipeline.trainers.base import Prompts, Task
 from pipeline.trainers.ppo.actor import Actor, TokenOutputs
+from pipeline.trainers.ppo.agreement import check_first_batch, check_task
 from pipeline.trainers.ppo.checkpoint import Checkpoint
 from pipeline.trainers.ppo.critics import NetworkCritic, RewardCritic, ValueHead
 from pipeline.trainers.ppo.distributed import Distributed
@@ -18,7 +19,7 @@ from pipeline.trainers.ppo.health import check_responses, check_reward_scale
 from pipeline.trainers.ppo.log_probs import check_head
 from pipeline.trainers.ppo.losses import kl_estimate, masked_mean, whiten
 from pipeline.trainers.ppo.policy import TrainedPolicy
-from pipeline.trainers.ppo.rollout import Sampled, sample_responses
+from pipeline.trainers.ppo.rollout import Sampled, check_evaluating, sample_responses
 from pipeline.trainers.ppo.settings import PPOSettings, SamplingSettings
 from pipeline.trainers.ppo.update import Batch, PolicyUpdate
 from shaping.advantages import generalized_advantages
@@ -85,7 +86,8 @@ class PPOTrainer:
             random numbers (common random numbers).
 
     Raises:
-        ConfigError: The settings do not fit the machine or the task's models.
+        ConfigError: The settings do not fit the machine or the task's models, or what the models say does not agree.
+        TrialFailed: A score is not finite (``nan``).
     """
 
     def __init__(self, task: Task, shape: Shape, settings: PPOSettings, sampling: SamplingSettings, seed: int) -> None:
@@ -94,13 +96,14 @@ class PPOTrainer:
         self.processes.check_rows(settings.batch_size, "ppo.batch_size")
         self.certificate = Certificate.empty(shape)
         self.credit_tokens = self.credit_coalitions = 0
+        check_evaluating(task.policy)
         check_head(task.policy.to(self.processes.device))
         for judge in (task.reward_model, task.gold_model):
             # A reward model with a tokenizer of its own wraps the one that holds the weights.
             if isinstance(model := getattr(getattr(judge, "inner", judge), "model", None), nn.Module):
                 model.to(self.processes.device)
         self._shaper = Shaper(shape, task.reward_model, task.tokenizer, seed)
-        banned = None if sampling.stop_at_eos else task.eos_token_id
+        banned = None if sampling.stop_at_eos else list(task.end_token_ids)
         torch.manual_seed(seed)
         self.policy = TrainedPolicy.of(task.policy, settings.lora)
         half = torch.bfloat16 if self.precision == "bfloat16" else None
@@ -110,6 +113,7 @@ class PPOTrainer:
         self.reference = Actor(task.policy, None, banned, sampling.temperature, half)
         if settings.gradient_checkpointing:
             self.actor.recompute_layers()
+        self._agreement = check_task(task, self.policy.model, sampling)
         self._update = PolicyUpdate(self.actor, settings, self.processes)
         order = torch.Generator().manual_seed(seed)
         self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
@@ -120,7 +124,8 @@ class PPOTrainer:
         Raises:
             TrialFailed: A reward, loss or gradient is not finite (``nan``), the policy left the reference's
                 neighbourhood (``kl_limit``), says one thing only (``collapse``) or nothing (``empty_responses``),
-                or memory did not suffice for half a micro-batch either (``out_of_memory``).
+                differs from the reference before any update (``disagreement``), or memory did not suffice for half a
+                micro-batch either (``out_of_memory``).
         """
         for step in range(start, self.settings.steps):
             yield self.step(step)
@@ -158,7 +163,9 @@ class PPOTrainer:
         """Return the curve point of one training step: sample, shape, update."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         rollouts, observed = self.sample(self._prompts(step), generator)
-        check_responses(step, rollouts, self.task.eos_token_id, self.settings)
+        check_responses(step, rollouts, self.task.end_token_ids, self.settings)
+        if step == 0 and not self._is_half:
+            check_first_batch(observed.own.log_probs, observed.reference_log_probs, rollouts, self._agreement)
         token_rewards, scores = self._shaped(rollouts)
         mask, old = rollouts.response_mask, observed.own
         kl_nats, reward = observed.kl_nats(mask), float(scores.mean())
@@ -197,9 +204,10 @@ class PPOTrainer:
                 ids[rows],
                 mask[rows],
                 uniforms[:, rows],
-                self.task.eos_token_id,
+                self.task.end_token_ids,
                 self.sampling.stop_at_eos,
                 self.sampling.temperature,
+                self._agreement.cached,
             )
         said, rollouts = self._observed(own), own.rollouts
         if self.processes.count > 1:
@@ -228,7 +236,8 @@ class PPOTrainer:
         """Return what the missing end takes off each score (``B``): part of the total under every shape."""
         if not self.sampling.stop_at_eos or self.sampling.missing_eos_penalty == 0:
             return None
-        ended = (rollouts.response_ids == self.task.eos_token_id) & rollouts.response_mask
+        ids = rollouts.response_ids
+        ended = torch.isin(ids, torch.tensor(self.task.end_token_ids, device=ids.device)) & rollouts.response_mask
         missing: Tensor = ~ended.any(dim=1)
         return -self.sampling.missing_eos_penalty * missing.float()
 
