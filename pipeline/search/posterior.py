@@ -170,19 +170,19 @@ class Posterior:
             try:
                 # SAASBO's many models would take minutes to integrate.
                 adapter = self._adapter("gp")
-                total = ax_parameter_sens(adapter, [OBJECTIVE], order="total", signed=False)[OBJECTIVE]
                 first = ax_parameter_sens(adapter, [OBJECTIVE], order="first", signed=False)[OBJECTIVE]
+                # A total is never negative: its sign is the slope's, and it need not be found without one, too.
                 signed = ax_parameter_sens(adapter, [OBJECTIVE], order="total", signed=True)[OBJECTIVE]
             except CANNOT:
                 return {}
-        if not all(math.isfinite(float(value)) for value in total.values()):
+        if not all(math.isfinite(float(value)) for value in signed.values()):
             return {}  # nothing varied
         return {
             str(name): {
                 # Estimates of shares, which sampling may push below 0 or above 1.
-                "total": min(max(float(total[name]), 0.0), 1.0),
+                "total": min(abs(float(total)), 1.0),
                 "first": min(max(float(first[name]), 0.0), 1.0),
-                "direction": float((signed[name] > 0) * 1 - (signed[name] < 0) * 1),
+                "direction": float((total > 0) * 1 - (total < 0) * 1),
             }
-            for name in total
+            for name, total in signed.items()
         }

@@ -6,16 +6,25 @@ from collections import Counter
 
 import pytest
 
-from benchmarks.chaos import KINDS, Round, one_round
+from benchmarks.chaos import KINDS, Chaos, Round, one_round
 from benchmarks.cheap_trainer import value
 from pipeline.trainers.base import TrainingJob
 from shaping.shape import Shape
+from tests.support.servers.commands import Command
 
 TRIALS = 10
 
 
+def forked(chaos: Chaos) -> Command:
+    """The driver, without the seconds in which it imports libraries: it is launched again after each kill."""
+    return Command("launch", str(chaos._config), "--studies", str(chaos._place / "studies"))
+
+
 @pytest.mark.slow
-def test_a_study_whose_workers_driver_and_nodes_are_killed_finds_what_every_trial_is_worth() -> None:
+def test_a_study_whose_workers_driver_and_nodes_are_killed_finds_what_every_trial_is_worth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Chaos, "_launch", forked)
     found = one_round(TRIALS, seed=1)
     assert found.lost(TRIALS) == 0 and found.doubled() == 0
     assert sum(found.kills.values()) > 0 and set(found.kills) <= set(KINDS)

@@ -12,18 +12,28 @@ from pathlib import Path
 import pytest
 
 from shaping.shape import Shape
+from tests.support.servers.commands import Command
 from tests.support.waiting import LIMIT_SECONDS, wait_until
 
 COMMAND = [sys.executable, "-m", "pipeline.cli"]
 REPOSITORY = Path(__file__).parents[2]
 
 
-def shapetune(*arguments: str, cwd: Path, expected: int = 0, **variables: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160", **variables}
+def started_anew(*arguments: str, cwd: Path) -> str:
+    """The command as the shell starts it; return what it says."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "160"}
     command, options = [*COMMAND, *arguments], {"cwd": cwd, "env": environment, "timeout": LIMIT_SECONDS}
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    assert done.returncode == expected, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
+
+
+def shapetune(*arguments: str, cwd: Path, expected: int = 0, **variables: str) -> str:
+    environment = {**os.environ, "COLUMNS": "160", **variables}
+    command = Command(*arguments, cwd=cwd, environment=environment)
+    code, said = command.wait(), command.printed()
+    assert code == expected, said
+    return said
 
 
 def written_runs(study: Path) -> dict[str, int]:
@@ -56,7 +66,7 @@ def check_that_the_shape_trains(study: Path, cwd: Path) -> None:
 
 @pytest.mark.slow
 def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
-    said = shapetune("launch", "smoke", cwd=tmp_path)
+    said = started_anew("launch", "smoke", cwd=tmp_path)
     expected = (
         "winner of the search",
         "over 2 paired seeds",
@@ -73,9 +83,9 @@ def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
     assert "reward model prefix correlation 24" in page
     assert page.count("<html") == 1 and len(page) < 8 * 2**20
 
-    rows = json.loads(shapetune("status", "studies/smoke", "--json", cwd=tmp_path))
+    rows = json.loads(started_anew("status", "studies/smoke", "--json", cwd=tmp_path))
     assert [row["state"] for row in rows] == ["completed"] * 3
-    assert "best observed J" in shapetune("status", "studies/smoke", cwd=tmp_path)
+    assert "best observed J" in started_anew("status", "studies/smoke", cwd=tmp_path)
     assert "mine.html" in shapetune("report", "studies/smoke", "-o", "mine.html", cwd=tmp_path)
     assert "elsewhere/shape.json" in shapetune("export", "studies/smoke", "-o", "elsewhere", cwd=tmp_path)
 
@@ -91,8 +101,7 @@ def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_launch_goes_on_with_the_same_command(tmp_path: Path) -> None:
     arguments = ["launch", "smoke", "--set", "executor.name=local", "--set", "ppo.steps=12"]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen([*COMMAND, *arguments], cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    process = Command(*arguments, cwd=tmp_path)
     first = tmp_path / "studies" / "smoke" / "trials" / "0" / "result.json"
     wait_until(first.exists, "the first trial ends", process=process)
     process.send_signal(signal.SIGKILL)
@@ -106,7 +115,7 @@ def test_a_killed_launch_goes_on_with_the_same_command(tmp_path: Path) -> None:
 
 
 def test_doctor_names_what_is_there(tmp_path: Path) -> None:
-    said = shapetune("doctor", cwd=tmp_path)
+    said = started_anew("doctor", cwd=tmp_path)
     for words in ("python", "torch", "ray", "cache", "GiB free"):
         assert words in said
 

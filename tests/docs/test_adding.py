@@ -6,14 +6,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.support.models.own_models import own_values, text_rows, write_config, write_lines, write_models
+from tests.support.servers.commands import Command
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -44,11 +43,10 @@ class Copy:
         file.write_text(text.replace(before, after))
 
     def shapetune(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "pipeline.cli", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(self.root), "OMP_NUM_THREADS": "1", "COLUMNS": "160"}
-        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        command = Command(*arguments, cwd=self.root, environment=environment)
+        assert command.wait() == 0, command.printed()
+        return command.output()
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +20,8 @@ from shaping.errors import ConfigError
 from tests.support import slow_trainer
 from tests.support.launches import found
 from tests.support.servers.clusters import Cluster, Node, free_port
-from tests.support.waiting import LIMIT_SECONDS, wait_until
+from tests.support.servers.commands import Command
+from tests.support.waiting import wait_until
 
 # Steps take their time while runs are held up, as a worker reports every second, which tells where it runs.
 TRIALS, STEPS, SLOTS, SECONDS = 6, 16, 4, 0.75
@@ -57,18 +56,12 @@ def write_config(folder: Path, held: bool = False, **executor: Any) -> Path:
     return path
 
 
-def launch(config: Path, **variables: str) -> subprocess.Popen[str]:
+def launch(config: Path, **variables: str) -> Command:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     home = config.parent / "home"
     home.mkdir(exist_ok=True)
-    errors = (config.parent / "errors.txt").open("w")
-    command = [sys.executable, "-m", "pipeline.cli", "launch", str(config), "--studies", str(config.parent / "studies")]
     environment = {**kept, "HOME": str(home), "COLUMNS": "200", **variables}
-    return subprocess.Popen(command, env=environment, stdout=errors, stderr=subprocess.STDOUT, text=True)
-
-
-def printed(config: Path) -> str:
-    return (config.parent / "errors.txt").read_text()
+    return Command("launch", str(config), "--studies", str(config.parent / "studies"), environment=environment)
 
 
 def made(config: Path) -> list[tuple[str, int, int]]:
@@ -113,14 +106,15 @@ def noted(config: Path) -> dict[str, list[str]]:
 @pytest.mark.slow
 def test_a_study_that_loses_a_node_ends_like_one_that_lost_none(cluster: Cluster, tmp_path: Path) -> None:
     quiet = write_config(tmp_path / "quiet", name="local")
-    assert launch(quiet).wait(LIMIT_SECONDS) == 0, printed(quiet)
+    alone = launch(quiet)
+    assert alone.wait() == 0, alone.printed()
 
     first, second = cluster.add(SLOTS // 2), cluster.add(SLOTS // 2)
     config = write_config(tmp_path / "disturbed", True, name="ray", slots=SLOTS, address=cluster.address)
     process = launch(config, RAY_AUTH_TOKEN=cluster.token)
 
     def wait(condition: Callable[[], Any], what: str) -> Any:
-        return wait_until(condition, what, process=process, log=lambda: printed(config))
+        return wait_until(condition, what, process=process, log=lambda: process.printed())
 
     try:
         lost = wait(lambda: a_run_in_the_middle(config, first), "a node has told of a run that has some way to go")
@@ -131,17 +125,17 @@ def test_a_study_that_loses_a_node_ends_like_one_that_lost_none(cluster: Cluster
         wait(lambda: pids(third) & workers_of(config), "the node that joined makes steps")
         stayed, joined = pids(second), pids(third)
         (config.parent / "hold").unlink()
-        process.wait(LIMIT_SECONDS)
+        process.wait()
     finally:
         process.kill()
-    assert process.returncode == 0 and "Traceback" not in printed(config), printed(config)
+    assert process.returncode == 0 and "Traceback" not in process.printed(), process.printed()
 
     assert found(config) == found(quiet)
     reasons = noted(config)
-    assert reasons[lost] == [NODE_LOST], (reasons, printed(config))
+    assert reasons[lost] == [NODE_LOST], (reasons, process.printed())
     # A worker that had not told yet where it runs may be taken for one that died alone.
     assert {reason for each in reasons.values() for reason in each} <= {NODE_LOST, WORKER_DIED}
-    assert f"after {NODE_LOST}: node " in printed(config)
+    assert f"after {NODE_LOST}: node " in process.printed()
 
     steps = made(config)
     workers = workers_of(config)
@@ -161,7 +155,7 @@ def test_a_worker_that_ray_kills_for_its_memory_is_called_so(tmp_path: Path) -> 
         config = write_config(tmp_path, True, name="ray", slots=1, address=cluster.address, retries=0)
         process = launch(config, RAY_AUTH_TOKEN=cluster.token)
         try:
-            reasons = wait_until(lambda: noted(config), "a run fails", process=process, log=lambda: printed(config))
+            reasons = wait_until(lambda: noted(config), "a run fails", process=process, log=lambda: process.printed())
         finally:
             process.kill()
             process.wait()
@@ -182,8 +176,9 @@ def test_a_cluster_by_address_wants_its_token(
     cluster: Cluster, variables: dict[str, str], said: str, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path, name="ray", slots=1, address=cluster.address)
-    assert launch(config, **variables).wait(LIMIT_SECONDS) == 2
-    errors = printed(config)
+    refused = launch(config, **variables)
+    assert refused.wait() == 2
+    errors = refused.printed()
     assert said in errors and "RAY_AUTH_TOKEN" in errors and "Traceback" not in errors
     # Ray itself would ask again and again, a line each.
     assert "InvalidAuthToken" not in errors
@@ -194,7 +189,7 @@ def test_a_ray_of_the_studys_own_lets_nobody_in(tmp_path: Path) -> None:
     config = write_config(tmp_path / "own", True, name="ray", slots=1)
     process = launch(config)
     try:
-        wait_until(lambda: made(config), "a step is made", process=process, log=lambda: printed(config))
+        wait_until(lambda: made(config), "a step is made", process=process, log=lambda: process.printed())
         children = psutil.Process(process.pid).children(recursive=True)
         address = next(
             word.partition("=")[2]
@@ -204,9 +199,9 @@ def test_a_ray_of_the_studys_own_lets_nobody_in(tmp_path: Path) -> None:
         )
         tokens = {child.environ().get("RAY_AUTH_TOKEN") for child in children if child.pid in workers_of(config)}
         for index, variables in enumerate(({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64})):
-            stranger = write_config(tmp_path / str(index), name="ray", slots=1, address=address)
-            assert launch(stranger, **variables).wait(LIMIT_SECONDS) == 2
-            assert "the cluster refuses" in printed(stranger)
+            stranger = launch(write_config(tmp_path / str(index), name="ray", slots=1, address=address), **variables)
+            assert stranger.wait() == 2
+            assert "the cluster refuses" in stranger.printed()
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()

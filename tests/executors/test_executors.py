@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pipeline.executors.local import LocalExecutor
 from pipeline.trials.arm import Arm
-from pipeline.trials.types import Executor, Job
+from pipeline.trials.types import Job
 from shaping.errors import ShapetuneError
 from tests.support.list_source import ListSource
 from tests.support.studies import tiny_config
 
-
-def ray_executor() -> Executor:
-    from pipeline.executors.ray_tune import RayTuneExecutor
-
-    return RayTuneExecutor(slots=2)
-
-
-EXECUTORS = [
-    pytest.param(LocalExecutor, id="local"),
-    pytest.param(ray_executor, id="ray", marks=pytest.mark.slow),
-]
+EXECUTORS = ["local", pytest.param("ray", marks=pytest.mark.slow)]
 
 
 def jobs(folder: Path, assets: Path) -> list[Job]:
@@ -48,12 +38,60 @@ def jobs(folder: Path, assets: Path) -> list[Job]:
     ]
 
 
-@pytest.mark.parametrize("make_executor", EXECUTORS)
+def stopping_jobs(folder: Path, assets: Path) -> list[Job]:
+    """Two jobs that run side by side, then one that is to stop, and one beside it."""
+    first, second, _, last = jobs(folder, assets)
+    long = tiny_config(ppo={"steps": 400, "batch_size": 4})
+    shape = long.base_shape()
+    stops = Job(2, str(folder / "2"), Arm("a", shape).to_dict(), (0,), long.model_dump(mode="json"), str(assets))
+    return [first, second, stops, last]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {name: tmp_path_factory.mktemp(name) for name in ("local", "ray", "local stopped", "ray stopped")}
+
+
+@pytest.fixture(scope="module")
+def local(folders: dict[str, Path], tiny_assets: Path) -> ListSource:
+    source = ListSource(jobs(folders["local"], tiny_assets))
+    LocalExecutor().run(source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def local_stopped(folders: dict[str, Path], tiny_assets: Path) -> ListSource:
+    source = ListSource(stopping_jobs(folders["local stopped"], tiny_assets), stop_after={2: 3})
+    LocalExecutor().run(source)
+    return source
+
+
+# Two logical GPUs: Ray hands them out by number whether or not there is one.
+@pytest.fixture(scope="module")
+def ray(folders: dict[str, Path], tiny_assets: Path) -> ListSource:
+    """All jobs under Ray, each without a GPU."""
+    from pipeline.executors.ray_tune import RayTuneExecutor
+
+    source = ListSource(jobs(folders["ray"], tiny_assets))
+    RayTuneExecutor(slots=2, gpus=0.0, machine_gpus=2).run(source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def ray_stopped(folders: dict[str, Path], tiny_assets: Path) -> ListSource:
+    """Jobs under Ray of which one is to stop, each with a GPU."""
+    from pipeline.executors.ray_tune import RayTuneExecutor
+
+    source = ListSource(stopping_jobs(folders["ray stopped"], tiny_assets), stop_after={2: 3})
+    RayTuneExecutor(slots=2, cpus=2, gpus=1.0, machine_gpus=2).run(source)
+    return source
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_executor_runs_every_job_once_and_keeps_failures_as_data(
-    make_executor: Callable[[], Executor], tiny_assets: Path, tmp_path: Path
+    executor: str, folders: dict[str, Path], request: pytest.FixtureRequest
 ) -> None:
-    source = ListSource(jobs(tmp_path, tiny_assets))
-    make_executor().run(source)
+    source: ListSource = request.getfixturevalue(executor)
     assert source.finished()
     assert sorted(source.outcomes) == [0, 1, 3]
     assert list(source.failures) == [2]
@@ -63,7 +101,8 @@ def test_executor_runs_every_job_once_and_keeps_failures_as_data(
         assert [run.seed for run in outcome.runs] == [0, 1]
         assert outcome.certificate.return_preserving and outcome.certificate.responses == 16
         assert source.progress[index] == [1, 2, 3, 4]
-        kept = [json.loads((tmp_path / str(index) / f"seed-{seed}.json").read_text()) for seed in (0, 1)]
+        folder = folders[executor] / str(index)
+        kept = [json.loads((folder / f"seed-{seed}.json").read_text()) for seed in (0, 1)]
         assert kept == [run.to_dict() for run in outcome.runs]
         mean, error = outcome.metrics["objective"]
         values = [run.objective for run in outcome.runs]
@@ -71,38 +110,29 @@ def test_executor_runs_every_job_once_and_keeps_failures_as_data(
         assert error == pytest.approx(abs(values[0] - values[1]) / 2)
 
 
-@pytest.mark.parametrize("make_executor", EXECUTORS)
+@pytest.mark.parametrize("executor", EXECUTORS)
 def test_a_job_that_is_to_stop_ends_without_an_outcome_and_the_others_go_on(
-    make_executor: Callable[[], Executor], tiny_assets: Path, tmp_path: Path
+    executor: str, request: pytest.FixtureRequest
 ) -> None:
-    long = tiny_config(ppo={"steps": 400, "batch_size": 4})
-    shape = long.base_shape()
-    first = Job(0, str(tmp_path / "0"), Arm("a", shape).to_dict(), (0,), long.model_dump(mode="json"), str(tiny_assets))
-    source = ListSource([first, *jobs(tmp_path, tiny_assets)[1:2]], stop_after={0: 3})
-    make_executor().run(source)
-    assert source.finished() and source.stopped_jobs == [0] and list(source.outcomes) == [1]
+    source: ListSource = request.getfixturevalue(f"{executor}_stopped")
+    assert source.finished() and source.stopped_jobs == [2] and sorted(source.outcomes) == [0, 1, 3]
     # Steps are told about every second, so some may have been trained before the answer; none is missing.
-    assert source.progress[0] == list(range(1, len(source.progress[0]) + 1))
-    assert 3 <= len(source.progress[0]) < 400
+    assert source.progress[2] == list(range(1, len(source.progress[2]) + 1))
+    assert 3 <= len(source.progress[2]) < 400
 
 
 @pytest.mark.slow
 def test_trials_side_by_side_see_devices_of_their_own_and_only_what_they_were_promised(
-    tiny_assets: Path, tmp_path: Path
+    ray: ListSource, ray_stopped: ListSource
 ) -> None:
-    from pipeline.executors.ray_tune import RayTuneExecutor
-
-    # Two logical GPUs: Ray hands them out by number whether or not there is one.
-    for name, gpus, expected in (("whole", 1.0, {"0", "1"}), ("none", 0.0, {""})):
-        source = ListSource(jobs(tmp_path / name, tiny_assets)[:2])
-        RayTuneExecutor(slots=2, cpus=2, gpus=gpus, machine_gpus=2).run(source)
-        machines = {index: outcome.runs[0].machine for index, outcome in source.outcomes.items()}
-        assert len(machines) == 2 and len({machine["process"] for machine in machines.values()}) == 2
-        seen = {machine["visible_devices"] or "" for machine in machines.values()}
-        assert seen <= expected
-        if name == "whole":
-            assert seen == expected
-        assert {machine["threads"] for machine in machines.values()} == {1}
+    # The first two jobs begin together.
+    for source, expected in ((ray_stopped, {"0", "1"}), (ray, {""})):
+        machines: list[dict[str, Any]] = [source.outcomes[index].runs[0].machine for index in (0, 1)]
+        assert len({machine["process"] for machine in machines}) == 2
+        assert {machine["visible_devices"] or "" for machine in machines} == expected
+        every = [outcome.runs[0].machine for outcome in source.outcomes.values()]
+        assert {machine["visible_devices"] or "" for machine in every} <= expected
+        assert {machine["threads"] for machine in every} == {1}
 
 
 @pytest.mark.slow
@@ -115,15 +145,11 @@ def test_resources_that_no_node_has_are_refused_before_tune_waits_for_ever() -> 
 
 @pytest.mark.slow
 def test_both_executors_find_the_same_numbers_and_ray_runs_trials_side_by_side(
-    tiny_assets: Path, tmp_path: Path
+    local: ListSource, ray: ListSource
 ) -> None:
-    sources = {}
-    for name, executor in (("local", LocalExecutor()), ("ray", ray_executor())):
-        sources[name] = ListSource(jobs(tmp_path / name, tiny_assets))
-        executor.run(sources[name])
-    assert sources["local"].most_running == 1 and sources["ray"].most_running == 2
-    for index, outcome in sources["local"].outcomes.items():
-        assert outcome.metrics["objective"] == sources["ray"].outcomes[index].metrics["objective"]
+    assert local.most_running == 1 and ray.most_running == 2
+    for index, outcome in local.outcomes.items():
+        assert outcome.metrics["objective"] == ray.outcomes[index].metrics["objective"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
@@ -147,11 +173,11 @@ def test_a_run_uses_the_threads_it_was_promised_and_leaves_the_process_as_it_was
     assert torch.get_num_threads() == before
 
 
-def test_a_finished_seed_is_read_and_not_trained_again(tiny_assets: Path, tmp_path: Path) -> None:
-    job = jobs(tmp_path, tiny_assets)[0]
-    first = ListSource([job])
-    LocalExecutor().run(first)
+def test_a_finished_seed_is_read_and_not_trained_again(
+    local: ListSource, folders: dict[str, Path], tiny_assets: Path
+) -> None:
+    job = jobs(folders["local"], tiny_assets)[0]
     second = ListSource([job])
     LocalExecutor().run(second)
-    assert second.progress[0] == first.progress[0] == [1, 2, 3, 4]
-    assert second.outcomes[0] == first.outcomes[0]
+    assert second.progress[0] == local.progress[0] == [1, 2, 3, 4]
+    assert second.outcomes[0] == local.outcomes[0]

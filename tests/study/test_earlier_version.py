@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from pipeline.trials.types import Job
 from shaping.shape import Shape
 from tests.fixtures.study_8987f0a.record import CONFIG, HERE, ROOT, anywhere, came_to
 from tests.support.models.tiny_task import tiny_trainer
-from tests.support.waiting import LIMIT_SECONDS
+from tests.support.servers.commands import Command
 
 RUNS = json.loads((HERE / "runs.json").read_text())
 ENDED = json.loads((HERE / "ended.json").read_text())
@@ -36,9 +34,8 @@ def launch(folder: Path, **search: Any) -> Path:
     """Launch the study that stands in ``folder/studies``; return its folder."""
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump({**CONFIG, "search": {**CONFIG["search"], **search}}))
-    command = [sys.executable, "-m", "pipeline.cli", "launch", str(config), "--studies", str(folder / "studies")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = Command("launch", str(config), "--studies", str(folder / "studies"), cwd=ROOT)
+    assert command.wait() == 0, command.printed()
     return folder / "studies" / "begun"
 
 

@@ -14,10 +14,11 @@ import pytest
 
 from pipeline.runtime.signals import Interrupted, interruptible, interruption, raise_again
 from tests.support.launches import SEEDS, STEPS, TRIALS, found, launch, launched, write_config
+from tests.support.servers.commands import Command
 from tests.support.waiting import LIMIT_SECONDS, lines_of, wait_until
 
 
-def wait_for_steps(config: Path, process: subprocess.Popen[str], count: int) -> None:
+def wait_for_steps(config: Path, process: Command, count: int) -> None:
     log = config.parent / "steps.log"
     wait_until(lambda: len(lines_of(log)) >= count, f"{count} steps are made", process=process)
 
@@ -31,7 +32,8 @@ def test_a_study_that_is_stopped_again_and_again_ends_like_one_that_was_left_alo
         process = launch(config)
         wait_for_steps(config, process, steps)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=LIMIT_SECONDS)
+        process.wait()
+        errors = process.errors()
         if number is signal.SIGKILL:
             assert process.returncode == -number
             continue
@@ -54,7 +56,8 @@ def test_a_driver_under_ray_leaves_no_process_behind_and_goes_on(number: signal.
     process = launch(config)
     wait_for_steps(config, process, 10)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=LIMIT_SECONDS)
+    process.wait()
+    errors = process.errors()
     if number is signal.SIGTERM:
         assert process.returncode == 143 and "stopped by SIGTERM with" in errors and "Traceback" not in errors
     workers = {int(line.split()[-1]) for line in (config.parent / "steps.log").read_text().splitlines()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from tests.support.studies import tiny_config
 
 # Whole studies, trained.
 pytestmark = pytest.mark.slow
+# The study that is killed.
+KILLED = tiny_config(search={"trials": 4, "sobol_trials": 1, "seeds": [0, 1]})
 
 
 class Events:
@@ -66,26 +69,47 @@ def comparable(root: Path) -> dict[str, Any]:
     return results
 
 
-def test_a_study_searches_confirms_and_repeats_itself_exactly(tiny_assets: Path, tmp_path: Path) -> None:
-    config = tiny_config()
-    for name in ("a", "b"):
-        ran, events = study(config, tmp_path / name, tiny_assets)
-        LocalExecutor().run(ran)
-        assert ran.finished()
-        assert [stage for stage, _, _ in events.ended_jobs] == ["search"] * 6 + ["confirm"] * 12
-        assert all(succeeded for _, _, succeeded in events.ended_jobs)
-        assert events.steps == (6 * 2 + 12) * config.ppo.steps
-        verdict = ran.verdict()
+@dataclass(frozen=True)
+class Ran:
+    """A study that has ended, with what its listener heard."""
+
+    source: StudySource
+    events: Events
+
+
+@pytest.fixture(scope="module")
+def ran(tiny_assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    source, events = study(tiny_config(), tmp_path_factory.mktemp("ended") / "a", tiny_assets)
+    LocalExecutor().run(source)
+    return Ran(source, events)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_assets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the study comes to that others are killed in, where nobody kills it."""
+    root = tmp_path_factory.mktemp("whole")
+    source, _ = study(KILLED, root, tiny_assets)
+    LocalExecutor().run(source)
+    return comparable(root)
+
+
+def test_a_study_searches_confirms_and_repeats_itself_exactly(ran: Ran, tiny_assets: Path, tmp_path: Path) -> None:
+    repeated = Ran(*study(tiny_config(), tmp_path / "b", tiny_assets))
+    LocalExecutor().run(repeated.source)
+    for each in (ran, repeated):
+        assert each.source.finished()
+        assert [stage for stage, _, _ in each.events.ended_jobs] == ["search"] * 6 + ["confirm"] * 12
+        assert all(succeeded for _, _, succeeded in each.events.ended_jobs)
+        assert each.events.steps == (6 * 2 + 12) * tiny_config().ppo.steps
+        verdict = each.source.verdict()
         assert verdict is not None and {d.seeds for d in verdict.differences} == {2}
-    first, second = comparable(tmp_path / "a"), comparable(tmp_path / "b")
+    first, second = comparable(ran.source.folder.root), comparable(tmp_path / "b")
     assert len(first) == 18
     assert first == second
 
 
-def test_arms_share_prompts_and_random_numbers_within_a_seed(tiny_assets: Path, tmp_path: Path) -> None:
-    ran, _ = study(tiny_config(), tmp_path / "s", tiny_assets)
-    LocalExecutor().run(ran)
-    runs = confirmation_runs(ran.folder)
+def test_arms_share_prompts_and_random_numbers_within_a_seed(ran: Ran) -> None:
+    runs = confirmation_runs(ran.source.folder)
     # Before its first update every policy is the same, so the first step must show the same reward.
     for place in range(2):
         first_rewards = {results[place].curve[0]["reward"] for results in runs.values()}
@@ -95,18 +119,16 @@ def test_arms_share_prompts_and_random_numbers_within_a_seed(tiny_assets: Path, 
     assert len(ends) > 1
 
 
-def test_the_policy_before_training_is_judged_once_a_fresh_seed(tiny_assets: Path, tmp_path: Path) -> None:
-    ran, _ = study(tiny_config(), tmp_path / "s", tiny_assets)
-    LocalExecutor().run(ran)
-    runs = confirmation_runs(ran.folder)
+def test_the_policy_before_training_is_judged_once_a_fresh_seed(ran: Ran) -> None:
+    runs = confirmation_runs(ran.source.folder)
     judged = [run for results in runs.values() for run in results if run.untrained]
     assert judged == runs["sparse"]
     first, second = (run.untrained for run in judged)
     level = (first["objective"] + second["objective"]) / 2
     assert first["reward"] != second["reward"] and first["kl_nats"] == pytest.approx(0, abs=1e-5)
-    searched = [json.loads(file.read_text()) for file in ran.folder.trials.glob("*/seed-*.json")]
+    searched = [json.loads(file.read_text()) for file in ran.source.folder.trials.glob("*/seed-*.json")]
     assert searched and not any(run["untrained"] for run in searched)
-    verdict = ran.verdict()
+    verdict = ran.source.verdict()
     assert verdict is not None and verdict.text[-1].startswith(f"Before training J is {level:z.3f}")
 
 
@@ -131,20 +153,19 @@ class _DyingSource:
 
 
 @pytest.mark.parametrize("tells", [0, 3, 7, 12], ids=["first seed", "search", "last of search", "confirmation"])
-def test_a_killed_study_goes_on_and_ends_with_the_same_results(tells: int, tiny_assets: Path, tmp_path: Path) -> None:
-    config = tiny_config(search={"trials": 4, "sobol_trials": 1, "seeds": [0, 1]})
-    whole, _ = study(config, tmp_path / "whole", tiny_assets)
-    LocalExecutor().run(whole)
-    killed, _ = study(config, tmp_path / "killed", tiny_assets)
+def test_a_killed_study_goes_on_and_ends_with_the_same_results(
+    tells: int, whole: dict[str, Any], tiny_assets: Path, tmp_path: Path
+) -> None:
+    killed, _ = study(KILLED, tmp_path / "killed", tiny_assets)
     with pytest.raises(_Killed):
         LocalExecutor().run(_DyingSource(killed, tells))
-    resumed, events = study(config, tmp_path / "killed", tiny_assets)
+    resumed, events = study(KILLED, tmp_path / "killed", tiny_assets)
     LocalExecutor().run(resumed)
-    assert comparable(tmp_path / "killed") == comparable(tmp_path / "whole")
+    assert comparable(tmp_path / "killed") == whole
     # Two seeds a trial in the search: 8 jobs, then 12 of the confirmation.
     assert events.left_jobs <= 20 - tells
     # A study that has ended has nothing more to do.
-    again, events = study(config, tmp_path / "killed", tiny_assets)
+    again, events = study(KILLED, tmp_path / "killed", tiny_assets)
     assert again.finished() and again.ask() is None and events.ended_jobs == []
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 
 from tests.support import slow_trainer
-from tests.support.waiting import LIMIT_SECONDS
+from tests.support.servers.commands import Command
 
 TRIALS, SEEDS, STEPS = 7, 2, 4
 
@@ -33,17 +30,15 @@ def write_config(folder: Path, executor: str, seconds: float) -> Path:
     return path
 
 
-def launch(config: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipeline.cli", "launch", str(config), "--studies", str(config.parent / "studies")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+def launch(config: Path) -> Command:
+    return Command("launch", str(config), "--studies", str(config.parent / "studies"))
 
 
 def launched(config: Path) -> str:
     """Launch a study to its end; return what it said of what went wrong."""
     process = launch(config)
-    _, errors = process.communicate(timeout=LIMIT_SECONDS)
-    assert process.returncode == 0, errors
-    return errors
+    assert process.wait() == 0, process.errors()
+    return process.errors()
 
 
 def found(config: Path) -> dict[str, object]:

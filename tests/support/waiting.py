@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from subprocess import Popen
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -17,6 +16,15 @@ POLL_SECONDS = 0.05
 TAIL_LINES = 25
 
 Result = TypeVar("Result")
+
+
+class Started(Protocol):
+    """A process that a test has started."""
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def poll(self) -> int | None: ...
 
 
 class CouldNotStart(Exception):
@@ -48,7 +56,7 @@ def wait_until(
     condition: Callable[[], Result],
     what: str,
     seconds: float = LIMIT_SECONDS,
-    process: Popen[Any] | None = None,
+    process: Started | None = None,
     log: Callable[[], str] = str,
 ) -> Result:
     """Return the condition's first result that counts as true; the test fails where none comes.

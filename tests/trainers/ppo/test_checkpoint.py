@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from pipeline.trials.results import TrialResult
 from pipeline.trials.run import run_trial
 from pipeline.trials.types import Job, Progress
 from shaping.shape import Shape
+from tests.support.servers.commands import FORKS
 from tests.support.studies import tiny_config
 
 STEPS = 6
@@ -110,31 +109,37 @@ def test_checkpoint_that_cannot_be_read_starts_the_seed_again(
     assert seed_result(tmp_path) == uninterrupted
 
 
+def attempt(job: Job, asked: Connection) -> None:
+    """Make a step for each message: however fast the machine, no attempt ends before it is killed."""
+    running = run_trial(job)
+    while True:
+        asked.recv()
+        next(running)
+        asked.send("made")
+
+
 @pytest.mark.slow
 def test_run_killed_at_random_moments_ends_as_if_it_had_not(
     tmp_path: Path, tiny_assets: Path, uninterrupted: dict[str, Any]
 ) -> None:
     job = job_in(tmp_path / "run", tiny_assets)
-    (tmp_path / "job.json").write_text(json.dumps(vars(job)))
-    # A step begins when a line says so: however fast the machine, no attempt ends before it is killed.
-    script = "import json, sys; from pipeline.trials.run import Job, run_trial; values = json.load(open(sys.argv[1]))"
-    script += "; values['seeds'] = tuple(values['seeds'])"
-    script += "; [print(step, flush=True) for _, step in zip(sys.stdin, run_trial(Job(**values)))]"
-    command = [sys.executable, "-c", script, str(tmp_path / "job.json")]
-    chance, attempts, alone = random.Random(0), 0, {**os.environ, "OMP_NUM_THREADS": "1"}
+    chance, attempts = random.Random(0), 0
     while attempts < 20 and not (tmp_path / "run" / "seed-7.json").exists():
         saved = read_checkpoint(tmp_path / "run" / "seed-7.safetensors")
         # Steps that an earlier attempt trained are told again, then one or two new ones; the kill falls into the next.
         told = min((len(saved.values["curve"]) if saved else 0) + chance.randint(1, 2), STEPS)
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=alone) as process:
-            assert process.stdin is not None and process.stdout is not None
-            process.stdin.write("\n" * (told + 1))
-            process.stdin.flush()
-            for _ in range(told):
-                process.stdout.readline()
-            time.sleep(chance.uniform(0, 0.2))
-            process.send_signal(signal.SIGKILL)
-        assert process.returncode == -signal.SIGKILL
+        asked, answers = FORKS.Pipe()
+        process = FORKS.Process(target=attempt, args=(job, answers))
+        process.start()
+        answers.close()
+        for _ in range(told + 1):
+            asked.send("another")
+        for _ in range(told):
+            assert asked.recv() == "made"
+        time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         attempts += 1
     assert attempts >= 2
     run_to_the_end(job)
