@@ -67,7 +67,7 @@ def allowed_difference(model: nn.Module, values: Callable[[int], Tensor], plain:
     kept = sorted(squares)[: max(1, len(squares) - 1)]
     measured = float(sum(kept) / len(kept)) ** 0.5
     factor = FACTOR if torch.finfo(_dtype(model)).bits >= 32 else FACTOR_IN_HALF_PRECISION
-    return max(factor * measured, least_difference(model, largest))
+    return float(max(factor * measured, least_difference(model, largest)))
 
 
 def least_difference(model: nn.Module, largest: float) -> float:
