@@ -59,7 +59,7 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
     with console.status("loading models"):
         task = load_task(config.task, "" if assets is None else str(assets))
     for note in (*task.notes, *held_out_notes(config, task)):
-        console.print(note)
+        console.print(escape(note))
     if config.ppo.critic == "reward_model" and task.critic_source is None:
         raise ConfigError(
             "ppo.critic = reward_model, but the reward model does not score prefixes in the policy's tokens",

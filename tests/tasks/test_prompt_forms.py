@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from pipeline.config.load import parse_config
-from pipeline.tasks.custom.prompt_forms import PolicySide, PromptForms, reads_otherwise
+from pipeline.tasks.custom.prompt_forms import PolicySide, PromptForms, PromptTexts, reads_otherwise
 from pipeline.tasks.custom.task import load
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.trainers.base import Task
@@ -156,6 +156,19 @@ def test_prompts_that_are_one_to_the_policy_alone_have_a_line() -> None:
     (note,) = PromptForms(side, tokenizer_of(OTHER_CHATS)).notes
     assert note == "prompts that are one to the policy (1), first here, line 1, are read in one form: the last's"
     assert not [note for note in PromptForms(side, policy).notes if "one to" in note]
+
+
+def test_prompts_that_have_one_text_have_a_line_where_a_function_reads_texts() -> None:
+    policy = tokenizer_of(CHATS)
+    chats = [[{"role": "user", "content": text} for text in texts] for texts in (["a", "b"], ["ab"], ["c"])]
+    rows = [
+        PromptRow(f"line {number}", chat, "\n".join(turn["content"] for turn in chat))
+        for number, chat in enumerate(chats, 1)
+    ]
+    side = PolicySide(policy, 336, [(row, row.ids(policy)) for row in rows])
+    (note,) = PromptTexts(side, lambda row: row.text).notes
+    assert note == "prompts that are one to it (1), first line 1, are read in one form: the last's"
+    assert PromptForms(side, tokenizer_of(OTHER_CHATS)).notes == ()
 
 
 @pytest.mark.parametrize(

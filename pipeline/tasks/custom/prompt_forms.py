@@ -40,12 +40,18 @@ class PromptTexts:
     Args:
         policy: Whose prompts are known; any other stays as it is.
         rewrite: What becomes of each.
+
+    Attributes:
+        notes: A line on prompts that have one text without the tokens that open and close turns, where there are any.
     """
 
     def __init__(self, policy: PolicySide, rewrite: Callable[[PromptRow], str]) -> None:
         texts = texts_of(policy.tokenizer, [ids for _, ids in policy.prompts])
-        rows = [row for row, _ in policy.prompts]
-        self._known = {text.strip(): rewrite(row) for text, row in zip(texts, rows, strict=True)}
+        rewritten = [(text.strip(), rewrite(row)) for text, (row, _) in zip(texts, policy.prompts, strict=True)]
+        self._known = dict(rewritten)
+        places = [row.place for row, _ in policy.prompts]
+        joined = [place for place, (text, own) in zip(places, rewritten, strict=True) if self._known[text] != own]
+        self.notes = _one_form("it", joined)
 
     def __call__(self, text: str) -> str:
         """Return what stands for the prompt of that text."""
@@ -107,11 +113,7 @@ class PromptForms:
 
     def _joined(self) -> tuple[str, ...]:
         """Return a line on prompts that it tells apart and the policy does not, where there are any."""
-        joined = [row.place for row, ids, form in self._forms if form != self._known[ids]]
-        if not joined:
-            return ()
-        place, count = joined[0], len(set(joined))
-        return (f"prompts that are one to the policy ({count}), first {place}, are read in one form: the last's",)
+        return _one_form("the policy", [row.place for row, ids, form in self._forms if form != self._known[ids]])
 
     def _unread(self) -> tuple[str, ...]:
         """Return a line on prompts that are in the policy's chat template already, where the other has another."""
@@ -124,6 +126,15 @@ class PromptForms:
             f"prompts ({len(set(marked))}) hold control words of the policy's, which it reads as text, "
             f"first {marked[0]}: write them as messages",
         )
+
+
+def _one_form(whom: str, joined: list[str]) -> tuple[str, ...]:
+    """Return a line on the places of prompts that ``whom`` cannot tell from others, where there are any."""
+    if not joined:
+        return ()
+    return (
+        f"prompts that are one to {whom} ({len(set(joined))}), first {joined[0]}, are read in one form: the last's",
+    )
 
 
 def reads_otherwise(policy: PolicySide, tokenizer: Any) -> bool:

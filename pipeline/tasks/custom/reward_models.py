@@ -145,7 +145,7 @@ class RewardSource:
             function = FunctionRewardModel(
                 settings.function or "", self.function, policy.tokenizer, texts, *scale, **options
             )
-            return function, ()
+            return function, tuple(f"{self.field}: {note}" for note in texts.notes)
         tokenizer = load_tokenizer(settings, self.field)
         model = load_classifier(settings, self.field)
         try:

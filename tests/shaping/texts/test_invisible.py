@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from shaping import UnitSplitter
 from shaping.alignment import DecodedRollouts, texts_of
 from shaping.texts.invisible import ends_of, invisible_tokens, set_ends, shown_tokens
 from tests.support.models.tiny_families import byte_tokenizer
@@ -108,6 +109,13 @@ def test_every_token_that_ends_a_response_is_invisible_and_finishes_it():
     decoded = DecodedRollouts.of(make_rollouts([[1]] * 4, [[*word, end] for end in (eom, eot, 2, word[-1])]), tokenizer)
     assert decoded.finished == [True, True, False, False]
     assert decoded.responses[:3] == ["good"] * 3
+
+
+def test_special_tokens_that_are_said_are_units_and_those_of_turns_are_not():
+    tokenizer = speaker(*FORMS["a role in words"])
+    ids = tokenizer("so<think></think><|im_end|></s>", add_special_tokens=False)["input_ids"]
+    units = UnitSplitter(tokenizer).split(make_rollouts([[1]], [ids]), "token", 8, 64)[0].tolist()
+    assert units[-4:] == [units[-5] + 1, units[-5] + 2, -1, -1]
 
 
 def test_places_of_added_tokens_are_those_of_their_words():

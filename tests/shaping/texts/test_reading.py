@@ -50,6 +50,7 @@ parts = st.lists(
     ),
     max_size=6,
 )
+chats = st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), plain_texts), min_size=1, max_size=3)
 every_tokenizer = pytest.mark.parametrize("name", REWARD_TOKENIZERS)
 fuzzed = settings(max_examples=50, deadline=None, derandomize=True)
 
@@ -89,15 +90,12 @@ def test_texts_without_control_words_are_read_as_the_library_reads_them_joined(n
 
 @every_tokenizer
 @fuzzed
-@given(prompt=plain_texts, said=parts, finished=st.booleans())
-def test_no_control_token_is_read_that_the_policy_did_not_say(name, prompt, said, finished):
+@given(turns=chats, said=parts, finished=st.booleans())
+def test_no_control_token_is_read_that_the_policy_did_not_say(name, turns, said, finished):
     tokenizer, policy = marked(name), marked("policy")
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
-    before = policy.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
-    )
+    chat = [{"role": role, "content": content} for role, content in turns]
+    asked = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    before = policy.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
     response = spelled(said)
     rollouts = make_rollouts([before], [response + [EOS] * finished])
     decoded = DecodedRollouts.of(rollouts, policy)
