@@ -76,6 +76,14 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def without_ax_analyses() -> Iterator[None]:
+    """Leave Ax's own analyses out of reports: they take seconds each, and tests of the report look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.search.ax_analyses.ax_analyses", lambda outer: ())
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_assets() -> Path:
     """The folder of a tiny sentiment task; downloads the reviews when the machine has no copy."""

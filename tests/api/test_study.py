@@ -19,7 +19,7 @@ from tests.support.servers.postgres import PASSWORD, PostgresServer
 from tests.support.studies import tiny_values
 
 # Whole studies, launched.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_ax_analyses")]
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "study_8987f0a"
 POINT = {"weight_prefix": 0.5, "weight_attention": 0.2, "gae_lambda": 0.7}
@@ -57,7 +57,7 @@ def values(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def ended(without_ax_analyses: None, tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("api")
     return shapetune.launch(values(folder), folder / "studies", quiet=True)
 

@@ -167,7 +167,7 @@ def test_what_was_chosen_elsewhere_is_closed_as_the_task_asks_for() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_process")
+@pytest.mark.usefixtures("one_process", "without_ax_analyses")
 def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (runs, study):
         monkeypatch.setattr(module, "RESULTS", tmp_path)

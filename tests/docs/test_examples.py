@@ -18,7 +18,7 @@ import shapetune
 from pipeline.tasks.custom.reward_models import load_function
 from shaping import Rollouts
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_ax_analyses")]
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -40,7 +40,7 @@ READERS = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(without_ax_analyses: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     assert _run(["launch", str(write_config(folder, "local", 0.0)), "--studies", str(folder / "studies")]) == 0
     return folder

@@ -102,6 +102,7 @@ def test_training_from_files_leaves_a_policy_that_hugging_face_loads(
     assert tokenizer.chat_template == chat_tokenizer().chat_template
 
 
+@pytest.mark.usefixtures("without_ax_analyses")
 def test_study_with_a_reward_function_needs_no_gold_and_no_critic_of_it(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
