@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.markup import escape
+from transformers import PreTrainedModel
 
 from pipeline.config.schema import StudyConfig
 from pipeline.tasks.asset_cache import cache_folder
@@ -22,6 +24,7 @@ from pipeline.trainers.ppo.agreement import check_task
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
+from shaping.reward_models.positions import Positions
 
 
 def assets_location(config: StudyConfig) -> Path | None:
@@ -151,15 +154,19 @@ def check_space_methods(config: StudyConfig, task: Task) -> None:
 
 def _check_context(config: StudyConfig, task: Task) -> None:
     prompt = max(int(prompts.mask.sum(dim=1).max()) for prompts in (task.train_prompts, task.held_out_prompts))
-    response, models = config.sampling.response_tokens, [("policy", task.policy, 0)]
+    response, limits = config.sampling.response_tokens, [("policy", _policy_context(task.policy), 0)]
     for name, judge in (("reward model", task.reward_model), ("gold model", task.gold_model)):
         if isinstance(judge, CausalRewardModel):
-            models.append((name, judge.model, judge.added_tokens))
-    for name, model, added in models:
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+            limits.append((name, judge.context, judge.added_tokens))
+    for name, limit, added in limits:
         if limit is not None and prompt + response + added > limit:
             raise ConfigError(
                 f"sampling.response_tokens = {response}: after the longest prompt, of {prompt} tokens, that is more "
                 f"than the {limit} tokens that the {name} can take",
                 "lower it, or task.max_prompt_tokens",
             )
+
+
+@torch.inference_mode()
+def _policy_context(policy: PreTrainedModel) -> int | None:
+    return Positions.of(policy, lambda ids: policy(input_ids=ids), None).limit
