@@ -151,4 +151,5 @@ def _set_end(tokenizer: Any, policy: PreTrainedModel, chat: bool) -> None:
         )
     if tokenizer.eos_token_id != end:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    set_ends(tokenizer, [each for each in (declared if isinstance(declared, list | tuple) else [declared]) if each])
+    listed = declared if isinstance(declared, list | tuple) else [declared]
+    set_ends(tokenizer, [each for each in listed if each is not None])
