@@ -20,6 +20,15 @@ from shaping.errors import ConfigError
 FORMAT_KEY, FORMAT = "study_format", 1
 FILES = ("prompts", "held_out_prompts")
 SECTIONS = ("policy", "reward_model", "gold_model")
+# How values of a form are written, by pydantic's name for its absence.
+FORMS = {
+    "tuple_type": "write a list: [a, b]",
+    "model_type": "write its keys below it, or in braces: {key: value}",
+    "model_attributes_type": "write its keys below it, or in braces: {key: value}",
+    "invalid_key": "write a word, or put it in quotes",
+    "bool_type": "write true or false",
+    "bool_parsing": "write true or false",
+}
 # Found by name like the others, but of no use before its paths are filled in.
 TEMPLATE = "own_models"
 
@@ -204,7 +213,7 @@ def _remedy(problem: Any) -> str:
         return "put it in quotes, where a text is meant"
     if problem["input"] is None:
         return "give it a value, or remove its line"
-    return ""
+    return FORMS.get(problem["type"], "")
 
 
 def absolute_paths(task: Any, folder: Path, every: bool) -> Any:
