@@ -50,8 +50,9 @@ class Setting:
     names: tuple[str, ...] = ()
 
     def loaded(self, *more: str) -> StudyConfig:
-        """Return the config, with further overrides."""
-        return load_config(find_config(self.config), (*self.changes, *more))
+        """Return the config, with further overrides, which take the place of the setting's own."""
+        changes = {change.partition("=")[0]: change for change in (*self.changes, *more)}
+        return load_config(find_config(self.config), tuple(changes.values()))
 
 
 def larger(config: str, like: str, *along: str) -> Setting:
