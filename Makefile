@@ -19,7 +19,8 @@ quickstart: $(VENV)/.installed
 	$(BIN)/shapetune launch quickstart
 
 # Files are handed out whole, the slow ones first: no process is left with one of them at the end.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Bytecode is kept, whatever the shell says: the tests start processes that would each compile our code again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.tested check browser
 	$(PYTEST)

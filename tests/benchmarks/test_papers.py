@@ -174,6 +174,8 @@ def test_a_comparison_is_made_once_and_then_read(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(study, "STUDIES", tmp_path / "studies")
     monkeypatch.setattr(comparison, "ENTRANTS", [each for each in ENTRANTS if each.name in (TUNED, DOUBLED, "R3HF")])
     along = ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "executor.name=local", "search.seeds=[0, 1]")
+    # Each token of a response is a pass of the policy.
+    along += ("sampling.response_tokens=6",)
     spared = ("evaluation.every_steps=0",)
     setting = Setting("smoke", along, seeds=2, trials=2, tuning=spared, lambdas=(0.8, 1.0))
     console = Console(quiet=True)

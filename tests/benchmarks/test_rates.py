@@ -16,6 +16,8 @@ from benchmarks.papers.tuning import Tuner, with_lambdas
 from pipeline.trials.arm import Arm
 from shaping import Shape
 
+# Each token of a response is a pass of the policy.
+SHORT = "sampling.response_tokens=6"
 SPARSE = Candidate(TUNED, Arm(TUNED, Shape(weights={"sparse": 1.0}, gae_lambda=0.95)))
 PREFIX = Candidate(WINNER, Arm(WINNER, Shape(weights={"prefix": 1.0}, gae_lambda=0.7)))
 
@@ -36,7 +38,7 @@ def test_the_tasks_are_those_that_were_tuned() -> None:
 def test_the_best_learning_rate_is_chosen_on_tuning_seeds_and_run_on_fresh_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    along = ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "search.seeds=[0, 1]")
+    along = ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "search.seeds=[0, 1]", SHORT)
     setting, console = Setting("smoke", along, seeds=2, lambdas=(0.8,)), Console(quiet=True)
     tuner = Tuner("smoke", setting, tmp_path / "rates-smoke.csv", 1, "c", console)
     found = {each.entrant: tuner.tuned(each, (0.5, 1.0)) for each in (SPARSE, PREFIX)}

@@ -16,6 +16,8 @@ from benchmarks.papers.tuning import Tuned, Tuner
 from pipeline.trials.arm import Arm
 from shaping import Shape
 
+# Each token of a response is a pass of the policy.
+SHORT = "sampling.response_tokens=6"
 SPARSE = Candidate(TUNED, Arm(TUNED, Shape(weights={"sparse": 1.0}, gae_lambda=1.0), "value_head"))
 PREFIX = Candidate(WINNER, Arm(WINNER, Shape(weights={"prefix": 1.0}, gae_lambda=1.0)))
 
@@ -28,7 +30,7 @@ def test_batches_before_come_on_top_and_each_number_of_them_is_tuned_by_itself(
     monkeypatch.setitem(warmup.WARM_FACTORS, "smoke", (0.5, 1.0))
     setting = Setting(
         "smoke",
-        ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "search.seeds=[0, 1]"),
+        ("evaluation.every_steps=2", "evaluation.curve_prompts=8", "search.seeds=[0, 1]", SHORT),
         seeds=2,
         lambdas=(0.8, 1.0),
     )
