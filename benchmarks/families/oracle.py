@@ -52,7 +52,7 @@ def gradients(
     total = torch.zeros_like(own)
     for point, weight in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
         place = (start + (point + 1) / 2 * (own - start)).requires_grad_(True)
-        output = model(inputs_embeds=place, **inputs).logits[0, 0]
+        output = model(inputs_embeds=place.clone(), **inputs).logits[0, 0]
         total += weight / 2 * torch.autograd.grad(output, place)[0]
     found: Tensor = ((own - start) * total).sum(dim=2)[0]
     return found

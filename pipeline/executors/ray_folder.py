@@ -16,13 +16,14 @@ from shaping.errors import ShapetuneError
 MOST_BYTES = 103 if sys.platform == "darwin" else 107
 # What Ray puts behind its folder, with the longest process id and room for a number behind the socket's name.
 BEHIND = "/session_2026-01-31_12-00-00_000000_4194304/sockets/plasma_store.1"
-SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+# In one of them a folder of this process alone is made, which nobody can guess.
+SHORT = ("/tmp", "/var/tmp", "/dev/shm")  # nosec B108
 
 
 def usual_folder(environment: Mapping[str, str]) -> str:
     """Return where Ray keeps its sessions when it is told nothing."""
     base = environment.get("RAY_TMPDIR") or (environment.get("TMPDIR") if sys.platform.startswith("linux") else None)
-    return os.path.join(base or "/tmp", "ray")
+    return os.path.join(base or "/tmp", "ray")  # nosec B108
 
 
 def fits(folder: str) -> bool:
