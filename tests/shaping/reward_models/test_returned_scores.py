@@ -72,7 +72,7 @@ class Unfloatable:
         (Unfloatable(), "a Unfloatable"),
         (object(), "a object"),
     ],
-    ids=str,
+    ids=lambda part: part if isinstance(part, str) else type(part).__name__,
 )
 def test_a_part_that_is_no_number_is_named_with_its_response(part: Any, shown: str) -> None:
     with pytest.raises(ConfigError) as refused:
