@@ -31,6 +31,8 @@ ROUNDING = 100.0
 # And than this share of their spread: below it nothing of a reward is changed.
 SHARE = 1e-4
 STEPS = 4
+# Of all prefixes one in so many is looked at: of every length, in one response or another.
+STRIDE = 3
 
 
 @dataclass
@@ -109,7 +111,7 @@ def _judge(found: Verdict, model: Any, alone: Alone) -> None:
     _compare(found, "scores", scores, [alone.score(*row) for row in kept_rows(variants)])
     prefixes = _refusable(found, "prefix", lambda: model.prefix_scores(batch))
     if prefixes is not None:
-        flat, rows = prefixes.flatten(), list(kept_rows(Variants.prefixes(batch)))
+        flat, rows = prefixes.flatten()[::STRIDE], list(kept_rows(Variants.prefixes(batch)))[::STRIDE]
         _compare(found, "prefix", flat, [alone.score(*row) for row in rows])
     for name, judge in (("absent_attention", _hidden), ("attention", _attention), ("gradient", _gradient)):
         if name in model.abilities:

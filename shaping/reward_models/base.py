@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,7 +52,7 @@ class RewardModel(Protocol):
     layers: int
 
     @property
-    def abilities(self) -> frozenset[str]:
+    def abilities(self) -> Set[str]:
         """What it can do beyond scoring."""
         ...
 
@@ -102,7 +102,7 @@ def find_mask_token(model: PreTrainedModel, wanted: int | None, usual: Iterable[
     return wanted
 
 
-def check_absent(absent: str, abilities: frozenset[str], name: str) -> None:
+def check_absent(absent: str, abilities: Set[str], name: str) -> None:
     """Refuse to take tokens away in a way that a reward model does not know.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,14 @@ from shaping.reward_models.base import (
     max_tokens,
     weights_identity,
 )
-from shaping.reward_models.layouts import Laid, one_by_one, padded_left, padded_right
+from shaping.reward_models.layouts import (
+    Laid,
+    last_real,
+    one_by_one,
+    padded_left,
+    padded_right,
+    response_columns,
+)
 from shaping.reward_models.loading import check_is_model, load_classifier, scalar_head
 from shaping.reward_models.positions import Positions
 from shaping.reward_models.probes import Abilities, find_abilities, short_rollouts
@@ -115,9 +122,9 @@ class CausalRewardModel:
         return weights_identity(self.model, self.mean, self.deviation)
 
     @property
-    def abilities(self) -> frozenset[str]:
-        """What it can do, found by trying on a few short rows."""
-        return self._found.names
+    def abilities(self) -> Set[str]:
+        """What it can do, found by trying on a few short rows when it is asked for."""
+        return self._found
 
     @property
     def lacking(self) -> dict[str, str]:
@@ -222,7 +229,7 @@ class CausalRewardModel:
         ends = torch.minimum(torch.arange(width + 1, device=scores.device)[None], given.response_tokens[:, None])
         place = before[:, None] + ends
         if self._padding is not None:
-            place = _last_real(laid.inputs["input_ids"], laid.start, self._padding).gather(1, place)
+            place = last_real(laid.inputs["input_ids"], laid.start, self._padding).gather(1, place)
         inside = place >= first
         if bool(inside.all()):
             return scores.gather(1, place - first)
@@ -243,7 +250,7 @@ class CausalRewardModel:
             given = read.select(laid.rows)
             place = laid.start + self._read_place(given)
             row = attention_row(self.model, laid.inputs, place, layer, heads, self.layers)
-            return row.gather(1, _columns(laid, given)) * given.response_mask
+            return row.gather(1, response_columns(laid, given)) * given.response_mask
 
         found = self._rows_right(f"attention of layer {layer} ({heads})", read, of)
         # A response that is nothing but padding is read before it begins.
@@ -262,7 +269,7 @@ class CausalRewardModel:
 
         def of(laid: Laid) -> Tensor:
             given, ids = read.select(laid.rows), laid.inputs["input_ids"]
-            columns = _columns(laid, given)[:, :width]
+            columns = response_columns(laid, given)[:, :width]
             place = laid.start + self._read_place(given)
             replaced = torch.zeros_like(ids).scatter_add_(1, columns, absent[laid.rows].long()) > 0
             score = partial(self.score_embedded, inputs=laid.inputs, place=place)
@@ -323,6 +330,8 @@ class CausalRewardModel:
     def _raw_scores(self, tree: PrefixTree) -> tuple[Tensor, int]:
         """Return the head's output for every distinct row, and the tokens forwarded."""
         self.model.eval()
+        if not len(tree.words):
+            return torch.zeros(0, device=self.model.device), 0
         rows = TreeRows(self.model, self._head, self._own, tree, self.max_tokens_per_forward)
         what = "scores" if tree.places is None else "scores with hidden units"
         ways = [way for way in rows.ways() if not self._trials.refused("scores", way.name)]
@@ -375,20 +384,6 @@ class CausalRewardModel:
 
     def _scale(self, raw: Tensor) -> Tensor:
         return (raw.float() - self.mean) / self.deviation
-
-
-def _columns(laid: Laid, given: Rollouts) -> Tensor:
-    """Return in which column of a layout each response token stands: ``n x T``, some column on padding."""
-    first = (laid.start + given.prompt_tokens)[:, None]
-    place = first + torch.arange(given.response_ids.shape[1], device=first.device)
-    return place.clamp(max=laid.inputs["input_ids"].shape[1] - 1)
-
-
-def _last_real(ids: Tensor, start: Tensor, padding: int) -> Tensor:
-    """Return for each column the last one up to it that is no padding, or the row's first: ``n x L``."""
-    column = torch.arange(ids.shape[1], device=ids.device)
-    real = (ids != padding) & (column >= start[:, None])
-    return torch.where(real, column, start[:, None]).cummax(dim=1).values
 
 
 def _usual_mask_tokens(model: PreTrainedModel, eos_token_id: int | None) -> list[int | None]:

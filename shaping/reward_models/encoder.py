@@ -6,7 +6,7 @@ Attention runs both ways, so nothing of a row can be shared with another; rows a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -117,9 +117,9 @@ class EncoderRewardModel:
         self._mask_token = self._find_mask_token(tokenizer, mask_token_id)
 
     @property
-    def abilities(self) -> frozenset[str]:
-        """What it can do, found by trying on a few short rows."""
-        return self._found.names
+    def abilities(self) -> Set[str]:
+        """What it can do, found by trying on a few short rows when it is asked for."""
+        return self._found
 
     @property
     def lacking(self) -> dict[str, str]:

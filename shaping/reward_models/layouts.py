@@ -77,3 +77,17 @@ def one_by_one(rollouts: Rollouts) -> Iterator[Laid]:
     for row in range(len(rollouts)):
         rows = torch.tensor([row], device=ids.device)
         yield Laid(rows, {"input_ids": ids[row][real[row]][None]}, torch.zeros_like(rows))
+
+
+def response_columns(laid: Laid, given: Rollouts) -> Tensor:
+    """Return in which column of a layout each response token stands: ``n x T``, some column on padding."""
+    first = (laid.start + given.prompt_tokens)[:, None]
+    place = first + torch.arange(given.response_ids.shape[1], device=first.device)
+    return place.clamp(max=laid.inputs["input_ids"].shape[1] - 1)
+
+
+def last_real(ids: Tensor, start: Tensor, padding: int) -> Tensor:
+    """Return for each column the last one up to it that is no padding, or the row's first: ``n x L``."""
+    column = torch.arange(ids.shape[1], device=ids.device)
+    real = (ids != padding) & (column >= start[:, None])
+    return torch.where(real, column, start[:, None]).cummax(dim=1).values

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,17 +25,43 @@ if TYPE_CHECKING:
 PROMPTS, RESPONSES = (3, 1, 2), (4, 5, 2)
 
 
-@dataclass(frozen=True)
-class Abilities:
-    """What a model can do, and why it cannot do the rest.
+class Abilities(Set[str]):
+    """What a model can do, as names; each is found out when it is first asked for.
 
-    Attributes:
-        names: Abilities, as in ``RewardModel``.
-        lacking: Of each ability that it has not, the reason.
+    Args:
+        certain: What needs no trial.
+        attempts: Of each other ability, what returns the reason why the model lacks it, or nothing.
     """
 
-    names: frozenset[str]
-    lacking: dict[str, str]
+    def __init__(self, certain: Iterable[str], attempts: Mapping[str, Callable[[], str]]) -> None:
+        self._certain, self._attempts = frozenset(certain), attempts
+        self._reasons: dict[str, str] = {}
+
+    def reason(self, name: str) -> str:
+        """Return why the model lacks an ability; nothing where it has it."""
+        if name not in self._reasons:
+            self._reasons[name] = reason_against(self._attempts[name])
+        return self._reasons[name]
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Each ability that the model lacks, and the reason."""
+        reasons = {name: self.reason(name) for name in self._attempts}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._certain or (isinstance(name, str) and name in self._attempts and not self.reason(name))
+
+    def __iter__(self) -> Iterator[str]:
+        yield from sorted(self._certain)
+        yield from (name for name in self._attempts if not self.reason(name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @classmethod
+    def _from_iterable(cls, names: Iterable[str]) -> frozenset[str]:  # type: ignore[override]
+        return frozenset(names)
 
 
 def reason_against(attempt: Callable[[], str]) -> str:
@@ -66,9 +91,7 @@ def find_abilities(model: CausalRewardModel, certain: set[str]) -> Abilities:
     # Read at end-of-sequence, a score along the response is not a score of its prefix.
     if model.eos_token_id is None:
         attempts["prefix"] = lambda: _prefixes(model, rollouts)
-    found = {name: reason_against(attempt) for name, attempt in attempts.items()}
-    able = {name for name, reason in found.items() if not reason}
-    return Abilities(frozenset(certain | able), {name: reason for name, reason in found.items() if reason})
+    return Abilities(certain, attempts)
 
 
 def find_encoder_abilities(model: EncoderRewardModel, certain: set[str]) -> Abilities:
@@ -85,11 +108,11 @@ def find_encoder_abilities(model: EncoderRewardModel, certain: set[str]) -> Abil
         "gradient": lambda: _encoder_gradient(model, rollouts),
         "absent_attention": lambda: _hidden_units(model, rollouts),
     }
-    found = {name: reason_against(attempt) for name, attempt in attempts.items()}
-    able = {name for name, reason in found.items() if not reason}
-    return Abilities(frozenset(certain | able), {name: reason for name, reason in found.items() if reason})
+    return Abilities(certain, attempts)
 
 
+# Tensors of inference mode may not take part in a gradient's computation.
+@torch.inference_mode(False)
 def short_rollouts(model: PreTrainedModel, avoided: int | None) -> Rollouts:
     """Return a few short prompts and responses in a model's tokens, without ``avoided``."""
     ids = plain_ids(model, sum(PROMPTS) + sum(RESPONSES), avoided)[0].tolist()

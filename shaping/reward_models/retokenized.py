@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
@@ -65,7 +65,7 @@ class RetokenizedRewardModel:
         self._last: tuple[Rollouts, AlignedRollouts] | None = None
 
     @property
-    def abilities(self) -> frozenset[str]:
+    def abilities(self) -> Set[str]:
         """The inner reward model's."""
         return self.inner.abilities
 
