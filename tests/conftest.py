@@ -29,6 +29,7 @@ from playwright.sync_api import Browser
 from pipeline.tasks.asset_cache import cache_folder
 from pipeline.tasks.sentiment.task import build_sentiment
 from pipeline.tasks.settings import Recipe
+from shaping.reward_models import trial
 from tests.support.servers.browser import launched
 from tests.support.servers.fixtures import postgres, postgres_server, proxy  # noqa: F401  (fixtures are found by name)
 from tests.support.studies import TINY_RECIPE
@@ -82,6 +83,14 @@ def without_ax_analyses() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.search.ax_analyses.ax_analyses", lambda outer: ())
         yield
+
+
+@pytest.fixture(autouse=True)
+def _short_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a reward model's trials look at few rows, but where tests are about them: thousands make a model anew."""
+    if not {"reward_models", "test_families.py"} & set(request.path.parts):
+        monkeypatch.setattr(trial, "MOST_ROWS", 3)
+        monkeypatch.setattr(trial, "MEASURED_ROWS", 2)
 
 
 @pytest.fixture(scope="session")

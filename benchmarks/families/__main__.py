@@ -1,6 +1,6 @@
 """Scores and credit of every family that can be built tiny, held against the raw library on each text alone.
 
-    python -m benchmarks.families                # all families in float32, and some in bfloat16
+    python -m benchmarks.families                # all families, in float32
     python -m benchmarks.families llama bloom    # some; writes nothing
 
 A family is right to its own rounding, or refused by name; else it is silently wrong. Weights are random and wide.
@@ -8,6 +8,7 @@ A family is right to its own rounding, or refused by name; else it is silently w
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -89,5 +90,12 @@ def _share(name: str, some: int, total: int) -> Claim:
     return Claim(name, share, middle - half, middle + half, total)
 
 
+def _chosen() -> list[str]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", nargs="*", help="families to judge; all, if none is named")
+    found: list[str] = parser.parse_args().family
+    return found
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(_chosen())

@@ -32,7 +32,7 @@ from shaping.reward_models.layouts import (
     padded_right,
     response_columns,
 )
-from shaping.reward_models.loading import check_is_model, load_classifier, scalar_head
+from shaping.reward_models.loading import check_is_model, load_reward_model, scalar_head
 from shaping.reward_models.positions import Positions
 from shaping.reward_models.probes import Abilities, find_abilities, short_rollouts
 from shaping.reward_models.tree_rows import SHARED, TreeRows
@@ -108,7 +108,7 @@ class CausalRewardModel:
         Raises:
             ConfigError: Weights of it are not there, such as those of its head, or are there and would be left out.
         """
-        model = load_classifier(folder).to(device)
+        model = load_reward_model(folder).to(device)
         mean, deviation = getattr(model.config, "score_mean", 0.0), getattr(model.config, "score_deviation", 1.0)
         return cls(model, float(mean), float(deviation), Path(folder).name, **options)
 

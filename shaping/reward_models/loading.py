@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
@@ -52,7 +52,7 @@ def scalar_head(model: PreTrainedModel, name: str) -> nn.Module:
     return head
 
 
-def load_classifier(folder: str | Path, **options: Any) -> PreTrainedModel:
+def load_reward_model(folder: str | Path, **options: Any) -> PreTrainedModel:
     """Return the sequence classifier saved in ``folder``.
 
     Raises:
@@ -106,10 +106,16 @@ def check_adapter(what: str, folder: str | Path, model: PreTrainedModel) -> None
     if not file.is_file():
         return
     heads = [name for name, _ in model.named_children() if name != model.base_model_prefix]
-    with safe_open(file, framework="pt") as saved:
-        keys = list(saved.keys())
+    keys = saved_names(file)
     if not any(f".{head}." in f".{key}" for head in heads for key in keys):
         raise ConfigError(
             f"{what} is an adapter without a head: {file.name} holds none of {', '.join(heads)}",
             "save it with modules_to_save = ['score'], or merge it into a base that has a trained head",
         )
+
+
+def saved_names(file: Path) -> list[str]:
+    """Return the names of the weights in a safetensors file: its first eight bytes count those of a JSON header."""
+    with file.open("rb") as saved:
+        header = json.loads(saved.read(int.from_bytes(saved.read(8), "little")))
+    return [name for name in header if name != "__metadata__"]

@@ -82,7 +82,7 @@ def find_abilities(model: CausalRewardModel, certain: set[str]) -> Abilities:
     Raises:
         ConfigError: It gives one text two scores.
     """
-    rollouts = model.tried
+    rollouts = short_rollouts(model.model, model.eos_token_id)
     attempts = {
         "attention": lambda: _attention(model, rollouts),
         "gradient": lambda: _gradient(model, rollouts),

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 # A trial holds good until something grows by more than this.
 GROWTH = 1.25
 # Rows of a trial that are computed alone, and those of them on which rounding is measured.
-MOST_ROWS, MEASURED_ROWS = 8, 4
+MOST_ROWS, MEASURED_ROWS = 6, 3
 # Batches of at least so many rows have one more of them computed alone, whatever was tried before.
 LARGE = 64
 
@@ -186,8 +186,7 @@ class Trials:
             return self._difference(values, {row: _exact(alone(row)) for row in rows}, at, self._allowed[what])
         rows = _telling_rows(lengths, way.passes)
         expected = {row: _exact(alone(row)) for row in rows}
-        for row in rows[:2]:
-            self._check_repeatable(what, expected[row], _exact(alone(row)))
+        self._check_repeatable(what, expected[rows[0]], _exact(alone(rows[0])))
         measured = {row: expected[row] for row in rows[:MEASURED_ROWS]}
         allowed = allowed_difference(self.model, lambda row: _exact(alone(row)), measured)
         self._allowed[what] = max(allowed, self._allowed.get(what, 0.0))

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from pipeline.tasks.custom.prompt_forms import PolicySide
 from pipeline.tasks.custom.reward_models import RewardSource
-from pipeline.tasks.models.end_tokens import set_ends
+from pipeline.tasks.models.end_tokens import settle_ends
 from pipeline.tasks.models.pretrained import check_folder, load_policy, load_tokenizer, outline_policy
 from pipeline.tasks.prompt_file import PromptRow, read_prompts, split_prompts
 from pipeline.tasks.settings import PolicySettings, PromptsSettings
@@ -101,7 +101,7 @@ def _policy_side(tokenizer: Any, policy: PreTrainedModel, prompts: Encoded) -> P
     """Return what reward models must know, after the tokenizer was told which token ends a response."""
     _check_vocabulary(policy, prompts)
     # Before the reward models: they see where a response ends.
-    more_ends = set_ends(tokenizer, policy, chat=any(row.messages is not None for row, _ in prompts))
+    more_ends = settle_ends(tokenizer, policy, chat=any(row.messages is not None for row, _ in prompts))
     return PolicySide(tokenizer, policy.get_output_embeddings().weight.shape[0], prompts, more_ends)
 
 

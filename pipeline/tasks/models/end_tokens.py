@@ -8,12 +8,12 @@ from transformers import PreTrainedModel
 
 from pipeline.tasks.models.pretrained import end_of_response
 from shaping.errors import ConfigError
-from shaping.texts.invisible import set_ends as mark_ends
+from shaping.texts.invisible import set_ends
 
 FIELD = "task.policy.model"
 
 
-def set_ends(tokenizer: Any, policy: PreTrainedModel, chat: bool) -> tuple[int, ...]:
+def settle_ends(tokenizer: Any, policy: PreTrainedModel, chat: bool) -> tuple[int, ...]:
     """Make the tokenizer's end-of-sequence the token that ends a response, and return all others that end one.
 
     The others are what the generation config lists: the library's own ``generate`` ends there, too.
@@ -51,7 +51,7 @@ def set_ends(tokenizer: Any, policy: PreTrainedModel, chat: bool) -> tuple[int, 
         tokenizer.eos_token = written
     others = tuple(dict.fromkeys(token for token in declared if token != end))
     # What turns responses into text knows them as ends, too.
-    mark_ends(tokenizer, others)
+    set_ends(tokenizer, others)
     return others
 
 
