@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,7 +52,7 @@ class TreeRows:
         cuts = self._tree.cuts(self._most)
         every = torch.arange(len(self._tokens))
         shared = Way(SHARED, [(every[rows], tokens) for rows, tokens in cuts], lambda: self._shared(cuts))
-        return [shared, self._packed(PADDED, packs), self._packed(EVEN, even_packs)]
+        return [shared, self._packed(PADDED, packs), replace(self._packed(EVEN, even_packs), even=True)]
 
     def alone(self, row: int) -> Tensor:
         """Return the model's own raw score of one row, its hidden tokens masked where they stand: one value."""

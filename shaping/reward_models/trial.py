@@ -10,6 +10,7 @@ window, a change of rotary frequencies), there is another trial.
 from __future__ import annotations
 
 import logging
+import math
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,11 +72,13 @@ class Way:
         name: In the log: ``with shared prefixes``.
         passes: Rows of each forward pass, and its tokens.
         compute: Returns a value, or several, for each row: ``R x K``.
+        even: Whether all rows of a pass have one length, and nothing is read but at their ends.
     """
 
     name: str
     passes: Sequence[tuple[Tensor, int]]
     compute: Callable[[], Tensor]
+    even: bool = False
 
     @classmethod
     def of_layout(cls, name: str, layout: Sequence[Laid], of: Callable[[Laid], Tensor], count: int) -> Way:
@@ -146,6 +149,9 @@ class Trials:
             if self.refused(what, way.name):
                 continue
             extent = Extent.of(lengths, way.passes)
+            if not way.even and extent.longest > self._picked():
+                self.refuse(what, way.name, "it picks which tokens it looks at, and ties fall by the width of a pass")
+                continue
             tried = self._passed.get((what, way.name))
             known = tried is not None and not self._grew(tried, extent)
             reason, values = "", None
@@ -212,6 +218,12 @@ class Trials:
         if worst <= allowed:
             return ""
         return f"its results would differ by {worst:.2g} from those of each row alone, rounding by {allowed:.1g}"
+
+    def _picked(self) -> float:
+        """Return how many tokens the model's sparse attention picks of a row; infinite where it takes them all."""
+        config = vars(self.model.config.get_text_config())
+        picked = [size for name, size in config.items() if name.startswith("index_topk") and isinstance(size, int)]
+        return min(picked, default=math.inf)
 
     def _grew(self, tried: Extent, now: Extent) -> bool:
         if self._lengths is None:
