@@ -67,8 +67,13 @@ class PromptRow:
         if self.messages is not None:
             raise ConfigError(f"{self.place} holds messages, but the task's prompts are plain texts", "give a prompt")
 
-    def templated(self, tokenizer: Any, **options: Any) -> Any:
+    def templated(self, tokenizer: Any, whole: bool = True, **options: Any) -> Any:
         """Return the messages in the tokenizer's chat template, as a text or as ``options`` say.
+
+        Args:
+            tokenizer: Of the policy, or of a reward model.
+            whole: Whether no message may be dropped; a reward model's template may, with a note.
+            **options: Of the library's ``apply_chat_template``.
 
         Raises:
             ConfigError: There is no template, or it refuses the messages or drops one.
@@ -89,7 +94,8 @@ class PromptRow:
             raise ConfigError(
                 f"{self.place}: the chat template refuses the messages: {said}", "change their roles or their order"
             ) from error
-        check_of(tokenizer).check(self.messages, self.place)
+        if whole:
+            check_of(tokenizer).check(self.messages, self.place)
         return made
 
 

@@ -160,7 +160,7 @@ def test_an_exotic_end_is_an_end_to_a_reward_model_of_another_tokenizer(models: 
     other = {"model": str(models / "other")}
     task = load(settings_of(models, policy=with_ends(tmp_path, [EOS, OTHER]), reward_model=other), None)
     rollouts = make_rollouts([[40]] * 3, [[50, 51, EOS], [50, 51, OTHER], [50, 51, 52]])
-    decoded = DecodedRollouts.of(rollouts, task.tokenizer, task.more_end_token_ids)
+    decoded = DecodedRollouts.of(rollouts, task.tokenizer)
     assert decoded.finished == [True, True, False]
     aligned = task.reward_model.align(rollouts).rollouts.response_tokens  # type: ignore[attr-defined]
     assert aligned[0] == aligned[1]

@@ -149,15 +149,6 @@ def test_a_message_that_the_reward_models_template_leaves_out_has_a_line(vocabul
     assert f"first of system in {file}, line 2" in note
 
 
-def test_prompts_that_are_one_to_the_policy_alone_have_a_line() -> None:
-    policy = tokenizer_of(WITHOUT_SYSTEM)
-    rows = [PromptRow("here, line 1", CHAT, ""), PromptRow("here, line 2", CHAT[1:], "")]
-    side = PolicySide(policy, 336, [(row, row.ids(policy)) for row in rows])
-    (note,) = PromptForms(side, tokenizer_of(OTHER_CHATS)).notes
-    assert note == "prompts that are one to the policy (1), first here, line 1, are read in one form: the last's"
-    assert not [note for note in PromptForms(side, policy).notes if "one to" in note]
-
-
 def test_prompts_that_have_one_text_have_a_line_where_a_function_reads_texts() -> None:
     policy = tokenizer_of(CHATS)
     chats = [[{"role": "user", "content": text} for text in texts] for texts in (["a", "b"], ["ab"], ["c"])]

@@ -95,7 +95,7 @@ class PromptForms:
             return without_beginning(row.text, self._policy.tokenizer)
         if not self._tokenizer.chat_template:
             return f"{row.text}\n"
-        text = str(row.templated(self._tokenizer, tokenize=False))
+        text = str(row.templated(self._tokenizer, whole=False, tokenize=False))
         return without_beginning(text, self._tokenizer) if self._opened else text
 
     def _lost(self) -> tuple[str, ...]:
