@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from shaping.reward_models.layouts import (
     Laid,
     last_real,
     one_by_one,
+    one_row,
     padded_left,
     padded_right,
     response_columns,
 )
 from shaping.reward_models.loading import check_is_model, load_reward_model, scalar_head
 from shaping.reward_models.positions import Positions
-from shaping.reward_models.probes import Abilities, find_abilities, short_rollouts
+from shaping.reward_models.probes import Abilities, HasAbilities, find_abilities, short_rollouts
 from shaping.reward_models.tree_rows import SHARED, TreeRows
 from shaping.reward_models.trial import Trials, Way, refusing_failures
 from shaping.rollouts import Rollouts
@@ -44,7 +45,7 @@ from shaping.variants import NO_TOKEN, Variants, with_last_token
 LEFT, RIGHT, SINGLE = "padded on the left", "padded on the right", "in one pass a row"
 
 
-class CausalRewardModel:
+class CausalRewardModel(HasAbilities):
     """A causal language model with a scalar head, read at the last token.
 
     What it scores is what the model's own ``forward`` gives for the text alone, as far as rounding goes. Quicker ways
@@ -121,16 +122,6 @@ class CausalRewardModel:
         """Return a hash of the weights and of the scale: what an exported shape is bound to."""
         return weights_identity(self.model, self.mean, self.deviation)
 
-    @property
-    def abilities(self) -> Set[str]:
-        """What it can do, found by trying on a few short rows when it is asked for."""
-        return self._found
-
-    @property
-    def lacking(self) -> dict[str, str]:
-        """Why it cannot do what others can: ability to reason."""
-        return self._found.lacking
-
     @cached_property
     def context(self) -> int | None:
         """Most tokens of a row; ``None`` where nothing limits them."""
@@ -203,17 +194,15 @@ class CausalRewardModel:
         # The first score is read before any response token.
         self._check(rollouts.prompt_tokens, torch.zeros_like(rollouts.prompt_tokens))
 
-        single = list(one_by_one(rollouts))
-
         def at(row: int) -> Tensor:
             tokens = int(rollouts.response_tokens[row])
             return torch.tensor(sorted({0, tokens // 2, tokens}))
 
         def alone(row: int) -> Tensor:
-            ids, first = single[row].inputs["input_ids"], int(rollouts.prompt_tokens[row])
+            ids, first = one_row(rollouts, row).inputs["input_ids"], int(rollouts.prompt_tokens[row])
             return torch.cat([self.own_score(ids[:, : first + int(end)]) for end in at(row)])
 
-        ways = self._ways(rollouts, lambda laid: self._along(rollouts, laid))
+        ways = self._ways("prefix scores", rollouts, lambda laid: self._along(rollouts, laid), (LEFT, RIGHT, SINGLE))
         lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu()
         found = self._trials.first_right("prefix scores", ways, lengths, alone, at)
         return None if found is None else found[0]
@@ -297,24 +286,27 @@ class CausalRewardModel:
         found: Tensor = self.model(input_ids=ids, **inputs).logits
         return found.flatten()[:1]
 
-    def _ways(self, rollouts: Rollouts, of: Callable[[Laid], Tensor]) -> list[Way]:
-        """Return the ways to compute something for whole rows, each from its layout."""
+    def _ways(self, what: str, rollouts: Rollouts, of: Callable[[Laid], Tensor], names: Sequence[str]) -> Iterator[Way]:
+        """Yield the ways to compute something for whole rows that were not refused, each from its layout."""
         most = self.max_tokens_per_forward
         layouts: dict[str, Callable[[], Iterable[Laid]]] = {
             LEFT: lambda: padded_left(rollouts, most),
             RIGHT: lambda: padded_right(rollouts, most),
             SINGLE: lambda: one_by_one(rollouts),
         }
-        return [Way.of_layout(name, list(layout()), of, len(rollouts)) for name, layout in layouts.items()]
+        for name in names:
+            if not self._trials.refused(what, name):
+                yield Way.of_layout(name, list(layouts[name]()), of, len(rollouts))
 
     def _rows_right(self, what: str, rollouts: Rollouts, of: Callable[[Laid], Tensor]) -> Tensor:
         """Return something of whole rows in the first layout that gives what each row alone gives."""
         self.model.eval()
-        single = list(one_by_one(rollouts))
-        *several, last = self._ways(rollouts, of)
         lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu()
-        found = self._trials.first_right(what, several, lengths, lambda row: of(single[row])[0])
-        return last.compute() if found is None else found[0]
+        ways = self._ways(what, rollouts, of, (LEFT, RIGHT))
+        found = self._trials.first_right(what, ways, lengths, lambda row: of(one_row(rollouts, row))[0])
+        if found is not None:
+            return found[0]
+        return Way.of_layout(SINGLE, list(one_by_one(rollouts)), of, len(rollouts)).compute()
 
     def _words(self, variants: Variants) -> tuple[Tensor, Tensor | None]:
         """Return the rows to read (``R x W``), and where their tokens stand if not one behind the other."""
@@ -334,7 +326,7 @@ class CausalRewardModel:
             return torch.zeros(0, device=self.model.device), 0
         rows = TreeRows(self.model, self._head, self._own, tree, self.max_tokens_per_forward)
         what = "scores" if tree.places is None else "scores with hidden units"
-        ways = [way for way in rows.ways() if not self._trials.refused("scores", way.name)]
+        ways = (way for way in rows.ways() if not self._trials.refused("scores", way.name))
         found = self._trials.first_right(what, ways, rows.lengths, rows.alone)
         if found is not None:
             values, way = found

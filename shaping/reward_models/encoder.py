@@ -6,7 +6,7 @@ Attention runs both ways, so nothing of a row can be shared with another; rows a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -31,7 +31,7 @@ from shaping.reward_models.base import (
 from shaping.reward_models.layouts import Laid, even_packs, packs, portions
 from shaping.reward_models.loading import check_is_model
 from shaping.reward_models.positions import Positions
-from shaping.reward_models.probes import Abilities, find_encoder_abilities
+from shaping.reward_models.probes import Abilities, HasAbilities, find_encoder_abilities
 from shaping.reward_models.tree_rows import EVEN, PADDED
 from shaping.reward_models.trial import Trials, Way, refusing_failures
 from shaping.rollouts import Rollouts
@@ -63,7 +63,7 @@ class Frame:
         return len(self.before) + len(self.between) + len(self.after)
 
 
-class EncoderRewardModel:
+class EncoderRewardModel(HasAbilities):
     """An encoder classifier whose logit is the score.
 
     Args:
@@ -115,16 +115,6 @@ class EncoderRewardModel:
         self._padding: int | None = getattr(model.config.get_text_config(), "pad_token_id", None)
         self._trials = Trials(model, self.name)
         self._mask_token = self._find_mask_token(tokenizer, mask_token_id)
-
-    @property
-    def abilities(self) -> Set[str]:
-        """What it can do, found by trying on a few short rows when it is asked for."""
-        return self._found
-
-    @property
-    def lacking(self) -> dict[str, str]:
-        """Why it cannot do what others can: ability to reason."""
-        return self._found.lacking
 
     @cached_property
     def positions(self) -> Positions:
@@ -182,22 +172,19 @@ class EncoderRewardModel:
             framed = self._accepted(self._framed(prompts[owner], mask[owner], words[chosen], hidden))
             return {name: value[:, :width].to(self.model.device) for name, value in framed.items()}
 
+        def scored(rows: Tensor, width: int) -> Tensor:
+            return self._own(inputs_of(rows, width))
+
         def alone(row: int) -> Tensor:
-            return self._own(inputs_of(torch.tensor([row]), int(lengths[row]))).squeeze(1)
+            return scored(torch.tensor([row]), int(lengths[row])).squeeze(1)
 
-        def way(name: str, packed: list[tuple[Tensor, int]]) -> Way:
-            def compute() -> Tensor:
-                scores = torch.zeros(len(lengths), 1, device=self.model.device)
-                for rows, width in packed:
-                    scores[rows] = self._own(inputs_of(rows, width)).float()
-                return scores
+        def ways() -> Iterator[Way]:
+            most = self.max_tokens_per_forward
+            yield Way.packed(PADDED, packs(lengths, most), scored)
+            yield Way.packed(EVEN, even_packs(lengths, most), scored, even=True)
 
-            return Way(name, [(rows, len(rows) * width) for rows, width in packed], compute)
-
-        most = self.max_tokens_per_forward
-        ways = [way(PADDED, packs(lengths, most)), way(EVEN, even_packs(lengths, most))]
         what = "scores with hidden units" if hides else "scores"
-        found = self._trials.first_right(what, ways, lengths, alone)
+        found = self._trials.first_right(what, ways(), lengths, alone)
         if found is None:
             return VariantScores(
                 self._scale(torch.cat([alone(row) for row in range(len(lengths))])), int(lengths.sum())
@@ -271,11 +258,13 @@ class EncoderRewardModel:
         several = [
             self._laid(rollouts, rows) for rows in portions(rollouts, self._frame.tokens, self.max_tokens_per_forward)
         ]
-        single = [self._laid(rollouts, rows) for rows in torch.arange(len(rollouts), device=self.model.device)[:, None]]
+        every = torch.arange(len(rollouts), device=self.model.device)[:, None]
         lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu() + self._frame.tokens
         way = Way.of_layout(PADDED, several, of, len(rollouts))
-        found = self._trials.first_right(what, [way], lengths, lambda row: of(single[row])[0])
-        return Way.of_layout("", single, of, len(rollouts)).compute() if found is None else found[0]
+        found = self._trials.first_right(what, [way], lengths, lambda row: of(self._laid(rollouts, every[row]))[0])
+        if found is not None:
+            return found[0]
+        return Way.of_layout("", [self._laid(rollouts, rows) for rows in every], of, len(rollouts)).compute()
 
     def _find_mask_token(self, tokenizer: Any, wanted: int | None) -> int | None:
         padding, uncounted = self._padding, self.positions.uncounted

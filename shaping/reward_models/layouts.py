@@ -73,10 +73,16 @@ def padded_right(rollouts: Rollouts, most_tokens: int) -> Iterator[Laid]:
 
 def one_by_one(rollouts: Rollouts) -> Iterator[Laid]:
     """Yield every row alone."""
-    ids, real = rollouts.sequences()
     for row in range(len(rollouts)):
-        rows = torch.tensor([row], device=ids.device)
-        yield Laid(rows, {"input_ids": ids[row][real[row]][None]}, torch.zeros_like(rows))
+        yield one_row(rollouts, row)
+
+
+def one_row(rollouts: Rollouts, row: int) -> Laid:
+    """Return one row alone."""
+    given = rollouts.select(torch.tensor([row], device=rollouts.response_ids.device))
+    ids, real = given.sequences()
+    rows = torch.tensor([row], device=ids.device)
+    return Laid(rows, {"input_ids": ids[real][None]}, torch.zeros_like(rows))
 
 
 def response_columns(laid: Laid, given: Rollouts) -> Tensor:

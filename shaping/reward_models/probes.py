@@ -64,6 +64,24 @@ class Abilities(Set[str]):
         return frozenset(names)
 
 
+class HasAbilities:
+    """A reward model whose abilities are found out by trying."""
+
+    @property
+    def _found(self) -> Abilities:
+        raise NotImplementedError
+
+    @property
+    def abilities(self) -> Set[str]:
+        """What it can do, found by trying on a few short rows when it is asked for."""
+        return self._found
+
+    @property
+    def lacking(self) -> dict[str, str]:
+        """Why it cannot do what others can: ability to reason."""
+        return self._found.lacking
+
+
 def reason_against(attempt: Callable[[], str]) -> str:
     """Return why an attempt fails: what it returns, or the error that it ends in."""
     try:
@@ -77,11 +95,7 @@ def reason_against(attempt: Callable[[], str]) -> str:
 
 
 def find_abilities(model: CausalRewardModel, certain: set[str]) -> Abilities:
-    """Return what a model can do: what is ``certain``, and what it does rightly on a few short rows.
-
-    Raises:
-        ConfigError: It gives one text two scores.
-    """
+    """Return what a model can do: what is ``certain``, and what it does rightly on a few short rows."""
     rollouts = short_rollouts(model.model, model.eos_token_id)
     attempts = {
         "attention": lambda: _attention(model, rollouts),

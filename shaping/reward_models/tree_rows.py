@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,12 +46,12 @@ class TreeRows:
         last = self._tokens if self._positions is None else self._positions.amax(dim=1) + 1
         self.lengths = last
 
-    def ways(self) -> list[Way]:
-        """Return the ways to score all rows, ``R x 1`` raw scores, quickest first."""
-        cuts = self._tree.cuts(self._most)
-        every = torch.arange(len(self._tokens))
-        shared = Way(SHARED, [(every[rows], tokens) for rows, tokens in cuts], lambda: self._shared(cuts))
-        return [shared, self._packed(PADDED, packs), replace(self._packed(EVEN, even_packs), even=True)]
+    def ways(self) -> Iterator[Way]:
+        """Yield the ways to score all rows, ``R x 1`` raw scores, quickest first."""
+        cuts, every = self._tree.cuts(self._most), torch.arange(len(self._tokens))
+        yield Way(SHARED, [(every[rows], tokens) for rows, tokens in cuts], lambda: self._shared(cuts))
+        yield Way.packed(PADDED, packs(self._tokens, self._most), self._plain)
+        yield Way.packed(EVEN, even_packs(self._tokens, self._most), self._plain, even=True)
 
     def alone(self, row: int) -> Tensor:
         """Return the model's own raw score of one row, its hidden tokens masked where they stand: one value."""
@@ -66,10 +65,6 @@ class TreeRows:
         inputs = {"attention_mask": seen[None], "position_ids": torch.arange(len(whole))[None]}
         on_device = {name: value.to(self._model.device) for name, value in inputs.items()}
         return self._own(whole[None].to(self._model.device), **on_device)
-
-    def _packed(self, name: str, pack: Callable[[Tensor, int], list[tuple[Tensor, int]]]) -> Way:
-        packed = pack(self._tokens, self._most)
-        return Way(name, [(rows, len(rows) * width) for rows, width in packed], lambda: self._plain(packed))
 
     def _shared(self, cuts: Sequence[tuple[slice, int]]) -> Tensor:
         return torch.cat([self._head(self._leaves(self._tree.one_pass(rows))).float() for rows, _ in cuts])
@@ -90,12 +85,10 @@ class TreeRows:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden[part.leaves.to(device)]
 
-    def _plain(self, packed: Sequence[tuple[Tensor, int]]) -> Tensor:
-        scores = torch.zeros(len(self._tokens), 1, device=self._model.device)
-        for rows, width in packed:
-            hidden = self._model.base_model(**self._inputs(rows, width), use_cache=False).last_hidden_state
-            place = self._tree.read[rows].to(hidden.device) - 1
-            scores[rows] = self._head(hidden[torch.arange(len(rows)), place]).float()
+    def _plain(self, rows: Tensor, width: int) -> Tensor:
+        hidden = self._model.base_model(**self._inputs(rows, width), use_cache=False).last_hidden_state
+        place = self._tree.read[rows].to(hidden.device) - 1
+        scores: Tensor = self._head(hidden[torch.arange(len(rows)), place])
         return scores
 
     def _inputs(self, rows: Tensor, width: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -93,6 +93,21 @@ class Way:
 
         return cls(name, [(laid.rows.cpu(), laid.inputs["input_ids"].numel()) for laid in layout], compute)
 
+    @classmethod
+    def packed(
+        cls, name: str, packs: Sequence[tuple[Tensor, int]], of: Callable[[Tensor, int], Tensor], even: bool = False
+    ) -> Way:
+        """Return the way that computes ``of``, ``n x 1`` values, for each pack: rows and their width."""
+
+        def compute() -> Tensor:
+            parts = [of(rows, width).float() for rows, width in packs]
+            values = parts[0].new_zeros(sum(len(part) for part in parts), 1)
+            for (rows, _), part in zip(packs, parts, strict=True):
+                values[rows] = part
+            return values
+
+        return cls(name, [(rows, len(rows) * width) for rows, width in packs], compute, even)
+
 
 @dataclass
 class Trials:
@@ -125,7 +140,7 @@ class Trials:
     def first_right(
         self,
         what: str,
-        ways: Sequence[Way],
+        ways: Iterable[Way],
         lengths: Tensor,
         alone: Callable[[int], Tensor],
         at: Callable[[int], Tensor] | None = None,
@@ -134,7 +149,7 @@ class Trials:
 
         Args:
             what: What is computed, in the log: ``scores``.
-            ways: Quickest first.
+            ways: Quickest first; later ones are not made where an earlier one serves.
             lengths: Tokens of each row: ``R``.
             alone: From a row to its values, one row at a time and without padding.
             at: Which of a row's values ``alone`` gives; by default the first ones.
