@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from shaping.errors import ConfigError
 
-ADAPTER = "adapter_model.safetensors"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 TRAIN_A_HEAD = "give a sequence classifier, trained as a reward model and saved with its head"
 
 
@@ -58,10 +58,12 @@ def load_reward_model(folder: str | Path, **options: Any) -> PreTrainedModel:
     Raises:
         ConfigError: Weights of it are not there, or are there and would be left out.
     """
-    settings = {"use_safetensors": True, "trust_remote_code": False, **options}
-    model, found = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True, **settings)
+    settings = {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True, **options}
+    model, found = AutoModelForSequenceClassification.from_pretrained(folder, **settings)
+    adapter = Path(folder) / ADAPTER_CONFIG
+    if adapter.is_file():
+        found = {"missing_keys": missing_beside(adapter, **settings)}
     check_complete(f"reward model {Path(folder).name}", model, found, TRAIN_A_HEAD)
-    check_adapter(f"reward model {Path(folder).name}", folder, model)
     loaded: PreTrainedModel = model.eval()
     return loaded
 
@@ -78,10 +80,7 @@ def check_complete(what: str, model: PreTrainedModel, found: Mapping[str, Any], 
     Raises:
         ConfigError: Weights are missing: they would be random numbers. Or weights of the head are left over.
     """
-    missing = sorted(found["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ConfigError(f"{what} has no weights for {missing[0]}{more}", remedy)
+    check_none_missing(what, found, remedy)
     odd = sorted(str(each[0] if isinstance(each, tuple) else each) for each in found.get("mismatched_keys") or ())
     if odd:
         raise ConfigError(f"{what} has weights of another size for {odd[0]}", remedy)
@@ -96,22 +95,29 @@ def check_complete(what: str, model: PreTrainedModel, found: Mapping[str, Any], 
         )
 
 
-def check_adapter(what: str, folder: str | Path, model: PreTrainedModel) -> None:
-    """Refuse an adapter that holds no head over a base that has none: the head would be random numbers.
+def check_none_missing(what: str, found: Mapping[str, Any], remedy: str) -> None:
+    """Refuse a model some of whose weights were not there.
 
     Raises:
-        ConfigError: Neither the adapter in ``folder`` nor its base has weights of the model's head.
+        ConfigError: They would be random numbers.
     """
-    file = Path(folder) / ADAPTER
-    if not file.is_file():
-        return
-    heads = [name for name, _ in model.named_children() if name != model.base_model_prefix]
-    keys = saved_names(file)
-    if not any(f".{head}." in f".{key}" for head in heads for key in keys):
-        raise ConfigError(
-            f"{what} is an adapter without a head: {file.name} holds none of {', '.join(heads)}",
-            "save it with modules_to_save = ['score'], or merge it into a base that has a trained head",
-        )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ConfigError(f"{what} has no weights for {missing[0]}{more}", remedy)
+
+
+def missing_beside(adapter: Path, **options: Any) -> set[str]:
+    """Return the names of weights that neither an adapter nor its base holds: of these the library tells nobody.
+
+    Args:
+        adapter: The adapter's config; its weights lie beside it.
+        **options: Of the library's ``from_pretrained``, for the base.
+    """
+    base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    _, found = AutoModelForSequenceClassification.from_pretrained(base, **options)
+    held = {name.removeprefix("base_model.model.") for name in saved_names(adapter.with_name(ADAPTER))}
+    return set(found["missing_keys"]) - held
 
 
 def saved_names(file: Path) -> list[str]:

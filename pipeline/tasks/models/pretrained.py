@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,7 +25,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from pipeline.tasks.models.trainable import check_no_adapter, check_trainable, check_whole
 from pipeline.tasks.settings import PolicySettings, RewardSettings
 from shaping.errors import ConfigError
-from shaping.reward_models.loading import TRAIN_A_HEAD, check_complete
+from shaping.reward_models.loading import TRAIN_A_HEAD, check_complete, check_none_missing, missing_beside
 
 # Of models that a task has built: neither pickled weights nor a model's own code is run.
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
@@ -60,7 +59,9 @@ def load_policy(settings: PolicySettings) -> PreTrainedModel:
     _policy_config(settings)
     with _loading(field, settings.model):
         model, found = AutoModelForCausalLM.from_pretrained(settings.model, **options)
-    _check_complete(field, settings.model, found, "give a causal language model, not its backbone or a classifier")
+    check_none_missing(
+        f"{field}: {settings.model}", found, "give a causal language model, not its backbone or a classifier"
+    )
     check_whole(field, settings.model, model)
     model = model if settings.gguf_file is None else _plain(model)
     if model.get_output_embeddings() is None or not _is_causal(model):
@@ -119,19 +120,10 @@ def load_classifier(settings: RewardSettings, field: str) -> PreTrainedModel:
         model, found = AutoModelForSequenceClassification.from_pretrained(settings.model, **options)
         if adapter is not None:
             # Of an adapter the library says what its base lacks to nobody.
-            found = {"missing_keys": _missing_beside(adapter, settings, options)}
+            found = {"missing_keys": missing_beside(Path(adapter), **{**options, "revision": None})}
     check_complete(f"{field}.model: {settings.model}", model, found, TRAIN_A_HEAD)
     loaded: PreTrainedModel = model.eval()
     return loaded
-
-
-def _missing_beside(adapter: str, settings: RewardSettings, options: dict[str, Any]) -> set[str]:
-    """Return the names of weights that neither an adapter nor its base holds; ``adapter`` is its config's path."""
-    base = json.loads(Path(adapter).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    _, found = AutoModelForSequenceClassification.from_pretrained(base, **{**options, "revision": None})
-    with safe_open(Path(adapter).with_name("adapter_model.safetensors"), "pt") as weights:
-        held = {name.removeprefix("base_model.model.") for name in weights.keys()}
-    return set(found["missing_keys"]) - held
 
 
 def load_tokenizer(settings: PolicySettings | RewardSettings, field: str) -> Any:
@@ -195,14 +187,6 @@ def _silent() -> Iterator[None]:
 
 def _line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _check_complete(field: str, model: str, found: dict[str, Any], remedy: str) -> None:
-    """Refuse a model some of whose weights were not there: they would be random numbers."""
-    missing = sorted(found["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ConfigError(f"{field}: {model} has no weights for {missing[0]}{more}", remedy)
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from benchmarks.families.build import tiny_classifier as family
-from benchmarks.families.verdict import kept_rows, rollouts, some_variants, whole_row
+from benchmarks.families.verdict import FramingTokenizer, kept_rows, rollouts, some_variants, whole_row
 from shaping import CausalRewardModel, ConfigError, EncoderRewardModel, Rollouts, ShapeError, Shaper
 from shaping.credit import METHODS
 from shaping.credit.base import check_served
@@ -203,13 +203,6 @@ def test_a_gradient_of_another_function_is_refused_when_the_shaper_is_made(kind)
         Shaper(Shape(weights={"gradient": 1.0}), model, tiny_tokenizer())
 
 
-class FramingTokenizer:
-    mask_token_id = 3
-
-    def __call__(self, text, add_special_tokens=True):
-        return {"input_ids": [1, 7, 2] if add_special_tokens else [7]}
-
-
 ENCODERS = {
     "esm": {"gradient": "from embeddings in place of tokens"},
     "longformer": {"attention": "", "gradient": "its code fails"},
@@ -309,3 +302,4 @@ def test_an_adapter_is_refused_unless_it_or_its_base_holds_the_head(tmp_path):
         get_peft_model(model, LoraConfig(task_type=kind, **options)).save_pretrained(tmp_path / f"on {name}")
     with pytest.raises(ConfigError, match="on base"):
         CausalRewardModel.from_pretrained(tmp_path / "on base")
+    assert CausalRewardModel.from_pretrained(tmp_path / "on whole").name == "on whole"
