@@ -35,11 +35,15 @@ class PromptRow:
     text: str
     day: date | None = None
 
-    def ids(self, tokenizer: Any) -> list[int]:
+    def ids(self, tokenizer: Any, whole: bool = True) -> list[int]:
         """Return the prompt's token ids, ready for a response.
 
         A chat goes through the tokenizer's template, up to the opening of the assistant's turn; a text comes after
         what the tokenizer puts before a text, unless it begins with that already, as a templated chat may.
+
+        Args:
+            tokenizer: Of the policy, or of a reward model.
+            whole: As of ``templated``.
 
         Raises:
             ConfigError: The tokenizer has no chat template, the template refuses the messages, or no token results.
@@ -47,7 +51,7 @@ class PromptRow:
         if self.messages is None:
             ids = opened_ids(tokenizer, self.text)
         else:
-            ids = list(self.templated(tokenizer, tokenize=True, return_dict=False))
+            ids = list(self.templated(tokenizer, whole, tokenize=True, return_dict=False))
         if not ids:
             raise ConfigError(f"{self.place}: the prompt has no token", "give it a text")
         return ids

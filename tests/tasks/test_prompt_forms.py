@@ -149,6 +149,12 @@ def test_a_message_that_the_reward_models_template_leaves_out_has_a_line(vocabul
     assert f"first of system in {file}, line 2" in note
 
 
+def test_a_form_that_leaves_a_message_out_is_another_form() -> None:
+    policy = tokenizer_of(CHATS)
+    row = PromptRow("line 1", CHAT, "\n".join(turn["content"] for turn in CHAT))
+    assert reads_otherwise(PolicySide(policy, 336, [(row, row.ids(policy))]), tokenizer_of(WITHOUT_SYSTEM))
+
+
 def test_prompts_that_have_one_text_have_a_line_where_a_function_reads_texts() -> None:
     policy = tokenizer_of(CHATS)
     chats = [[{"role": "user", "content": text} for text in texts] for texts in (["a", "b"], ["ab"], ["c"])]

@@ -146,7 +146,7 @@ def reads_otherwise(policy: PolicySide, tokenizer: Any) -> bool:
         ConfigError: The reward model's chat template refuses the messages; names file and line.
     """
     rows = policy.prompts if tokenizer.chat_template else [each for each in policy.prompts if each[0].messages is None]
-    return any(row.ids(tokenizer) != ids for row, ids in rows)
+    return any(row.ids(tokenizer, whole=False) != ids for row, ids in rows)
 
 
 def without_beginning(text: str, tokenizer: Any) -> str:
