@@ -66,7 +66,7 @@ def check_task(task: Task, policy: PreTrainedModel, sampling: SamplingSettings) 
         TrialFailed: A score is not finite (``nan``).
     """
     check_end_tokens(task)
-    asked, device = _few(task), policy.device
+    asked, device = _few(task.train_prompts, task.held_out_prompts), policy.device
     cut = [row[: size * PROMPT_TOKENS // ROWS] for size, row in enumerate(asked, start=1)]
     if len({len(row) for row in asked}) == 1:
         cut = [row[:PROMPT_TOKENS] for row in asked]
@@ -77,7 +77,9 @@ def check_task(task: Task, policy: PreTrainedModel, sampling: SamplingSettings) 
         rollouts = Rollouts.of_ids(asked, said, device)
         check_scores(task.reward_model, "reward model", rollouts)
         if task.gold_model is not None:
-            check_scores(task.gold_model, "gold model", rollouts)
+            # A gold measure may know the held-out prompts alone: it holds a response against what a human wrote.
+            held_out = _few(task.held_out_prompts)
+            check_scores(task.gold_model, "gold model", Rollouts.of_ids(held_out, said, device))
     return agreement
 
 
@@ -235,10 +237,10 @@ def _read(actor: Actor, rollouts: Rollouts) -> Tensor:
     return actor.observe(rollouts, None).log_probs
 
 
-def _few(task: Task) -> list[list[int]]:
-    """Return prompts of the task, from its shortest to its longest."""
+def _few(*parts: Prompts) -> list[list[int]]:
+    """Return some of the prompts, from the shortest to the longest."""
     found: list[list[int]] = []
-    for prompts in (task.train_prompts, task.held_out_prompts):
+    for prompts in parts:
         order = prompts.mask.sum(dim=1).argsort(stable=True)
         found += prompts.select(order[[0, len(order) // 2, len(order) - 1]]).to_ids()
     found.sort(key=len)
