@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Of the quadrature: a layout of rows is as right, or as wrong, at each point of the path, so that a trial looks at few.
+TRIAL_POINTS = 2
+
 
 def integrated_gradients(
     embedding: Any, score: Callable[[Tensor], Tensor], ids: Tensor, replaced: Tensor, steps: int

@@ -86,11 +86,14 @@ def without_ax_analyses() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _short_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a reward model's trials look at few rows, but where tests are about them: thousands make a model anew."""
-    if not {"reward_models", "test_families.py"} & set(request.path.parts):
-        monkeypatch.setattr(trial, "MOST_ROWS", 3)
-        monkeypatch.setattr(trial, "MEASURED_ROWS", 2)
+def _no_trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a reward model pass its trials unseen, but where tests are about them: thousands make a model anew.
+
+    Each of those would be tried for longer than its test takes. Processes that a test starts try theirs.
+    """
+    about = {"reward_models", "test_families.py"} & set(request.path.parts)
+    if not about and request.node.get_closest_marker("trials") is None:
+        monkeypatch.setattr(trial.Trials, "_reason", lambda *_: "")
 
 
 @pytest.fixture(scope="session")

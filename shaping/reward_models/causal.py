@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
 from shaping.errors import ConfigError, ShapeError
-from shaping.gradients import integrated_gradients
+from shaping.gradients import TRIAL_POINTS, integrated_gradients
 from shaping.prefix_tree import PrefixTree
 from shaping.reward_models.attention_rows import attention_row, share_of_response
 from shaping.reward_models.base import (
@@ -37,7 +37,7 @@ from shaping.reward_models.loading import check_is_model, load_reward_model, sca
 from shaping.reward_models.positions import Positions
 from shaping.reward_models.probes import Abilities, HasAbilities, find_abilities, short_rollouts
 from shaping.reward_models.tree_rows import SHARED, TreeRows
-from shaping.reward_models.trial import Trials, Way, refusing_failures
+from shaping.reward_models.trial import Trials, Values, Way, refusing_failures
 from shaping.rollouts import Rollouts
 from shaping.tree_attention import UnsupportedAttention, check_window
 from shaping.variants import NO_TOKEN, Variants, with_last_token
@@ -256,16 +256,16 @@ class CausalRewardModel(HasAbilities):
         read, width = self._as_read(rollouts.to(self.model.device)), rollouts.response_ids.shape[1]
         absent = absent.to(self.model.device)
 
-        def of(laid: Laid) -> Tensor:
+        def of(laid: Laid, points: int = steps) -> Tensor:
             given, ids = read.select(laid.rows), laid.inputs["input_ids"]
             columns = response_columns(laid, given)[:, :width]
             place = laid.start + self._read_place(given)
             replaced = torch.zeros_like(ids).scatter_add_(1, columns, absent[laid.rows].long()) > 0
             score = partial(self.score_embedded, inputs=laid.inputs, place=place)
-            path = integrated_gradients(self.model.get_input_embeddings(), score, ids, replaced, steps)
+            path = integrated_gradients(self.model.get_input_embeddings(), score, ids, replaced, points)
             return path.gather(1, columns) * given.response_mask[:, :width]
 
-        return self._rows_right("gradients", read, of)
+        return self._rows_right("gradients", read, of, partial(of, points=min(steps, TRIAL_POINTS)))
 
     def score_embedded(self, embedded: Tensor, inputs: dict[str, Tensor], place: Tensor) -> Tensor:
         """Return the score of rows given as embeddings (``n x L x d``), read at ``place`` (``n``)."""
@@ -286,7 +286,9 @@ class CausalRewardModel(HasAbilities):
         found: Tensor = self.model(input_ids=ids, **inputs).logits
         return found.flatten()[:1]
 
-    def _ways(self, what: str, rollouts: Rollouts, of: Callable[[Laid], Tensor], names: Sequence[str]) -> Iterator[Way]:
+    def _ways(
+        self, what: str, rollouts: Rollouts, of: Values, names: Sequence[str], sample: Values | None = None
+    ) -> Iterator[Way]:
         """Yield the ways to compute something for whole rows that were not refused, each from its layout."""
         most = self.max_tokens_per_forward
         layouts: dict[str, Callable[[], Iterable[Laid]]] = {
@@ -296,14 +298,17 @@ class CausalRewardModel(HasAbilities):
         }
         for name in names:
             if not self._trials.refused(what, name):
-                yield Way.of_layout(name, list(layouts[name]()), of, len(rollouts))
+                yield Way.of_layout(name, list(layouts[name]()), of, len(rollouts), sample)
 
-    def _rows_right(self, what: str, rollouts: Rollouts, of: Callable[[Laid], Tensor]) -> Tensor:
-        """Return something of whole rows in the first layout that gives what each row alone gives."""
+    def _rows_right(self, what: str, rollouts: Rollouts, of: Values, sample: Values | None = None) -> Tensor:
+        """Return something of whole rows in the first layout that gives what each row alone gives.
+
+        A trial looks at ``sample`` in its place.
+        """
         self.model.eval()
         lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu()
-        ways = self._ways(what, rollouts, of, (LEFT, RIGHT))
-        found = self._trials.first_right(what, ways, lengths, lambda row: of(one_row(rollouts, row))[0])
+        ways, tried = self._ways(what, rollouts, of, (LEFT, RIGHT), sample), sample or of
+        found = self._trials.first_right(what, ways, lengths, lambda row: tried(one_row(rollouts, row))[0])
         if found is not None:
             return found[0]
         return Way.of_layout(SINGLE, list(one_by_one(rollouts)), of, len(rollouts)).compute()

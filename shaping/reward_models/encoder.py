@@ -6,7 +6,7 @@ Attention runs both ways, so nothing of a row can be shared with another; rows a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from shaping.errors import ConfigError
-from shaping.gradients import integrated_gradients
+from shaping.gradients import TRIAL_POINTS, integrated_gradients
 from shaping.reward_models.attention_rows import attention_row, share_of_response
 from shaping.reward_models.base import (
     VariantScores,
@@ -33,7 +33,7 @@ from shaping.reward_models.loading import check_is_model
 from shaping.reward_models.positions import Positions
 from shaping.reward_models.probes import Abilities, HasAbilities, find_encoder_abilities
 from shaping.reward_models.tree_rows import EVEN, PADDED
-from shaping.reward_models.trial import Trials, Way, refusing_failures
+from shaping.reward_models.trial import Trials, Values, Way, refusing_failures
 from shaping.rollouts import Rollouts
 from shaping.variants import NO_TOKEN, Variants
 
@@ -219,14 +219,14 @@ class EncoderRewardModel(HasAbilities):
         """Return ``B x T`` integrated gradients of the score on the embeddings of the tokens in ``absent``."""
         rollouts, absent = rollouts.to(self.model.device), absent.to(self.model.device)
 
-        def of(laid: Laid) -> Tensor:
+        def of(laid: Laid, points: int = steps) -> Tensor:
             ids, wanted = laid.inputs["input_ids"], absent[laid.rows]
             replaced = torch.zeros_like(ids).scatter_add_(1, laid.start, wanted.long()) > 0
             score = partial(self.score_embedded, inputs=laid.inputs)
-            path = integrated_gradients(self.model.get_input_embeddings(), score, ids, replaced, steps)
+            path = integrated_gradients(self.model.get_input_embeddings(), score, ids, replaced, points)
             return path.gather(1, laid.start) * wanted
 
-        return self._rows_right("gradients", rollouts, of)
+        return self._rows_right("gradients", rollouts, of, partial(of, points=min(steps, TRIAL_POINTS)))
 
     def score_embedded(self, embedded: Tensor, inputs: dict[str, Tensor]) -> Tensor:
         """Return the score of framed rows given as embeddings: ``n x L x d``."""
@@ -251,8 +251,11 @@ class EncoderRewardModel(HasAbilities):
         inputs, place = self._whole(rollouts.select(rows))
         return Laid(rows, inputs, place)
 
-    def _rows_right(self, what: str, rollouts: Rollouts, of: Callable[[Laid], Tensor]) -> Tensor:
-        """Return something of whole responses: of several padded rows at once where that is right, or row by row."""
+    def _rows_right(self, what: str, rollouts: Rollouts, of: Values, sample: Values | None = None) -> Tensor:
+        """Return something of whole responses: of several padded rows at once where that is right, or row by row.
+
+        A trial looks at ``sample`` in its place.
+        """
         self.model.eval()
         check_vocabulary(self.model, rollouts, self.name)
         several = [
@@ -260,8 +263,8 @@ class EncoderRewardModel(HasAbilities):
         ]
         every = torch.arange(len(rollouts), device=self.model.device)[:, None]
         lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu() + self._frame.tokens
-        way = Way.of_layout(PADDED, several, of, len(rollouts))
-        found = self._trials.first_right(what, [way], lengths, lambda row: of(self._laid(rollouts, every[row]))[0])
+        way, tried = Way.of_layout(PADDED, several, of, len(rollouts), sample), sample or of
+        found = self._trials.first_right(what, [way], lengths, lambda row: tried(self._laid(rollouts, every[row]))[0])
         if found is not None:
             return found[0]
         return Way.of_layout("", [self._laid(rollouts, rows) for rows in every], of, len(rollouts)).compute()

@@ -15,6 +15,8 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +28,9 @@ from shaping.reward_models.rounding import allowed_difference, least_difference
 from shaping.tree_attention import UnsupportedAttention
 
 logger = logging.getLogger(__name__)
+
+# From a part of a layout to the values of its rows: ``n x K``.
+Values: TypeAlias = Callable[[Laid], Tensor]
 
 # A trial holds good until something grows by more than this.
 GROWTH = 1.25
@@ -73,25 +78,31 @@ class Way:
         passes: Rows of each forward pass, and its tokens.
         compute: Returns a value, or several, for each row: ``R x K``.
         even: Whether all rows of a pass have one length, and nothing is read but at their ends.
+        sample: The same at a part of the price, in the same passes: what a trial looks at; ``None`` looks at all of it.
     """
 
     name: str
     passes: Sequence[tuple[Tensor, int]]
     compute: Callable[[], Tensor]
     even: bool = False
+    sample: Callable[[], Tensor] | None = None
 
     @classmethod
-    def of_layout(cls, name: str, layout: Sequence[Laid], of: Callable[[Laid], Tensor], count: int) -> Way:
-        """Return the way that computes ``of`` for each part of a layout of ``count`` rows: ``n x K`` values each."""
+    def of_layout(cls, name: str, layout: Sequence[Laid], of: Values, count: int, sample: Values | None = None) -> Way:
+        """Return the way that computes ``of`` for each part of a layout of ``count`` rows: ``n x K`` values each.
 
-        def compute() -> Tensor:
-            parts = [of(laid) for laid in layout]
+        A trial looks at ``sample`` in its place.
+        """
+
+        def compute(each: Values = of) -> Tensor:
+            parts = [each(laid) for laid in layout]
             values = parts[0].new_zeros(count, parts[0].shape[1])
             for laid, part in zip(layout, parts, strict=True):
                 values[laid.rows] = part
             return values
 
-        return cls(name, [(laid.rows.cpu(), laid.inputs["input_ids"].numel()) for laid in layout], compute)
+        passes = [(laid.rows.cpu(), laid.inputs["input_ids"].numel()) for laid in layout]
+        return cls(name, passes, compute, sample=None if sample is None else partial(compute, sample))
 
     @classmethod
     def packed(
@@ -151,7 +162,7 @@ class Trials:
             what: What is computed, in the log: ``scores``.
             ways: Quickest first; later ones are not made where an earlier one serves.
             lengths: Tokens of each row: ``R``.
-            alone: From a row to its values, one row at a time and without padding.
+            alone: From a row to its values, one row at a time and without padding; of a way with a ``sample``, its.
             at: Which of a row's values ``alone`` gives; by default the first ones.
 
         Returns:
@@ -170,8 +181,9 @@ class Trials:
             tried = self._passed.get((what, way.name))
             known = tried is not None and not self._grew(tried, extent)
             reason, values = "", None
+            looked = not known or len(lengths) >= LARGE
             try:
-                values = way.compute()
+                values = way.sample() if looked and way.sample is not None else way.compute()
             except UnsupportedAttention as error:
                 reason = str(error)
             except (torch.OutOfMemoryError, ShapetuneError):
@@ -180,11 +192,11 @@ class Trials:
                 if known:
                     raise
                 reason = in_words(error)
-            if values is not None:
+            if values is not None and looked:
                 reason = self._reason(what, way, values, lengths, alone, at, known)
             if values is not None and not reason:
                 self._passed[what, way.name] = extent if tried is None else tried.joined(extent)
-                return values, way
+                return (way.compute() if looked and way.sample is not None else values), way
             self.refuse(what, way.name, reason)
         return None
 
@@ -199,8 +211,6 @@ class Trials:
         known: bool,
     ) -> str:
         """Return in words why values are not those of rows alone; nothing where some rows show that they are."""
-        if known and len(lengths) < LARGE:
-            return ""
         if known:
             self._looked += 1
             rows = [self._looked * 7919 % len(lengths)]

@@ -197,6 +197,7 @@ def test_a_mask_token_without_a_position_is_refused():
         encoder("Roberta", mask_token_id=1)
 
 
+@pytest.mark.trials
 def test_a_model_in_which_hidden_tokens_leave_a_trace_is_refused():
     classifier = tiny_classifier()
     forward = classifier.model.forward
