@@ -25,6 +25,7 @@ from benchmarks.outer.regret import median_claim
 from pipeline.config.settings import SearchSettings
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.search.outer_loop import OuterLoop
+from search_spaces import StudySpace
 
 AFTER, PROPOSALS = (25, 50, 100), 5
 
@@ -34,7 +35,10 @@ def seconds_of_proposals(seed: int, trials: int) -> list[float]:
     observe, found = landscape("replay").observer(seed), []
     with tempfile.TemporaryDirectory() as folder, quiet_libraries():
         outer = OuterLoop(
-            "benchmark", SPACE, Path(folder) / "ax.db", SearchSettings(trials=trials, seeds=SEEDS, seed=seed)
+            "benchmark",
+            StudySpace(SPACE),
+            Path(folder) / "ax.db",
+            SearchSettings(trials=trials, seeds=SEEDS, seed=seed),
         )
         while not outer.finished():
             started = time.process_time()

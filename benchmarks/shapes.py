@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.common.configs import measured_config
 from benchmarks.common.record import Claim, current_commit, markdown, write
-from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
 from pipeline.study.verdict import paired_difference
@@ -45,7 +45,7 @@ def arms(config: StudyConfig) -> list[Arm]:
     sparse = [
         Arm("sparse", base),
         Arm("sparse, lambda 1", base.with_changes(gae_lambda=1.0)),
-        Arm(TUNED, base, critic="reward_model"),
+        Arm.with_critic(TUNED, base, "reward_model"),
     ]
     return [*sparse, Arm("uniform", base.with_changes(weights={"uniform": 1.0})), *dense]
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options, commit = parser.parse_args(), current_commit()
     torch.set_num_threads(1)
-    config = load_config(find_config("quickstart"))
+    config = measured_config("quickstart")
     assets = build_assets(config, open_console(stderr=True))
     chosen, plain = arms(config), config.model_dump(mode="json")
     with tempfile.TemporaryDirectory() as folder:

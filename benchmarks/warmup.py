@@ -35,6 +35,7 @@ from benchmarks.papers.tables import interval_words, number
 from benchmarks.papers.tuning import Tuned, Tuner
 from benchmarks.rates import at_own_rates, measure, tried_table
 from pipeline.study.verdict import Difference
+from pipeline.trials.arm import Arm
 
 NETWORK = "critic network"
 # With a value head, and with what its rivals have.
@@ -87,7 +88,7 @@ def taught(tuner: Tuner, comparison: Comparison, who: str, warmups: Iterable[int
     chosen, steps, found = comparison.chosen[who], comparison.config.ppo.steps, dict[str, Tuned]()
     for batches in warmups:
         name = f"{SHORT_NAMES[who]}, {NETWORK}" + (f", {batches} batches before" if batches else "")
-        candidate = replace(chosen, entrant=name, arm=replace(chosen.arm, name=name, critic="network"))
+        candidate = replace(chosen, entrant=name, arm=Arm.with_critic(name, chosen.arm.shape, "network"))
         changes = [f"ppo.steps={steps + batches}", f"ppo.critic_warmup_steps={batches}"]
         if batches:
             # Before training and at its end: what is between is mostly the same policy. Who drifts less than a rival is

@@ -53,13 +53,17 @@ def launch(
     studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
 ) -> None:
     """Start a study, or resume it where it stopped; exit code 1 when nothing of it succeeded."""
+    from pipeline.config.load import find_config, load_config
     from pipeline.runtime.logging import quiet_libraries
+    from pipeline.study.examined import examined
 
-    with quiet_libraries():  # Ax announces its database as soon as it is imported
+    with quiet_libraries():  # Ax announces its database as soon as it is imported; a space of one's own may import it
+        # Before torch and Ax are loaded, which takes seconds: what is wrong with a config is said at once.
+        asked = examined(load_config(find_config(config), tuple(changes)), studies)
         from pipeline.commands.launch import launch_study
         from pipeline.commands.summary import came_to_nothing
 
-    if came_to_nothing(launch_study(config, tuple(changes), studies, console)):
+    if came_to_nothing(launch_study(asked, console)):
         raise typer.Exit(1)
 
 
@@ -96,16 +100,18 @@ def train(
     ] = None,
 ) -> None:
     """Train one policy with one shape, without a study."""
+    from pipeline.config.load import find_config, load_config
     from pipeline.runtime.logging import quiet_libraries
 
     with quiet_libraries():  # a space of one's own may import Ax
-        from pipeline.commands.train import RUN_FILE, TrainingRun, chosen_shape, show_result
+        settings = load_config(find_config(config), tuple(changes))
+        from pipeline.commands.train import RUN_FILE, TrainingRun, chosen_shape, show_result, with_settings_of
         from pipeline.commands.train import train as train_policy
-        from pipeline.config.load import find_config, load_config
         from pipeline.study.prompt_day import with_day_of_run
         from pipeline.trials.task_models import build_assets, open_task
 
-        settings = with_day_of_run(load_config(find_config(config), tuple(changes)), output / RUN_FILE)
+        settings = with_day_of_run(settings, output / RUN_FILE)
+        settings = with_settings_of(settings, shape, changes, console)
     task = open_task(settings, build_assets(settings, console), console)
     chosen = chosen_shape(settings, shape, tuple(weights), task.reward_model, accept_reward_model)
     run = TrainingRun(settings, chosen, seed, output)
@@ -138,22 +144,23 @@ def report(
 ) -> None:
     """Write the HTML report of a study, or of several side by side (comparison.html)."""
     from pipeline.runtime.logging import quiet_libraries
+    from pipeline.study.folder import StudyFolder
 
+    # Before anything heavy is imported: what is not there is said at once.
+    folders = [StudyFolder.existing(study) for study in studies]
     with quiet_libraries():  # Ax announces its database as soon as it is imported
         from pipeline.report.comparison import load_comparison
         from pipeline.report.load import load_report_data
         from pipeline.report.page import write_page, write_report
         from pipeline.report.pages import render_comparison
-        from pipeline.study.folder import StudyFolder
 
         if len(studies) > 1:
             written = write_page(
                 render_comparison(load_comparison(studies)), output or Path("comparison.html"), "report"
             )
         else:
-            folder = StudyFolder.existing(studies[0])
-            data = load_report_data(folder, modelled=True, with_ax=with_ax)
-            written = write_report(data, output or folder.report_file)
+            data = load_report_data(folders[0], modelled=True, with_ax=with_ax)
+            written = write_report(data, output or folders[0].report_file)
     console.print(f"report  {escape(str(written))}")
 
 
@@ -244,11 +251,11 @@ def export(
     from pipeline.runtime.logging import quiet_libraries
     from pipeline.study.folder import StudyFolder
 
+    folder = StudyFolder.existing(study)
     with quiet_libraries():
         from pipeline.export.export import AX, check_format, export_winner
 
         check_format(form)
-        folder = StudyFolder.existing(study)
         target = output or folder.export
         if form == AX:
             from pipeline.export.ax import export_search

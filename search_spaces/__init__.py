@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from search_spaces.balance import balance
-from search_spaces.base import BaselineArm, Fillable, Point, SearchSpace
+from search_spaces.base import BaselineArm, Candidate, Fillable, Point, SearchSpace
 from search_spaces.credit_mix import CreditMix
 from search_spaces.filling import filling
 from search_spaces.full import Full
+from search_spaces.rivals import is_without_credit
+from search_spaces.study_space import StudySpace
+from search_spaces.trainer_settings import Setting, SettingChoice, SettingRange
 from shaping.errors import ConfigError
 from shaping.user_code import load_callable
 
@@ -51,12 +54,18 @@ def make_space(name: str, **options: Any) -> SearchSpace:
 __all__ = [
     "SPACES",
     "BaselineArm",
+    "Candidate",
     "CreditMix",
     "Fillable",
     "Full",
     "Point",
     "SearchSpace",
+    "Setting",
+    "SettingChoice",
+    "SettingRange",
+    "StudySpace",
     "filling",
     "find_space",
+    "is_without_credit",
     "make_space",
 ]

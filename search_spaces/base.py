@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from shaping.shape import Shape
@@ -16,6 +16,30 @@ if TYPE_CHECKING:
 
 Value = float | int | str
 Point = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a trial tries.
+
+    Attributes:
+        shape: Where the reward falls.
+        trainer: The trainer's settings that are searched, by their place in the config: ``ppo.critic``.
+    """
+
+    shape: Shape
+    trainer: Mapping[str, Value] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Return both in words."""
+        return "; ".join([self.shape.describe(), *map(setting_words, self.trainer.items())])
+
+
+def setting_words(setting: tuple[str, Value]) -> str:
+    """Return a setting's name and value in words: ``learning rate 0.0004``."""
+    name, value = setting
+    shown = f"{value:.3g}" if isinstance(value, float) else str(value).replace("_", " ")
+    return f"{name.rpartition('.')[2].replace('_', ' ')} {shown}"
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from pipeline.explain.samples import TokenSample, read_samples
 from pipeline.runtime.console import open_console
 from pipeline.runtime.files import read_saved
 from pipeline.runtime.logging import quiet_libraries
+from pipeline.study.examined import examined
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import best_of, read_status
+from search_spaces.base import Candidate
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 
@@ -62,8 +64,9 @@ def launch(
     elif isinstance(config, Mapping):
         config = parse_config(dict(config), "config")
     with quiet_libraries():  # Ax announces its database as soon as it is imported
-        from pipeline.commands.launch import launch_config
-    return Study.open(launch_config(config, Path(studies), open_console(quiet=quiet)).root)
+        asked = examined(config, Path(studies))
+        from pipeline.commands.launch import launch_study
+    return Study.open(launch_study(asked, open_console(quiet=quiet)).root)
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ class Study:
 
         Columns: ``index``, ``arm``, ``origin``, ``state``, ``J`` and ``J_standard_error`` (higher is better, in the
         reward's units), ``kl_nats``, ``projected_J`` and its deviation of trials that were stopped early, ``steps``,
-        ``reason``, ``taken_over``, and the shape as ``shape.weights.prefix``, ``shape.gae_lambda`` and so on.
+        ``reason``, ``taken_over``, the shape as ``shape.weights.prefix``, ``shape.gae_lambda`` and so on, and
+        settings of the trainer that are searched as ``trainer.ppo.critic``.
 
         Raises:
             ShapetuneError: The study's files or its database cannot be read.
@@ -155,14 +159,17 @@ class Study:
         Raises:
             ConfigError: No trial has completed yet.
         """
+        return self._best().shape
+
+    def _best(self) -> Candidate:
         if self.storage is None:
             winner = self._files("winner").winner()
             if winner is not None:
-                return winner.shape
+                return winner.candidate
         best = best_of(self._rows())
         if best is None or best["shape"] is None:
             raise ConfigError(f"study {self.name}: no trial has completed yet", "wait for the first one")
-        return Shape.from_dict(best["shape"])
+        return Candidate(Shape.from_dict(best["shape"]), best.get("trainer", {}))
 
     @property
     def verdict(self) -> Verdict | None:
@@ -184,16 +191,26 @@ class Study:
         """
         return read_saved(self._files("tokens").tokens_file, read_samples) or ()
 
-    def point(self, shape: Shape) -> dict[str, Any]:
+    @property
+    def best_settings(self) -> dict[str, Any]:
+        """The winner's settings of the trainer, by their place in the config; empty where none are searched.
+
+        Raises:
+            ConfigError: No trial has completed yet.
+        """
+        return dict(self._best().trainer)
+
+    def point(self, shape: Shape, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return a shape as a point of the study's space: what the client of Ax is asked about.
 
         Args:
             shape: One that the space holds, such as ``best_shape``.
+            settings: The trainer's, such as ``best_settings``; those that are left out are the study's own.
 
         Raises:
             ConfigError: The space does not hold it, or only the study's database is known.
         """
-        return dict(self.config.make_space().encode(shape))
+        return dict(self.config.make_space().encode(Candidate(shape, settings or {})))
 
     def ax_client(self) -> Client:
         """Return a client of Ax that knows the search as it stands now, with its model fitted: it takes seconds.

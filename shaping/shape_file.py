@@ -17,6 +17,8 @@ from shaping.errors import ConfigError
 from shaping.shape import Shape
 
 SCHEMA = "shapetune/shape/2"
+# Of files whose shape was found together with settings of the trainer: whoever knows only the other must not read it.
+SCHEMA_WITH_TRAINER = "shapetune/shape/3"
 KL_ESTIMATORS = ("k1", "k3")
 CRITICS = ("value_head", "network", "reward_model")
 AGAIN = "export the shape again"
@@ -34,6 +36,7 @@ class ShapeFile:
         missing_eos_penalty: Taken off the score of a response without its end.
         reward_model: What the reward model is called; ``None`` where that is not known.
         reward_model_sha256: Its ``identity()``; ``None`` where that is not known.
+        trainer: Settings of the trainer that were searched with the shape, by their place in the study's config.
         study: Where the shape comes from: names of study, task and arm, numbers of trials.
         confirmed: Paired differences to each rival on fresh seeds; ``None`` where nothing was confirmed.
         versions: Of the packages that found it.
@@ -46,6 +49,7 @@ class ShapeFile:
     missing_eos_penalty: float = 0.0
     reward_model: str | None = None
     reward_model_sha256: str | None = None
+    trainer: Mapping[str, float | int | str] = field(default_factory=dict)
     study: Mapping[str, Any] = field(default_factory=dict)
     confirmed: Mapping[str, Any] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -54,9 +58,10 @@ class ShapeFile:
         """Return the file's content, with its checksum."""
         known = self.reward_model is not None or self.reward_model_sha256 is not None
         content = {
-            "schema": SCHEMA,
+            "schema": SCHEMA_WITH_TRAINER if self.trainer else SCHEMA,
             "shape": self.shape.to_dict(),
             "ppo": {name: getattr(self, name) for name in ("kl_coef", "kl_estimator", "critic", "missing_eos_penalty")},
+            **({"trainer": dict(self.trainer)} if self.trainer else {}),
             "reward_model": {"name": self.reward_model, "sha256": self.reward_model_sha256} if known else None,
             "study": dict(self.study),
             "confirmed": None if self.confirmed is None else dict(self.confirmed),
@@ -83,7 +88,7 @@ class ShapeFile:
                 f"shape file {path} cannot be read: {error}", "give the shape.json of an export"
             ) from error
         found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        if found != SCHEMA:
+        if found not in (SCHEMA, SCHEMA_WITH_TRAINER):
             raise ConfigError(f"shape file {path} has schema {found!r}, not {SCHEMA!r}", AGAIN)
         if content.get("checksum_sha256") != checksum(content):
             raise ConfigError(f"shape file {path} was altered after it was exported", AGAIN)
@@ -103,6 +108,7 @@ class ShapeFile:
             kl_estimator=_choice(ppo, "ppo", "kl_estimator", KL_ESTIMATORS),
             critic=_choice(ppo, "ppo", "critic", CRITICS),
             missing_eos_penalty=_amount(ppo, "ppo", "missing_eos_penalty"),
+            trainer=_settings(content),
             reward_model=_words(bound, "reward_model", "name"),
             reward_model_sha256=_words(bound, "reward_model", "sha256"),
             study=_section(content, "study"),
@@ -147,6 +153,16 @@ def _section(content: Mapping[str, Any], name: str) -> dict[str, Any]:
     found = content.get(name)
     if not isinstance(found, dict):
         raise ConfigError(f"{name} is missing" if name not in content else f"{name} = {found!r} is no object")
+    return found
+
+
+def _settings(content: Mapping[str, Any]) -> dict[str, float | int | str]:
+    if content["schema"] == SCHEMA:
+        return {}
+    found = _section(content, "trainer")
+    for name, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ConfigError(f"trainer.{name} = {value!r} is neither a number nor a word")
     return found
 
 

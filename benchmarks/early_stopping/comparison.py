@@ -64,7 +64,7 @@ USED = (
     "pipeline/trials/statistics.py",
     "benchmarks/outer/problems.py",
     *(f"benchmarks/early_stopping/{name}.py" for name in ("problems", "quick", "searches")),
-    "configs/quickstart.yaml",
+    "benchmarks/configs/quickstart.yaml",
 )
 # Of the span: a setting may be advised whose cost is no higher than this by the upper end of its interval.
 TOLERATED = 0.05

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common.configs import measured_config
 from benchmarks.early_stopping.problems import STEPS, CurveLandscape
 from benchmarks.early_stopping.quick import QuickStopping
 from benchmarks.outer.problems import SEEDS, row_of
-from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
 from pipeline.config.settings import EarlyStoppingSettings
 from pipeline.study.folder import StudyFolder
@@ -222,7 +222,7 @@ class StoppingSearch:
 
 def study_config(stopping: EarlyStoppingSettings | None, seed: int, trials: int) -> StudyConfig:
     """Return the quickstart's config with early stopping, and with room for the trials that it saves."""
-    config = load_config(find_config("quickstart"))
+    config = measured_config("quickstart")
     # A trial takes a step at the least: a search cannot use more.
     changes = {"early_stopping": stopping, "seed": seed, "trials": trials * TRIAL_STEPS}
     return config.model_copy(update={"search": config.search.model_copy(update=changes)})

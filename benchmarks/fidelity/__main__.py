@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.common.configs import measured_config
 from benchmarks.common.record import RESULTS, Claim, current_commit, write
 from benchmarks.fidelity import tables
 from benchmarks.fidelity.credits import sample
@@ -42,7 +43,6 @@ from benchmarks.fidelity.training import FIRST_SEED, learn, lessons, lessons_fil
 from benchmarks.fidelity.worlds import WORLDS, load_world
 from benchmarks.papers.field import BUDGET
 from benchmarks.papers.runs import runs_file, saved_runs
-from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
 from pipeline.tasks.sentiment.task import load_sentiment
@@ -144,7 +144,7 @@ def _options() -> argparse.Namespace:
 
 def measure(sizes: Sizes, workers: int, commit: str) -> tuple[list[Claim], list[str], dict[str, Any]]:
     """Return claims, sections and details of all measurements."""
-    config = load_config(find_config("quickstart"), sizes.changes)
+    config = measured_config("quickstart", sizes.changes)
     assets = str(build_assets(config, open_console(stderr=True)) or "")
     field = contenders(config.base_shape())
     bench = Bench(sizes, config, assets, load_sentiment(Path(assets)), field, workers, commit)

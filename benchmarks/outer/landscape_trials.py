@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from benchmarks.common.cache import DATA
-from pipeline.config.load import find_config, load_config
+from benchmarks.common.configs import measured_config
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.console import open_console
 from pipeline.trials.arm import Arm
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config = load_config(find_config("quickstart"))
+    config = measured_config("quickstart")
     assets = build_assets(config, open_console(stderr=True))
     plan = [
         (number, point, seed)

@@ -19,7 +19,7 @@ from benchmarks.outer.problems import LAMBDA, METHODS, SEEDS, SPACE, Landscape, 
 from pipeline.config.settings import SearchSettings
 from pipeline.runtime.logging import quiet_libraries
 from pipeline.search.outer_loop import OuterLoop
-from search_spaces import BaselineArm, CreditMix, Point, SearchSpace
+from search_spaces import BaselineArm, CreditMix, Point, SearchSpace, StudySpace
 from shaping.shape import Shape
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def outer_search(observe: Observe, stops: tuple[int, ...], space: SearchSpace, s
     """Search with the outer loop; where its settings have one seed, it is told means."""
     search = Search()
     # Nothing is read back, and saving takes a third of the time.
-    outer = OuterLoop("benchmark", space, None, settings)
+    outer = OuterLoop("benchmark", StudySpace(space), None, settings)
     while not outer.finished():
         proposal = outer.ask()
         assert proposal is not None

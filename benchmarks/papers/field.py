@@ -118,7 +118,7 @@ def imaginable(entrant: Entrant, config: StudyConfig, lambdas: tuple[float, ...]
     return [
         Candidate(
             entrant.name,
-            Arm(entrant.name, shape.with_changes(gae_lambda=gae_lambda), critic),
+            Arm.with_critic(entrant.name, shape.with_changes(gae_lambda=gae_lambda), critic),
             entrant.reward_scale,
         )
         for critic in entrant.critics

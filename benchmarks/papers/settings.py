@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.common.configs import measured_config
 from benchmarks.papers.field import BUDGET, DOUBLED, LAMBDAS, SCAR, SCAR_TOKEN, SPARSE, TUNED, UNIFORM, WINNER
-from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
 
 # What is held out is looked at along the way, always on the same prompts.
@@ -52,7 +52,7 @@ class Setting:
     def loaded(self, *more: str) -> StudyConfig:
         """Return the config, with further overrides, which take the place of the setting's own."""
         changes = {change.partition("=")[0]: change for change in (*self.changes, *more)}
-        return load_config(find_config(self.config), tuple(changes.values()))
+        return measured_config(self.config, tuple(changes.values()))
 
 
 def larger(config: str, like: str, *along: str) -> Setting:

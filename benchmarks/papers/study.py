@@ -16,6 +16,7 @@ from benchmarks.papers.settings import Setting
 from pipeline.commands.launch import launch_study
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_json, write_json
+from pipeline.study.examined import examined
 from pipeline.trials.arm import Arm
 from pipeline.trials.records import TrialFiles
 
@@ -39,12 +40,12 @@ def study_winner(setting: Setting, label: str, commit: str, console: Console) ->
     if not saved.exists() or read_json(saved)["identity"] != identity:
         # Of another config it is another study; one that was interrupted goes on.
         studies = STUDIES / identity
-        launch_study(setting.config, (*setting.changes, *asked), studies, console)
+        launch_study(examined(config, studies), console)
         found = {"identity": identity, "trials": setting.trials, **_found(studies / config.name)}
         write_json(saved, {**provenance("papers", commit), **found})
     arm = Arm.from_dict(read_json(saved)["arm"])
     # On its own it would have the critic of the comparison's config.
-    return Candidate(WINNER, Arm(WINNER, arm.shape, arm.critic or config.ppo.critic))
+    return Candidate(WINNER, Arm.with_critic(WINNER, arm.shape, arm.critic or config.ppo.critic))
 
 
 def winner_file(label: str) -> Path:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from search_spaces import Point, SearchSpace
+from search_spaces import Candidate, Point, StudySpace
 from shaping.errors import ConfigError
-from shaping.shape import Shape
 
 if TYPE_CHECKING:
     from search_spaces.base import Parameter
@@ -32,12 +31,12 @@ class Axis(Protocol):
         """Return places along it, from end to end; ``count`` of them where it is continuous."""
         ...
 
-    def of(self, shape: Shape) -> Position:
-        """Return where a shape of the space stands."""
+    def of(self, candidate: Candidate) -> Position:
+        """Return where a candidate of the space stands."""
         ...
 
-    def moved(self, shape: Shape, position: Position) -> Shape | None:
-        """Return the shape moved to a place; ``None`` where that leaves the space."""
+    def moved(self, candidate: Candidate, position: Position) -> Candidate | None:
+        """Return the candidate moved to a place; ``None`` where that leaves the space."""
         ...
 
 
@@ -46,12 +45,12 @@ class ShareAxis:
     """One method's weight among the methods; what it leaves goes to the others in the proportions that they had.
 
     Args:
-        space: Where the shapes are of.
+        space: Where the candidates are of.
         method: Whose share moves.
         methods: All that may have one; those that had none share equally where the method had everything.
     """
 
-    space: SearchSpace
+    space: StudySpace
     method: str
     methods: tuple[str, ...]
 
@@ -64,18 +63,18 @@ class ShareAxis:
         """Return shares from 0 to 1."""
         return [place / (count - 1) for place in range(count)]
 
-    def of(self, shape: Shape) -> float:
+    def of(self, candidate: Candidate) -> float:
         """Return the method's share."""
-        return shape.weights.get(self.method, 0.0)
+        return candidate.shape.weights.get(self.method, 0.0)
 
-    def moved(self, shape: Shape, position: Position) -> Shape | None:
-        """Return the shape with another share; ``None`` where the space has no such mix."""
-        share = float(position)
-        others = {name: part for name, part in shape.weights.items() if name != self.method and part > 0}
+    def moved(self, candidate: Candidate, position: Position) -> Candidate | None:
+        """Return the candidate with another share; ``None`` where the space has no such mix."""
+        share, weights = float(position), candidate.shape.weights
+        others = {name: part for name, part in weights.items() if name != self.method and part > 0}
         others = others or {name: 1.0 for name in self.methods if name != self.method}
         total = math.fsum(others.values())
         return mixed(
-            self.space, shape, {self.method: share, **{k: (1 - share) * part / total for k, part in others.items()}}
+            self.space, candidate, {self.method: share, **{k: (1 - share) * part / total for k, part in others.items()}}
         )
 
 
@@ -83,7 +82,7 @@ class ShareAxis:
 class ParameterAxis:
     """One of the space's parameters, all others held."""
 
-    space: SearchSpace
+    space: StudySpace
     parameter: Parameter
 
     @property
@@ -101,13 +100,13 @@ class ParameterAxis:
         values = [low * (high / low) ** part if is_log else low + (high - low) * part for part in parts]
         return sorted({round(value) for value in values}) if self.parameter.parameter_type == "int" else list(values)
 
-    def of(self, shape: Shape) -> Position:
+    def of(self, candidate: Candidate) -> Position:
         """Return the parameter's value."""
-        return self.space.encode(shape)[self.parameter.name]
+        return self.space.encode(candidate)[self.parameter.name]
 
-    def moved(self, shape: Shape, position: Position) -> Shape | None:
-        """Return the shape with another value; ``None`` where the constraints leave no such point."""
-        point = {**self.space.encode(shape), self.parameter.name: position}
+    def moved(self, candidate: Candidate, position: Position) -> Candidate | None:
+        """Return the candidate with another value; ``None`` where the constraints leave no such point."""
+        point = {**self.space.encode(candidate), self.parameter.name: position}
         try:
             found = self.space.decode(point)
             return found if _is_same(point, self.space.encode(found)) else None
@@ -115,17 +114,17 @@ class ParameterAxis:
             return None
 
 
-def mixed(space: SearchSpace, shape: Shape, shares: Mapping[str, float]) -> Shape | None:
-    """Return a shape with other weights of the methods; ``None`` where the space holds none."""
+def mixed(space: StudySpace, candidate: Candidate, shares: Mapping[str, float]) -> Candidate | None:
+    """Return a candidate with other weights of the methods; ``None`` where the space holds none."""
     try:
-        found = shape.with_changes(weights=dict(shares))
+        found = replace(candidate, shape=candidate.shape.with_changes(weights=dict(shares)))
         point = space.encode(found)
         return found if _is_same(point, space.encode(space.decode(point))) else None
     except ConfigError:
         return None
 
 
-def axes(space: SearchSpace, methods: Sequence[str], reference: Shape) -> list[Axis]:
+def axes(space: StudySpace, methods: Sequence[str], reference: Candidate) -> list[Axis]:
     """Return the shares that can move, then the parameters that are no shares.
 
     A space of one's own may write its shares as it likes; where they cannot be moved its parameters all are axes.

@@ -8,9 +8,8 @@ from itertools import combinations
 from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.analysis.axes import Axis, Position, axes, mixed
-from search_spaces import SearchSpace
+from search_spaces import Candidate, StudySpace
 from shaping.method_names import SPARSE
-from shaping.shape import Shape
 
 if TYPE_CHECKING:
     from pipeline.search.posterior import Posterior
@@ -89,7 +88,7 @@ class Slice:
 class Proposed:
     """A trial that would be tried next, and what the model expects of its J."""
 
-    shape: Shape
+    candidate: Candidate
     mean: float
     deviation: float
 
@@ -107,10 +106,10 @@ class Landscape:
         left_out: Trial to mean and deviation of what the model of all the other trials says that it measures.
         measured: Trial to J and its standard error, as the model was given them; projected where it was stopped.
         proposals: What would be tried next.
-        shapes: Trial to what it tried.
+        tried: Trial to what it tried.
     """
 
-    reference: Shape
+    reference: Candidate
     reference_trial: int
     faces: tuple[Face, ...]
     planes: tuple[Plane, ...]
@@ -118,7 +117,7 @@ class Landscape:
     left_out: dict[int, tuple[float, float]]
     measured: dict[int, tuple[float, float | None]]
     proposals: tuple[Proposed, ...]
-    shapes: dict[int, Shape]
+    tried: dict[int, Candidate]
 
 
 def landscape(replay: Replay) -> Landscape | None:
@@ -132,9 +131,9 @@ def landscape(replay: Replay) -> Landscape | None:
         return None
     trials = {own: index for index, own in replay.indices.items()}
     first = trials[ranking[0].index]
-    space, reference, posterior = replay.space, replay.shapes[first], replay.outer.posterior()
+    space, reference, posterior = replay.space, replay.tried[first], replay.outer.posterior()
     drawn = _Drawn(space, reference, _methods(replay, reference))
-    believed = posterior.predict([space.encode(shape) for shape in drawn.shapes])
+    believed = posterior.predict([space.encode(each) for each in drawn.candidates])
     if believed is None:
         return None
     return Landscape(
@@ -142,22 +141,22 @@ def landscape(replay: Replay) -> Landscape | None:
         reference_trial=first,
         faces=drawn.faces(believed),
         planes=drawn.planes(believed),
-        slices=drawn.slices(believed, replay.shapes),
+        slices=drawn.slices(believed, replay.tried),
         left_out={trials[own]: found for own, found in posterior.left_out().items()},
         measured={trials[own]: found for own, found in replay.outer.observed().items()},
         proposals=_proposed(posterior, space),
-        shapes=replay.shapes,
+        tried=replay.tried,
     )
 
 
-def _methods(replay: Replay, reference: Shape) -> tuple[str, ...]:
+def _methods(replay: Replay, reference: Candidate) -> tuple[str, ...]:
     """Return the methods that were ever tried: those the reference uses most first, sparse last of the unused."""
-    tried = {name for shape in replay.shapes.values() for name, weight in shape.weights.items() if weight > 0}
-    weights = reference.weights
+    tried = {name for each in replay.tried.values() for name, weight in each.shape.weights.items() if weight > 0}
+    weights = reference.shape.weights
     return tuple(sorted(tried, key=lambda name: (-weights.get(name, 0.0), name == SPARSE, name)))[:MOST_METHODS]
 
 
-def _proposed(posterior: Posterior, space: SearchSpace) -> tuple[Proposed, ...]:
+def _proposed(posterior: Posterior, space: StudySpace) -> tuple[Proposed, ...]:
     points = posterior.proposals(PROPOSALS)
     believed = posterior.predict(points) if points else None
     return tuple(
@@ -168,8 +167,8 @@ def _proposed(posterior: Posterior, space: SearchSpace) -> tuple[Proposed, ...]:
 class _Drawn:
     """Collects all points that are drawn, so that one model is asked once."""
 
-    def __init__(self, space: SearchSpace, reference: Shape, methods: Sequence[str]) -> None:
-        self.shapes: list[Shape] = []
+    def __init__(self, space: StudySpace, reference: Candidate, methods: Sequence[str]) -> None:
+        self.candidates: list[Candidate] = []
         self._space, self._reference = space, reference
         moving = axes(space, methods, reference)
         self._faces = [found for a, b, c in combinations(methods, 3) if (found := self._face((a, b, c)))]
@@ -179,10 +178,10 @@ class _Drawn:
         pairs = [(shares[0], other) for other in others] if shares else list(combinations(others, 2))
         self._planes = [drawn for pair in pairs if (drawn := self._plane(*pair))]
 
-    def _place(self, shapes: Sequence[Shape]) -> slice:
-        start = len(self.shapes)
-        self.shapes.extend(shapes)
-        return slice(start, len(self.shapes))
+    def _place(self, candidates: Sequence[Candidate]) -> slice:
+        start = len(self.candidates)
+        self.candidates.extend(candidates)
+        return slice(start, len(self.candidates))
 
     def _face(self, methods: Corners) -> tuple[Corners, list[tuple[float, float, float]], slice] | None:
         """Return a whole triangle; ``None`` where the space holds but a part of it."""
@@ -191,22 +190,22 @@ class _Drawn:
             for i in range(DIVISIONS + 1)
             for j in range(DIVISIONS + 1 - i)
         ]
-        shapes = [mixed(self._space, self._reference, dict(zip(methods, each, strict=True))) for each in shares]
-        whole = [shape for shape in shapes if shape is not None]
+        found = [mixed(self._space, self._reference, dict(zip(methods, each, strict=True))) for each in shares]
+        whole = [each for each in found if each is not None]
         return (methods, shares, self._place(whole)) if len(whole) == len(shares) else None
 
     def _slice(self, axis: Axis) -> tuple[Axis, list[Position], slice]:
         moved = [(place, axis.moved(self._reference, place)) for place in axis.positions(ALONG)]
-        inside = [(place, shape) for place, shape in moved if shape is not None]
-        return axis, [place for place, _ in inside], self._place([shape for _, shape in inside])
+        inside = [(place, each) for place, each in moved if each is not None]
+        return axis, [place for place, _ in inside], self._place([each for _, each in inside])
 
     def _plane(self, x: Axis, y: Axis) -> tuple[Axis, Axis, list[float], list[float], slice] | None:
         """Return a whole rectangle; ``None`` where the space holds but a part of it."""
         columns, rows = ([float(place) for place in axis.positions(SIDE)] for axis in (x, y))
         columns = [place for place in columns if x.moved(self._reference, place)]
         lifted = [y.moved(self._reference, place) for place in rows]
-        shapes = [x.moved(shape, place) for shape in lifted if shape for place in columns]
-        whole = [shape for shape in shapes if shape is not None]
+        found = [x.moved(each, place) for each in lifted if each for place in columns]
+        whole = [each for each in found if each is not None]
         return (x, y, columns, rows, self._place(whole)) if len(whole) == len(rows) * len(columns) > 0 else None
 
     def faces(self, believed: Sequence[tuple[float, float]]) -> tuple[Face, ...]:
@@ -220,7 +219,7 @@ class _Drawn:
             for x, y, columns, rows, place in self._planes
         )
 
-    def slices(self, believed: Sequence[tuple[float, float]], tried: dict[int, Shape]) -> tuple[Slice, ...]:
+    def slices(self, believed: Sequence[tuple[float, float]], tried: dict[int, Candidate]) -> tuple[Slice, ...]:
         """Return the slices with what is believed of them, and where the trials stand."""
         return tuple(
             Slice(
@@ -228,7 +227,7 @@ class _Drawn:
                 tuple(positions),
                 _believed(believed[place]),
                 axis.of(self._reference),
-                {index: axis.of(shape) for index, shape in tried.items()},
+                {index: axis.of(each) for index, each in tried.items()},
             )
             for axis, positions, place in self._slices
             if positions

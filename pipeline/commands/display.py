@@ -18,6 +18,7 @@ from pipeline.study.verdict import confirmation_arms
 from pipeline.trials.arm import Arm
 from pipeline.trials.types import Ending, Job
 from pipeline.trials.types import Progress as TrialProgress
+from shaping.method_names import UNIFORM
 from shaping.printable import printable
 
 
@@ -37,7 +38,7 @@ class StepCount:
         self, config: StudyConfig, reward_critic: bool = True, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._config, self._clock, self._run_steps = config, clock, config.ppo.steps
-        arms = len(confirmation_arms(Arm("any", config.base_shape()), config.base_shape(), reward_critic))
+        arms = _confirmed_arms(config, reward_critic)
         self.totals = {
             SEARCH: config.search.trials * len(config.search.seeds) * self._run_steps,
             CONFIRM: (arms + config.confirm.top - 1) * len(config.confirm.seeds) * self._run_steps,
@@ -102,6 +103,14 @@ class StepCount:
 
 def _key(folder: str, seeds: tuple[int, ...]) -> str:
     return f"{folder} {seeds}"
+
+
+def _confirmed_arms(config: StudyConfig, reward_critic: bool) -> int:
+    """Return how many arms will run on fresh seeds, without those of ``confirm.top``."""
+    if config.space.trainer:
+        # Winner, sparse, the best sparse rival, and the best that spreads evenly, where the space has any.
+        return 3 + (UNIFORM in config.space.methods)
+    return len(confirmation_arms(Arm("any", config.base_shape()), config.base_shape(), reward_critic))
 
 
 class StudyDisplay:
@@ -180,9 +189,9 @@ class StudyDisplay:
             self._progress.console.print(f"  {_plain(job.arm['name'])}: [red]failed[/], {_plain(ending.reason)}")
         elif stage == SEARCH:
             mean, error = outcome.metrics["objective"]
-            shape = Arm.from_dict(job.arm).shape.describe()
+            tried = Arm.from_dict(job.arm).candidate.describe()
             spread = "" if error is None else f" ± {error:.3f}"
-            self._progress.console.print(f"  trial {job.index:>2}  J {mean:+z.3f}{spread}  {shape}")
+            self._progress.console.print(f"  trial {job.index:>2}  J {mean:+z.3f}{spread}  {tried}")
 
     def _show(self, stage: str, at_once: bool = False) -> None:
         count = self._count

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-import torch
 
-from pipeline.runtime.environment import PACKAGES, installed_version
+from pipeline.runtime.environment import PACKAGES, gpu_names, installed_version
 from pipeline.study.folder import FREE_BYTES_NEEDED
 from pipeline.tasks.asset_cache import cache_folder
 
@@ -40,11 +39,23 @@ def examine(studies: Path) -> list[Finding]:
         Finding("python", platform.python_version(), sys.version_info >= (3, 11), "use Python 3.11 or newer"),
         Finding("cores", str(os.cpu_count()), True),
         Finding("memory", f"{memory:.1f} GiB free", memory >= NEEDED_GIB, f"the quickstart wants {NEEDED_GIB} GiB"),
-        Finding("gpu", torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none, CPU is used", True),
+        _gpu(),
         _folder("cache", cache_folder(), "set SHAPETUNE_CACHE to a folder of yours"),
         _folder("studies", studies, "choose another folder with --studies"),
     ]
     return findings + [_package(name) for name in PACKAGES]
+
+
+def _gpu() -> Finding:
+    """Return what GPU the driver names, and whether the installed torch could use it; torch takes seconds to import."""
+    names = gpu_names()
+    build = installed_version("torch") or ""
+    if not names:
+        return Finding("gpu", "none, CPU is used", True)
+    usable = "+cpu" not in build
+    remedy = "install a build of torch for CUDA: pip install torch"
+    found = names[0] if usable else f"{names[0]}, but torch {build} is built for CPUs"
+    return Finding("gpu", found, usable, remedy)
 
 
 def _folder(name: str, folder: Path, remedy: str) -> Finding:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from pipeline.commands.display import StudyDisplay
 from pipeline.commands.summary import show_summary
-from pipeline.config.load import find_config, load_config
-from pipeline.config.schema import StudyConfig
 from pipeline.executors.choose import make_executor
 from pipeline.explain.token_rewards import write_token_rewards
 from pipeline.export.export import export_winner
 from pipeline.report.load import load_report_data
 from pipeline.report.page import write_report
+from pipeline.study.examined import ExaminedStudy
 from pipeline.study.folder import StudyFolder
 from pipeline.study.prepared import PreparedStudy, prepared_study
 from pipeline.study.progress import CONFIRM, SEARCH, ProgressFile, ended_search_runs, finished_runs
@@ -27,26 +25,19 @@ from pipeline.study.verdict import Verdict
 from shaping.errors import ShapetuneError
 
 
-def launch_study(name: str, changes: tuple[str, ...], studies: Path, console: Console) -> StudyFolder:
+def launch_study(asked: ExaminedStudy, console: Console) -> StudyFolder:
     """Run a study to its end, print what it found and where, and return its folder.
 
     Args:
-        name: A config's path or a built-in config's name.
-        changes: ``key=value`` overrides.
-        studies: The folder that studies are in.
+        asked: The study.
         console: Where to print.
 
     Raises:
         ShapetuneError: Something the user can act on; nothing that was finished is lost.
     """
-    return launch_config(load_config(find_config(name), changes), studies, console)
-
-
-def launch_config(config: StudyConfig, studies: Path, console: Console) -> StudyFolder:
-    """Run the study of a config to its end; see ``launch_study``."""
     started = time.perf_counter()
     # The cores belong to the trials; the Gaussian process is small.
-    with prepared_study(config, studies, console) as prepared, _one_thread():
+    with prepared_study(asked, console) as prepared, _one_thread():
         verdict = _run(prepared, console)
         _write_results(prepared)
     show_summary(prepared.config, prepared.folder, verdict, console, time.perf_counter() - started)

@@ -20,10 +20,9 @@ from pipeline.runtime.console import watch
 from pipeline.runtime.csv import write_csv
 from pipeline.study.folder import StudyFolder
 from pipeline.study.progress import CONFIRM, RunOut
-from pipeline.study.status import Standing, best_of, read_standing, read_status
+from pipeline.study.status import Standing, best_of, read_standing, read_status, tried_in_words
 from shaping.errors import ConfigError
 from shaping.printable import printable
-from shaping.shape import Shape
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,8 @@ def status_view(standing: Standing, width: int, height: int | None = None) -> Gr
         now = ", ".join(_confirming(run, standing.progress.run_steps) for run in confirming)
         head.append(f"now: {now}")
     lines = _folded([*head, ""], width)
-    tail = [] if standing.verdict is None else _folded([standing.verdict], width)
+    said = [] if standing.verdict is None else [standing.verdict]
+    tail = _folded([*said, *standing.bounds], width) if said or standing.bounds else []
     rest = None if height is None else height - len(lines) - len(tail)
     return Group(*lines, *trial_lines(standing.rows, width, standing.runner is not None, rest), *tail)
 
@@ -188,15 +188,17 @@ def _cells(row: dict[str, Any], running: bool) -> tuple[str, str, str, str]:
 
 
 def _said(row: dict[str, Any], width: int) -> list[str]:
-    """Return shape and reason in lines that fit."""
-    shape = Shape.from_dict(row["shape"]).describe() if row["shape"] else ""
-    return [*folded_shape(shape, width), *textwrap.wrap(printable(row["reason"]), width, break_on_hyphens=False)]
+    """Return what was tried and the reason in lines that fit."""
+    return [
+        *folded_shape(tried_in_words(row), width),
+        *textwrap.wrap(printable(row["reason"]), width, break_on_hyphens=False),
+    ]
 
 
 def folded_shape(described: str, width: int) -> list[str]:
     """Return a shape's description in lines, cut between its methods and never inside one."""
     unbroken = printable(described).replace(" ", NO_BREAK)
-    for between in ("+", ","):
+    for between in ("+", ",", ";"):
         unbroken = unbroken.replace(between + NO_BREAK, between + " ")
     return [line.replace(NO_BREAK, " ") for line in textwrap.wrap(unbroken, width, break_on_hyphens=False)]
 

@@ -28,34 +28,52 @@ UNLIMITED = 1_000
 def show_summary(
     config: StudyConfig, folder: StudyFolder, verdict: Verdict | None, console: Console, wall_seconds: float
 ) -> None:
-    """Print what the study found."""
+    """Print what the study found: the verdict's first sentence, the table, the rest, and what to do next."""
     winner = folder.winner()
     if winner is None:
         console.print("No trial of the search succeeded; shapetune status shows each one's reason.")
-    else:
-        stopped = _stopped_early(folder)
-        if stopped:
-            console.print(f"\n{stopped}")
-        console.print(f"\nwinner of the search: {_plain(winner.name)}: {winner.shape.describe()}\n")
+    console.print()
     if verdict is not None:
         runs = confirmation_runs(folder)
-        table = _table(runs, verdict)
-        fits = Measurement.get(console, console.options.update(max_width=UNLIMITED), table).maximum <= console.width
-        console.print(table if fits else _table(runs, verdict, "±"))
+        console.print(f"[bold]{_plain(verdict.text[0])}[/]\n")
+        console.print(_fitting_table(runs, verdict, console))
         console.print()
-        for line in _notes(runs, verdict):
-            console.print(_plain(line))
-        console.print()
-        for line in verdict.text:
+        for line in (*_notes(runs, verdict), *verdict.text[1:]):
             console.print(_plain(line))
     elif winner is not None:
         if config.confirm.seeds:
             console.print(f"No run of the winner on fresh seeds succeeded; why stands in {_plain(folder.confirm)}.")
         console.print("Nothing was confirmed on fresh seeds, so nothing is claimed.")
-    console.print(f"\nstudy   {_plain(shown_path(folder.root))}, {wall_seconds:.0f} s")
-    console.print(f"report  {_plain(shown_path(folder.report_file))}")
     if winner is not None:
-        console.print(f"shape   {_plain(shown_path(folder.export / 'shape.json'))}")
+        console.print(f"\nwinner of the search: {_plain(winner.name)}: {_plain(winner.candidate.describe())}")
+        stopped = _stopped_early(folder)
+        console.print(stopped, end="\n" if stopped else "")
+    _show_places(config, folder, winner is not None, console, wall_seconds)
+
+
+def _show_places(config: StudyConfig, folder: StudyFolder, has_winner: bool, console: Console, seconds: float) -> None:
+    """Print where everything is, and the commands that one may want next."""
+    shown = _plain(shown_path(folder.root))
+    console.print(f"\nstudy   {shown}, {seconds:.0f} s")
+    console.print(f"report  {_plain(shown_path(folder.report_file))}, for a browser")
+    if not has_winner:
+        return
+    console.print(f"shape   {_plain(shown_path(folder.export / 'shape.json'))}")
+    for reached in folder.bounds():
+        console.print(f"widen   {_plain(reached.remedy)}, under another name")
+    console.print(f"export  shapetune export {shown} --format verl, or skyrl, trl, slime")
+    console.print(f"more    the same command with --set search.trials={2 * config.search.trials} goes on searching")
+
+
+def _fitting_table(runs: Runs, verdict: Verdict, console: Console) -> Table:
+    """Return the table with as much as fits the console's width without folding a name; at the least J and steps."""
+    tables = [
+        _table(runs, verdict, sign, columns)
+        for columns in (None, ("objective", "reward", "kl_nats"), ("objective", "kl_nats"), ("objective",))
+        for sign in (" ± ", "±")
+    ]
+    widths = [Measurement.get(console, console.options.update(max_width=UNLIMITED), each).maximum for each in tables]
+    return next((each for each, width in zip(tables, widths, strict=True) if width <= console.width), tables[-1])
 
 
 def came_to_nothing(folder: StudyFolder) -> bool:
@@ -82,14 +100,15 @@ def shown_path(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def _table(runs: Runs, verdict: Verdict, sign: str = " ± ") -> Table:
-    """Return the arms, with columns that stay whole at 80 columns; a long name is folded."""
+def _table(runs: Runs, verdict: Verdict, sign: str, columns: Sequence[str] | None) -> Table:
+    """Return the arms with some of the measures; ``None`` shows all."""
     table = Table(box=None, pad_edge=False)
     table.add_column("arm, on fresh seeds", overflow="fold")
     has_gold = all(run.measured("gold_reward") is not None for results in runs.values() for run in results)
     metrics = {"J": "objective", "reward": "reward", "KL, nats": "kl_nats"} | (
         {"gold": "gold_reward"} if has_gold else {}
     )
+    metrics = {name: metric for name, metric in metrics.items() if columns is None or metric in columns}
     for name in (*metrics, "steps"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in _order(runs):

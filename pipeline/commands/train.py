@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,6 +19,7 @@ from rich.table import Table
 from tensorboardX import SummaryWriter
 
 from pipeline.config.schema import StudyConfig
+from pipeline.config.trainer_space import with_settings
 from pipeline.runtime.files import write_json
 from pipeline.study.folder import unlike
 from pipeline.study.provenance import task_files
@@ -28,6 +31,7 @@ from pipeline.trainers.ppo.trainer import PPOTrainer
 from shaping.errors import ConfigError
 from shaping.printable import printable
 from shaping.shape import Shape
+from shaping.shape_file import ShapeFile
 
 CHECKPOINT = "checkpoint.safetensors"
 RESULT, RUN_FILE = "result.json", "run.json"
@@ -56,7 +60,8 @@ class TrainingRun:
     def identity(self) -> dict[str, Any]:
         """Return what decides the run, as plain values."""
         chosen = self.config.model_dump(mode="json")
-        parts = {name: chosen[name] for name in ("task", "ppo", "sampling", "evaluation")}
+        names = ("task", "ppo", "sampling", "evaluation", "objective")
+        parts = {name: chosen[name] for name in names if name in chosen}
         files = {FILES: self.files} if self.files else {}
         return {**parts, **files, "shape": self.shape.to_dict(), "seed": self.seed}
 
@@ -108,6 +113,32 @@ def chosen_shape(
     return config.base_shape().with_changes(weights=mixed)
 
 
+def with_settings_of(config: StudyConfig, file: Path | None, changes: Sequence[str], console: Console) -> StudyConfig:
+    """Return the config with the trainer's settings that a shape was found with, and say which they are.
+
+    Args:
+        config: What the policy would be trained with.
+        file: The ``shape.json``; ``None`` changes nothing.
+        changes: ``key=value`` overrides of the user, which stand above the file.
+        console: Where to say what is set.
+
+    Raises:
+        ConfigError: The file cannot be used, or names a setting that the config's trainer does not have.
+    """
+    if file is None:
+        return config
+    own = {change.partition("=")[0].strip() for change in changes}
+    found = {name: value for name, value in ShapeFile.read(file).trainer.items() if name not in own}
+    for name, value in found.items():
+        console.print(f"{escape(printable(f'{name} = {value}'))}, as the shape was found")
+    try:
+        return with_settings(config, found)
+    except ValidationError as error:
+        raise ConfigError(
+            f"shape file {file}: trainer: {error.errors()[0]['msg']}", "export the shape again, or set it yourself"
+        ) from error
+
+
 def train(run: TrainingRun, task: Task, console: Console) -> Trained:
     """Train to the end, resume where an earlier attempt stopped, and return how the policy is judged.
 
@@ -119,7 +150,7 @@ def train(run: TrainingRun, task: Task, console: Console) -> Trained:
     """
     started = time.perf_counter()
     _claim(run)
-    trainer = PPOTrainer(task, run.shape, run.config.ppo, run.config.sampling, run.seed)
+    trainer = PPOTrainer(task, run.shape, run.config.ppo, run.config.sampling, run.seed, run.config.kl_price)
     identity = json.dumps(run.identity())
     inner = InnerRun(trainer, run.config.evaluation, run.folder / CHECKPOINT, identity, judges_untrained=True)
     if trainer.processes.rank > 0:

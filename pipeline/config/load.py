@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from pipeline.config.database_url import masked
 from pipeline.config.schema import StudyConfig
+from pipeline.config.trainer_space import nested
 from pipeline.config.yaml_text import NotYamlError, parse_yaml
 from pipeline.runtime.section import FieldError
 from pipeline.tasks.settings import TASK_NAMES
@@ -72,6 +73,9 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> StudyConfig:
     values = _read_yaml(path)
     _check_format(values, path)
     values["task"] = absolute_paths(values.get("task", {}), path.parent, every=False)
+    if isinstance(values.get("space"), dict):
+        # So that --set space.trainer.ppo.critic=... replaces what the file says of it.
+        values["space"] = {**values["space"], "trainer": nested(values["space"].get("trainer"))}
     _check_keys_given_once(overrides)
     for override in overrides:
         _apply(values, override)

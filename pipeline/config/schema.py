@@ -10,16 +10,18 @@ from pipeline.config.settings import (
     ConfirmSettings,
     CustomTrainerSettings,
     ExecutorSettings,
+    ObjectiveSettings,
     SearchSettings,
     ShapeSettings,
     SpaceSettings,
     StorageSettings,
 )
+from pipeline.config.trainer_space import default_value, searched_settings
 from pipeline.config.yaml_text import dump_yaml
 from pipeline.runtime.section import Section
 from pipeline.tasks.settings import SentimentSettings, TaskSettings
 from pipeline.trainers.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
-from search_spaces import SearchSpace, make_space
+from search_spaces import SearchSpace, StudySpace, make_space
 from shaping.shape import Shape, check_layer
 
 
@@ -37,6 +39,12 @@ class StudyConfig(Section):
     sampling: SamplingSettings = Field(default_factory=SamplingSettings, description="How responses are sampled.")
     ppo: PPOSettings = Field(default_factory=PPOSettings, description="The training of one policy.")
     evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings, description="How policies are judged.")
+    objective: ObjectiveSettings = Field(
+        default_factory=ObjectiveSettings,
+        # Studies from before it existed are told by what their config says.
+        exclude_if=lambda settings: settings == ObjectiveSettings(),
+        description="What trials are judged by.",
+    )
     search: SearchSettings = Field(default_factory=SearchSettings, description="The outer loop.")
     confirm: ConfirmSettings = Field(default_factory=ConfirmSettings, description="The best arms on fresh seeds.")
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings, description="Where trials run.")
@@ -98,8 +106,21 @@ class StudyConfig(Section):
                     raise ValueError(f"{needed} needs the sparse arm; let space.balance begin at 0")
         return self
 
-    def make_space(self) -> SearchSpace:
-        """Return the search space, its shapes completed with this study's fixed part."""
+    @property
+    def kl_price(self) -> float:
+        """Price of a nat of KL(policy || reference) in J."""
+        return self.ppo.kl_coef if self.objective.kl_price is None else self.objective.kl_price
+
+    def make_space(self) -> StudySpace:
+        """Return all that is searched: the shapes, completed with this study's fixed part, and trainer settings.
+
+        Raises:
+            ConfigError: A setting cannot be searched as the config says.
+        """
+        settings = searched_settings(self)
+        return StudySpace(self._shapes(), settings, {each.name: default_value(self, each.name) for each in settings})
+
+    def _shapes(self) -> SearchSpace:
         return make_space(
             self.space.name,
             base=self.base_shape(),

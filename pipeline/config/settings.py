@@ -9,8 +9,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from pipeline.config.database_url import check_url
+from pipeline.config.trainer_space import flat
 from pipeline.config.yaml_text import as_numbers
 from pipeline.runtime.section import LARGEST_SEED, Section
+from pipeline.trainers.ppo.settings import LARGEST
 from search_spaces import SPACES
 from shaping.shape import UNITS_WITHIN_TURNS
 
@@ -29,6 +31,18 @@ class SpaceSettings(Section):
     balance: tuple[float, float] = Field((0.0, 1.0), description="Bounds of the methods' share; sparse has the rest.")
     units: tuple[str, ...] = Field(UNITS_WITHIN_TURNS, min_length=1, description="Units to choose from, in space full.")
     budget: tuple[int, int] = Field((16, 128), description="Bounds of the coalitions of a response, in space full.")
+    trainer: dict[str, Any] = Field(
+        default_factory=dict,
+        # Studies from before it existed are told by what their config says.
+        exclude_if=lambda settings: not settings,
+        description="Settings of the trainer that are searched, too: ppo.critic: [value_head, network], or "
+        "ppo.learning_rate: {low: 2.0e-4, high: 1.6e-3, log: true}.",
+    )
+
+    @field_validator("trainer", mode="before")
+    @classmethod
+    def _settings(cls, value: Any) -> dict[str, Any]:
+        return flat(value)
 
     @field_validator("name")
     @classmethod
@@ -60,6 +74,17 @@ class ShapeSettings(Section):
     gamma: float = Field(1.0, gt=0, le=1, description="Discount; below 1 the optimal policy may change.")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of the baselines that the study does not tune.")
     policy_preserving: bool = Field(True, description="Refuse all that could change the optimal policy.")
+
+
+class ObjectiveSettings(Section):
+    """What J is: the reward on held-out prompts, less the price of the KL that it took."""
+
+    kl_price: float | None = Field(
+        None,
+        ge=0,
+        le=LARGEST,
+        description="Price of a nat of KL(policy || reference) in J; unset is ppo.kl_coef, whatever trials train with.",
+    )
 
 
 class ConstraintSettings(Section):

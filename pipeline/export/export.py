@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from pipeline.config.schema import StudyConfig
+from pipeline.config.trainer_space import with_settings
 from pipeline.export.policy import policy_source
 from pipeline.export.reward_model_code import reward_model_code
 from pipeline.export.template import Exported
+from pipeline.export.trainer_settings import unset_notes
 from pipeline.runtime.environment import installed_versions
 from pipeline.runtime.files import read_saved, write_text
 from pipeline.study.folder import StudyFolder
@@ -65,13 +67,15 @@ def shape_of(folder: StudyFolder, config: StudyConfig, reward_model: tuple[str, 
     if winner is None:
         raise ConfigError(f"{folder.root} has no winner yet", "let shapetune launch finish its search first")
     name, sha256 = reward_model or (None, None)
+    ppo = with_settings(config, winner.trainer).ppo
     return ShapeFile(
         shape=winner.shape,
         # Rewards that were scaled up are rewards whose KL was priced lower; a trainer gets them unscaled.
-        kl_coef=config.ppo.kl_coef / config.ppo.reward_scale,
-        kl_estimator=config.ppo.kl_estimator,
-        critic=winner.critic or config.ppo.critic,
+        kl_coef=ppo.kl_coef / ppo.reward_scale,
+        kl_estimator=ppo.kl_estimator,
+        critic=ppo.critic,
         missing_eos_penalty=config.sampling.missing_eos_penalty,
+        trainer=dict(winner.trainer),
         reward_model=name,
         reward_model_sha256=sha256,
         study=_origin(folder, config, winner.name),
@@ -108,7 +112,8 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     if snippet is not None:
         code = reward_model_code(config, task, assets)
         policy = None if task is None else policy_source(config, task, assets)
-        texts, notes = snippet(Exported(content, code, config.sampling, policy)), code.notes
+        texts = snippet(Exported(content, code, config.sampling, policy))
+        notes = (*code.notes, *unset_notes(form, content))
     paths = [target / "shape.json", *(target / name for name in texts)]
     content.write(paths[0])
     for path, text in zip(paths[1:], texts.values(), strict=True):

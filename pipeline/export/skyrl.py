@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.export.template import Exported, origin
+from pipeline.export.trainer_settings import searched_overrides
 
 MODULE = '''\
 """Trains in SkyRL 0.3 with dense rewards; what SETTINGS does not hold is given as to SkyRL itself:
@@ -34,7 +35,7 @@ SETTINGS = [
     "trainer.algorithm.kl_ctrl.type=fixed",
     f"trainer.algorithm.kl_loss_coef={{KL_COEF}}",
     "trainer.algorithm.kl_estimator_type={kl_estimator}",
-]
+{searched}]
 
 
 {make_shaper}
@@ -68,6 +69,9 @@ def snippet(exported: Exported) -> dict[str, str]:
         gae_lambda=shape.gae_lambda,
         kl_coef=content.kl_coef,
         kl_estimator=content.kl_estimator,
+        searched="".join(
+            f"    {f'{name}={value}'!r},\n" for name, value in searched_overrides("skyrl", content).items()
+        ),
         imports="\n".join(exported.reward_model.imports),
         make_shaper=exported.reward_model.make_shaper(),
     )

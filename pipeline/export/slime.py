@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipeline.export.template import Exported, origin
+from pipeline.export.trainer_settings import searched_overrides
 
 MODULE = '''\
 """Dense rewards for slime 0.3: its advantage function; the arguments stand in shapetune_slime.sh."""
@@ -35,7 +36,7 @@ SHAPE_ARGS=(
    --lambd {gae_lambda!r}
    --kl-coef {kl_coef!r}
    --kl-loss-type {kl_estimator}
-)
+{searched})
 """
 
 
@@ -49,5 +50,6 @@ def snippet(exported: Exported) -> dict[str, str]:
         gae_lambda=shape.gae_lambda,
         kl_coef=content.kl_coef,
         kl_estimator=content.kl_estimator,
+        searched="".join(f"   {name} {value}\n" for name, value in searched_overrides("slime", content).items()),
     )
     return {"shapetune_slime.py": module, "shapetune_slime.sh": arguments}

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from pipeline.export.template import Exported, PolicySource, origin
+from pipeline.export.trainer_settings import searched_overrides
 
 MODULE = '''\
 """Trains by TRL's GRPO with dense rewards; all of TRL's own options go behind:
@@ -78,6 +79,7 @@ def snippet(exported: Exported) -> dict[str, str]:
         "beta": content.kl_coef,
         "max_completion_length": tokens,
         "temperature": exported.sampling.temperature,
+        **searched_overrides("trl", content),
     }
     if not exported.sampling.stop_at_eos:
         settings["generation_kwargs"] = {"min_new_tokens": tokens}

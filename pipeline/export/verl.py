@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.export.template import Exported
+from pipeline.export.trainer_settings import searched_overrides
 from shaping.shape_file import ShapeFile
 
 MODULE = "shapetune_verl"
@@ -92,7 +93,7 @@ def snippet(exported: Exported) -> dict[str, str]:
 
 
 def overrides(content: ShapeFile) -> dict[str, Any]:
-    """Return verl's settings of the shape's constants: estimator, discounts, and KL as a penalty of each token."""
+    """Return verl's settings of what the shape was found with: estimator, discounts, KL as a penalty of each token."""
     return {
         "algorithm.adv_estimator": "gae",
         "algorithm.gamma": content.shape.gamma,
@@ -101,6 +102,7 @@ def overrides(content: ShapeFile) -> dict[str, Any]:
         "algorithm.kl_penalty": KL_PENALTIES[content.kl_estimator],
         "algorithm.kl_ctrl.type": "fixed",
         "algorithm.kl_ctrl.kl_coef": content.kl_coef,
+        **searched_overrides("verl", content),
     }
 
 

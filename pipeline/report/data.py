@@ -14,8 +14,8 @@ from pipeline.study.verdict import Verdict
 from pipeline.trials.arm import Arm
 from pipeline.trials.records import FailureRecord, Origin, StopRecord, TrialState
 from pipeline.trials.statistics import mean_and_error
+from search_spaces.base import Candidate
 from shaping.certificate import Certificate
-from shaping.shape import Shape
 
 if TYPE_CHECKING:
     from pipeline.analysis.landscape import Landscape
@@ -96,7 +96,7 @@ class TrialRow:
         origin: ``baseline``, ``sobol``, ``model``, or ``earlier study`` where its arm was taken over.
         is_baseline: Whether every study of the space runs its arm first.
         is_taken_over: Whether an earlier study ran it.
-        shape: ``None`` while no file of the trial tells it.
+        tried: ``None`` while no file of the trial tells it.
         records: Of the seeds that were trained to the end.
         attempts: Those that failed, oldest first, whatever became of the trial.
         result: ``None`` unless every seed finished.
@@ -110,7 +110,7 @@ class TrialRow:
     origin: str
     is_baseline: bool
     is_taken_over: bool
-    shape: Shape | None
+    tried: Candidate | None
     records: tuple[RunRecord, ...]
     attempts: tuple[Attempt, ...]
     result: ArmResult | None

@@ -101,7 +101,7 @@ def _trial(files: TrialFiles, config: StudyConfig, baselines: set[str], beliefs:
         origin=record.origin if record else "unknown",
         is_baseline=name in baselines,
         is_taken_over=record is not None and record.is_taken_over,
-        shape=arm.shape if arm else None,
+        tried=arm.candidate if arm else None,
         records=result.records if result else tuple(record_of(run) for run in files.runs()),
         attempts=read_attempts(files),
         result=result,

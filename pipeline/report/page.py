@@ -20,6 +20,7 @@ from pipeline.report.run_record import cpu_ratio
 from pipeline.report.sections import LandscapeSection, ax_groups
 from pipeline.report.sensitivity import SHARE
 from pipeline.runtime.files import write_text
+from pipeline.study.verdict import PLACE
 from pipeline.trials.arm import WINNER
 from pipeline.trials.statistics import SMOOTHING_STEPS
 from shaping.certificate import TOLERANCE
@@ -101,7 +102,7 @@ def render(data: ReportData, live: Live | None = None) -> str:
         depths=token_depths,
         has_beliefs=any(trial.belief for trial in data.trials),
         has_shares=any(row.parameter.startswith(SHARE) for row in data.sensitivity),
-        has_runners_up=any(each.arm.name.startswith(figures.RUNNER_UP) for each in data.confirmed),
+        has_runners_up=any(each.arm.name.startswith(PLACE) for each in data.confirmed),
         method_words=_method_words(data),
     )
 
@@ -143,8 +144,9 @@ def _share_colours(data: ReportData) -> dict[str, str]:
 
 def _method_words(data: ReportData) -> dict[str, str]:
     """Return explanations of the methods that the page names."""
-    shapes = [trial.shape for trial in data.trials] + [confirmed.arm.shape for confirmed in data.confirmed]
-    named = {name for shape in shapes if shape for name in shape.active_methods()}
+    shapes = [trial.tried.shape for trial in data.trials if trial.tried]
+    shapes += [confirmed.arm.shape for confirmed in data.confirmed]
+    named = {name for shape in shapes for name in shape.active_methods()}
     named |= {row.method for sample in data.samples for row in sample.rows}
     return {name: text for name, text in words.METHOD_WORDS.items() if name in named}
 

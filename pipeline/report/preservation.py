@@ -10,6 +10,8 @@ from pipeline.report import words
 from pipeline.report.data import ReportData, TrialRow
 from pipeline.report.run_record import RunRecord
 from pipeline.study.verdict import TUNED
+from pipeline.trials.arm import WINNER
+from search_spaces import is_without_credit
 from shaping.certificate import Certificate
 from shaping.method_names import SPARSE, UNIFORM
 
@@ -28,6 +30,8 @@ CONTROLS = {
     "everywhere, wherever it is earned",
     RANDOM: "random parts that add up to the score: whether it matters at all where the reward falls",
 }
+# Of a study that searched its trainer's settings, too.
+FOUND = "the best of its kind that the search found: whether a shape wins only because of how its learner is set"
 # Those that are a credit method, which a trial may have alone under any name.
 CREDITS = (UNIFORM, RANDOM)
 
@@ -126,11 +130,16 @@ def _controls(data: ReportData) -> tuple[Control, ...]:
         places += [f"in the search as {words.count(len(of), 'trial')}"] if of else []
         if places:
             found.append(Control(name, purpose, " and ".join(places)))
+    found += [
+        Control(each.arm.name, FOUND, words.count(fresh[each.arm.name], "fresh seed"))
+        for each in data.confirmed
+        if data.config.space.trainer and each.arm.name not in (WINNER, *CONTROLS) and is_without_credit(each.arm.shape)
+    ]
     return tuple(found)
 
 
 def _credits(trial: TrialRow) -> list[str]:
-    return list(trial.shape.active_methods()) if trial.shape else []
+    return list(trial.tried.shape.active_methods()) if trial.tried else []
 
 
 def _constraints(settings: ConstraintSettings) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.report.data import Sensitivity
-from search_spaces import SearchSpace
+from search_spaces import StudySpace
 
 WEIGHT, LAMBDA = "weight_", "gae_lambda"
 SHARE = "share of "
@@ -16,7 +16,7 @@ SHARE = "share of "
 COLUMN = re.compile(r"(.+)_OH_PARAM_(\d+)")
 
 
-def read_sensitivity(content: Mapping[str, Any], space: SearchSpace) -> tuple[Sensitivity, ...]:
+def read_sensitivity(content: Mapping[str, Any], space: StudySpace) -> tuple[Sensitivity, ...]:
     """Return what is known of each parameter, the one that matters most first.
 
     Args:

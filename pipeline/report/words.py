@@ -10,6 +10,8 @@ from pipeline.report.data import Belief, ConfirmedArm, Estimate
 from pipeline.report.run_record import Ratio, RunRecord, mean_of
 from pipeline.trials.arm import Arm
 from pipeline.trials.records import StopRecord
+from search_spaces.base import Candidate, setting_words
+from search_spaces.rivals import CRITIC
 from shaping.certificate import Certificate
 from shaping.shape import Shape
 
@@ -80,8 +82,8 @@ def searched_label(objective: str) -> str:
     return "mean J of curve" if objective == "curve" else "J"
 
 
-def shape(value: Shape | None) -> str:
-    """Return a shape in words; a dash where it is not known."""
+def candidate(value: Candidate | None) -> str:
+    """Return what a trial tried in words; a dash where it is not known."""
     return MISSING if value is None else value.describe()
 
 
@@ -91,9 +93,15 @@ def row(name: str, value: Shape) -> str:
 
 
 def arm_shape(arm: Arm) -> str:
-    """Return an arm's shape in words, with its critic where that is not the study's."""
-    critic = {"reward_model": "critic starts as the reward model", "value_head": "critic is a value head"}
-    return arm.shape.describe() + (f"; {critic[arm.critic]}" if arm.critic else "")
+    """Return an arm's shape in words, with the trainer's settings where they are not the study's."""
+    critics = {
+        "reward_model": "critic starts as the reward model",
+        "value_head": "critic is a value head",
+        "network": "critic is a network",
+    }
+    critic = [critics[arm.critic]] if arm.critic else []
+    others = [setting_words(each) for each in arm.trainer.items() if each[0] != CRITIC]
+    return "; ".join([arm.shape.describe(), *critic, *others])
 
 
 def certificate(value: Certificate) -> str:

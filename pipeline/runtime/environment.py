@@ -56,7 +56,7 @@ def found_here() -> dict[str, Any]:
         "processor": _processor(),
         "processors": os.cpu_count() or 1,
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": _gpus(),
+        "gpus": gpu_names(),
     }
 
 
@@ -103,7 +103,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _gpus() -> list[str]:
+def gpu_names() -> list[str]:
     """Return the names of NVIDIA's GPUs; asking torch would take memory of each."""
     files = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     return [name for file in files for name in _values(file, "Model")[:1]]

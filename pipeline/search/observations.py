@@ -16,22 +16,12 @@ from ax.core.trial_status import TrialStatus
 
 from pipeline.config.settings import SearchSettings
 from pipeline.storage.keys import DEVIATION, OBJECTIVE, PROJECTED, SEED
-from pipeline.trials.results import Metrics
-from shaping.certificate import Certificate
 from shaping.method_names import SPARSE
-
-TRACKED = ("reward", "kl_nats", "gold_reward", "certificate_error")
 
 
 def seed_metric(seed: int) -> str:
     """Return the name under which one seed's objective is kept."""
     return f"{SEED}{seed}"
-
-
-def tracked_values(metrics: Metrics, certificate: Certificate) -> dict[str, float]:
-    """Return what a result tells beside its objective: means of its metrics, and the certificate's error."""
-    means = {name: metrics[name][0] for name in TRACKED if name in metrics}
-    return {**means, "certificate_error": certificate.largest_error}
 
 
 class Observations:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,49 +23,33 @@ from pipeline.search.ax_patches import experiment_of, node_of, strategy_of
 from pipeline.search.detached import detached
 from pipeline.search.early_stopping import Projection
 from pipeline.search.generation_strategy import SOBOL, discrete_points, fit_effort, generation_strategy
-from pipeline.search.observations import TRACKED, Observations, seed_metric
+from pipeline.search.observations import Observations, seed_metric
 from pipeline.search.posterior import Posterior, Prediction
+from pipeline.search.proposal import EarlierTrial, Proposal
 from pipeline.search.store import Store, as_stored
+from pipeline.search.tracked import TRACKED
 from pipeline.storage.database import Database, sqlite_file
-from pipeline.storage.keys import DEVIATION, OBJECTIVE, ORIGIN, PROJECTED, REASON, SHAPE, TAKEN_OVER, plain_text
+from pipeline.storage.keys import (
+    DEVIATION,
+    OBJECTIVE,
+    ORIGIN,
+    PROJECTED,
+    REASON,
+    SHAPE,
+    TAKEN_OVER,
+    TRAINER,
+    plain_text,
+)
 from pipeline.trials.records import Origin
-from search_spaces import BaselineArm, Fillable, SearchSpace, filling
+from search_spaces import BaselineArm, StudySpace, filling
 from shaping.errors import ShapetuneError
 from shaping.method_names import SPARSE
-from shaping.shape import Shape
 
 # Of a parameter's range: closer points are the same.
 NEAR = 1e-3
 ATTEMPTS = 2
 # Reasons go into a column of this width.
 REASON_CHARACTERS = 100
-
-
-@dataclass(frozen=True)
-class Proposal:
-    """A trial to run: its index in the database, its arm's name, its shape and how it came about."""
-
-    index: int
-    arm: str
-    shape: Shape
-    origin: str
-
-
-@dataclass(frozen=True)
-class EarlierTrial:
-    """A trial of another study on the same task and space, which is as good as one of this study's.
-
-    Attributes:
-        arm: Its name here.
-        shape: What was tried.
-        values: Seed to objective.
-        tracked: Name to value of what else was measured.
-    """
-
-    arm: str
-    shape: Shape
-    values: Mapping[int, float]
-    tracked: Mapping[str, float]
 
 
 class OuterLoop:
@@ -84,7 +67,7 @@ class OuterLoop:
     def __init__(
         self,
         name: str,
-        space: SearchSpace,
+        space: StudySpace,
         database: Database | Path | None,
         search: SearchSettings,
         earlier: Sequence[EarlierTrial] = (),
@@ -129,7 +112,7 @@ class OuterLoop:
         return client
 
     def _add(self, trial: EarlierTrial) -> None:
-        index = self._attached(BaselineArm(trial.arm, self._space.encode(trial.shape)))
+        index = self._attached(BaselineArm(trial.arm, self._space.encode(trial.candidate)))
         self._experiment.trials[index].update_run_metadata({TAKEN_OVER: True})
         # Before it is saved: a kill in between would leave a trial that looks like this study's own.
         self._complete(index, trial.values, trial.tracked)
@@ -174,7 +157,8 @@ class OuterLoop:
     def _save_new(self, index: int) -> None:
         """Save a trial for the first time, with what a reader without the study's space must know of it."""
         proposal, trial = self.proposal(index), self._experiment.trials[index]
-        trial.update_run_metadata({SHAPE: proposal.shape.to_dict(), ORIGIN: str(proposal.origin)})
+        settings = {TRAINER: dict(proposal.trainer)} if proposal.trainer else {}
+        trial.update_run_metadata({SHAPE: proposal.shape.to_dict(), ORIGIN: str(proposal.origin), **settings})
         self._save(index, whole=proposal.arm == SPARSE)
 
     def _save(self, index: int, whole: bool = False) -> None:
@@ -351,7 +335,7 @@ class OuterLoop:
         return Posterior(self._experiment, self._search)
 
     def trials(self) -> list[dict[str, Any]]:
-        """Return every trial as plain values: index, arm, origin, status, shape, and the reason of a failed one."""
+        """Return every trial as plain values: index, arm, origin, status, what it tries, why it failed."""
         rows = []
         for index, trial in sorted(self._experiment.trials.items()):
             proposal = self.proposal(index)
@@ -362,6 +346,7 @@ class OuterLoop:
                     "origin": proposal.origin,
                     "status": trial.status.name.lower(),
                     "shape": proposal.shape.to_dict(),
+                    "trainer": dict(proposal.trainer),
                     "reason": str(trial.run_metadata.get(REASON, "")),
                 }
             )
@@ -372,9 +357,9 @@ class OuterLoop:
         return experiment_of(self._client)
 
 
-def _filling_arms(space: SearchSpace, count: int, seed: int) -> list[BaselineArm]:
+def _filling_arms(space: StudySpace, count: int, seed: int) -> list[BaselineArm]:
     """Return the space-filling arms; a space that cannot say how leaves them to Ax, which rejects what misses it."""
-    points = filling(space, count, seed) if isinstance(space, Fillable) else []
+    points = filling(space, count, seed) if space.is_fillable else []
     return [BaselineArm(f"{Origin.SOBOL} {place + 1}", point) for place, point in enumerate(points)]
 
 

@@ -12,8 +12,7 @@ from pipeline.report import page as report_page
 from pipeline.report import words
 from pipeline.report.page import Live
 from pipeline.serve.source import Entry
-from pipeline.study.status import best_of
-from shaping.shape import Shape
+from pipeline.study.status import best_of, tried_in_words
 
 
 def list_page(entries: Sequence[Entry], place: str, live: Live) -> str:
@@ -29,7 +28,7 @@ def stored_page(found: dict[str, Any], place: str, live: Live) -> str:
         place: The database.
         live: What keeps the page up to date.
     """
-    shapes = {row["index"]: Shape.from_dict(row["shape"]).describe() for row in found["trials"] if row["shape"]}
+    shapes = {row["index"]: tried_in_words(row) for row in found["trials"] if row["shape"]}
     known = {"found": found, "shapes": shapes, "best": best_of(found["trials"])}
     return _render("stored.html.j2", title=found["study"], place=place, live=live, **known)
 

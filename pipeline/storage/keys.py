@@ -9,7 +9,7 @@ PROJECTED, DEVIATION = "J_projected", "J_projection_deviation"
 # Which study it is and who began it, among an experiment's properties.
 IDENTITY = "shapetune"
 # Among what Ax calls a trial's run metadata.
-SHAPE, ORIGIN, REASON = "shape", "origin", "reason"
+SHAPE, TRAINER, ORIGIN, REASON = "shape", "trainer", "origin", "reason"
 # The same: set where the trial's result was taken over from an earlier study.
 TAKEN_OVER = "earlier study"
 LONGEST_TEXT = 2_000

@@ -26,12 +26,14 @@ from pipeline.storage.keys import (
     SEED,
     SHAPE,
     TAKEN_OVER,
+    TRAINER,
     plain_text,
 )
 from pipeline.storage.lock import Holder, find_holders, lock_key
-from pipeline.study.status import UNKNOWN
+from pipeline.study.status import UNKNOWN, tried
 from pipeline.trials.records import TrialState
 from pipeline.trials.statistics import mean_and_error
+from search_spaces.base import Value
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 
@@ -154,7 +156,7 @@ def _row(trial: Row[Any], values: Mapping[str, float]) -> dict[str, Any]:
         "index": trial.number,
         "arm": plain_text(trial.arm or ""),
         "origin": plain_text(str(about.get(ORIGIN, ""))),
-        "shape": _shape(about.get(SHAPE)),
+        **tried(_shape(about.get(SHAPE)), _settings(about.get(TRAINER))),
         **UNKNOWN,
         "state": state,
         "taken_over": bool(about.get(TAKEN_OVER)),
@@ -177,6 +179,16 @@ def _shape(value: Any) -> dict[str, Any] | None:
         return Shape.from_dict(value).to_dict() if isinstance(value, dict) else None
     except (ConfigError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _settings(value: Any) -> dict[str, Value]:
+    """Return settings of a trainer that can be shown: other programs may have written what the database holds."""
+    found = value.items() if isinstance(value, dict) else ()
+    return {
+        plain_text(str(name)): plain_text(each) if isinstance(each, str) else each
+        for name, each in found
+        if isinstance(each, int | float | str)
+    }
 
 
 def _mapping(value: Any) -> dict[str, Any]:

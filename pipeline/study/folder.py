@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.config.load import FORMAT, FORMAT_KEY, load_config
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_saved, write_text
+from pipeline.search.bounds import BoundReached
 from pipeline.study.lock import lock_holder, study_lock
 from pipeline.trials.arm import Arm
 from shaping.errors import ConfigError
@@ -40,6 +41,7 @@ class StudyFolder:
         self.winner_file = root / "winner.json"
         self.ranking_file = root / "ranking.json"
         self.sensitivity_file = root / "sensitivity.json"
+        self.bounds_file = root / "bounds.json"
         self.warm_start_file = root / "warm_start.json"
         self.tokens_file = root / "tokens.json"
         self.provenance_file = root / "provenance.jsonl"
@@ -125,7 +127,8 @@ class StudyFolder:
         """Keep what was found about the winner of a shorter search under ``earlier/TRIALS``."""
         aside = self.root / "earlier" / str(trials)
         aside.mkdir(parents=True, exist_ok=True)
-        about = [self.winner_file, self.ranking_file, self.sensitivity_file, self.verdict_file, self.tokens_file]
+        found = [self.winner_file, self.ranking_file, self.sensitivity_file, self.bounds_file]
+        about = [*found, self.verdict_file, self.tokens_file]
         # The baselines' runs stay: they are the same whoever wins.
         for path in (*about, self.export, *self.confirm.glob("winner-*"), *self.confirm.glob("place-*")):
             if path.exists():
@@ -146,6 +149,14 @@ class StudyFolder:
             DamagedFileError: Its file is not what was written.
         """
         return read_saved(self.winner_file, Arm.from_dict)
+
+    def bounds(self) -> list[BoundReached]:
+        """Return the bounds of the space that the search ran into; empty where a version before they were kept chose.
+
+        Raises:
+            DamagedFileError: Its file is not what was written.
+        """
+        return read_saved(self.bounds_file, lambda rows: [BoundReached.from_dict(row) for row in rows]) or []
 
     def count_trials(self) -> int:
         """Return the number of the search's trials so far, however they stand."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from rich.console import Console
 
@@ -13,11 +12,10 @@ from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import write_json
 from pipeline.runtime.signals import interruption
 from pipeline.storage.database import locked, study_database
+from pipeline.study.examined import ExaminedStudy
 from pipeline.study.folder import StudyFolder
 from pipeline.study.progress import finished_runs
-from pipeline.study.prompt_day import with_first_day, with_kept_day
-from pipeline.study.provenance import check_prompts, check_user_files, note_launch, user_files
-from pipeline.study.warm_start import check_warm_start
+from pipeline.study.provenance import check_prompts, note_launch
 from pipeline.trials.task_models import ReadyModels, ready_models
 
 
@@ -43,27 +41,21 @@ class PreparedStudy:
 
 
 @contextmanager
-def prepared_study(config: StudyConfig, studies: Path, console: Console) -> Iterator[PreparedStudy]:
+def prepared_study(asked: ExaminedStudy, console: Console) -> Iterator[PreparedStudy]:
     """Hold a study while the block runs it: its lock, its database's lock, and its folder, made where it is new.
 
-    What can be refused at once comes first: nothing is built or written for a study that cannot run. Ctrl+C and
-    SIGTERM end the block with a line that says what was finished.
+    Nothing is built or written for a study that cannot run. Ctrl+C and SIGTERM end the block with a line that says
+    what was finished.
 
     Args:
-        config: The study's.
-        studies: The folder that studies are in.
+        asked: The study, looked at as far as that goes without its models.
         console: Where to say what is built.
 
     Raises:
         ShapetuneError: Something the user can act on; nothing that was finished is lost.
     """
-    folder = StudyFolder(studies / config.name)
-    config = with_kept_day(config, folder)
-    folder.check(config)
-    config = with_first_day(config, folder)
-    check_warm_start(config)
-    files = user_files(config)
-    for name in check_user_files(folder, files):
+    config, folder = asked.config, asked.folder
+    for name in asked.changed:
         console.print(f"{name}: its code has changed since the last launch; runs that have ended keep what they found")
 
     def standing(signal: str) -> str:
@@ -79,4 +71,4 @@ def prepared_study(config: StudyConfig, studies: Path, console: Console) -> Iter
             with folder.locked():
                 if models.quality:
                     write_json(folder.models_file, models.quality)
-                yield PreparedStudy(config, folder, models, files)
+                yield PreparedStudy(config, folder, models, asked.files)

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 
 from pipeline.config.schema import StudyConfig
 from pipeline.search.early_stopping import Projection
-from pipeline.search.observations import tracked_values
 from pipeline.search.outer_loop import OuterLoop
+from pipeline.search.tracked import tracked_values
 from pipeline.study.folder import StudyFolder
 from pipeline.trials.records import TrialFiles, trial_files
-from search_spaces import BaselineArm, SearchSpace
+from search_spaces import BaselineArm, Candidate, StudySpace
 from search_spaces.base import Value
-from shaping.shape import Shape
 
 # Ax's figures show names as they are, and Plotly formats what looks like markup.
 PLAIN = re.compile(r"[\w ,.+()-]{1,60}")
@@ -29,14 +28,14 @@ class Replay:
 
     Attributes:
         space: The study's.
-        outer: Knows every trial whose shape the folder tells.
-        shapes: The trial's index in the study to its shape.
+        outer: Knows every trial of which the folder tells what it tried.
+        tried: The trial's index in the study to what it tried.
         indices: The trial's index in the study to that in ``outer``.
     """
 
-    space: SearchSpace
+    space: StudySpace
     outer: OuterLoop
-    shapes: dict[int, Shape]
+    tried: dict[int, Candidate]
     indices: dict[int, int]
 
 
@@ -50,7 +49,7 @@ def replayed(folder: StudyFolder) -> Replay:
     config = folder.config()
     space = config.make_space()
     outer = OuterLoop(config.name, space, None, config.search)
-    shapes: dict[int, Shape] = {}
+    tried: dict[int, Candidate] = {}
     indices: dict[int, int] = {}
     names: dict[tuple[tuple[str, Value], ...], str] = {}
     for files in trial_files(folder.trials):
@@ -58,14 +57,14 @@ def replayed(folder: StudyFolder) -> Replay:
         if arm is None:
             continue
         name = arm.name if PLAIN.fullmatch(arm.name) else f"trial {index}"
-        point = space.encode(arm.shape)
+        point = space.encode(arm.candidate)
         # As the space writes it: a shape may be written in several ways.
-        shapes[index] = space.decode(point)
+        tried[index] = space.decode(point)
         # Ax knows an arm by its point: the second of two that are alike goes by the first one's name.
         name = names.setdefault(tuple(sorted(point.items())), name)
         indices[index] = outer.attach(BaselineArm(name, point))
         _tell(outer, indices[index], files, config)
-    return Replay(space, outer, shapes, indices)
+    return Replay(space, outer, tried, indices)
 
 
 def _tell(outer: OuterLoop, index: int, files: TrialFiles, config: StudyConfig) -> None:

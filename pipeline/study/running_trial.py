@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from pipeline.search.outer_loop import Proposal
+from pipeline.search.proposal import Proposal
 from pipeline.trials.arm import Arm
 from pipeline.trials.records import FailureRecord, TrialFiles, TrialRecord, TrialState
 from pipeline.trials.results import RunResult, TrialResult
@@ -32,7 +32,7 @@ class RunningTrial:
 
     def __init__(self, proposal: Proposal, folder: Path, seeds: Sequence[int]) -> None:
         self.proposal, self.files, self.seeds = proposal, TrialFiles(folder), tuple(seeds)
-        self.arm = Arm(proposal.arm, proposal.shape)
+        self.arm = Arm(proposal.arm, proposal.shape, proposal.trainer)
         finished = {seed: self.files.run(seed) for seed in seeds}
         self.runs: dict[int, RunResult] = {seed: run for seed, run in finished.items() if run is not None}
         self.waiting = [seed for seed in seeds if seed not in self.runs]
@@ -77,8 +77,8 @@ class RunningTrial:
 
     def write_record(self) -> None:
         """Write what runs."""
-        proposal = self.proposal
-        self.files.write_record(TrialRecord(proposal.index, proposal.arm, proposal.origin, proposal.shape))
+        given = self.proposal
+        self.files.write_record(TrialRecord(given.index, given.arm, given.origin, given.shape, given.trainer))
 
     def write_result(self) -> TrialResult:
         """Write the result of all seeds and return it."""

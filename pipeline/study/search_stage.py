@@ -7,8 +7,9 @@ from statistics import fmean
 
 from pipeline.config.schema import StudyConfig
 from pipeline.search.early_stopping import EarlyStopping, Projection
-from pipeline.search.observations import tracked_values
-from pipeline.search.outer_loop import OuterLoop, Proposal
+from pipeline.search.outer_loop import OuterLoop
+from pipeline.search.proposal import Proposal
+from pipeline.search.tracked import tracked_values
 from pipeline.storage.database import study_database
 from pipeline.study.folder import StudyFolder
 from pipeline.study.running_trial import RunningTrial

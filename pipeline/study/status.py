@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.runtime.files import read_saved, understood
 from pipeline.study.folder import StudyFolder
 from pipeline.study.progress import CONFIRM, SEARCH, STAGES, LaunchProgress, RunOut, read_progress
 from pipeline.trials.records import TrialFiles, TrialState, trial_files
+from search_spaces.base import Candidate, Value
+from shaping.shape import Shape
 
 # What a trial shows beside its index, arm, origin and shape until a file of it says more.
 UNKNOWN: dict[str, Any] = {
@@ -79,7 +82,7 @@ def _row(files: TrialFiles, plan: Plan, progress: LaunchProgress | None) -> dict
     row: dict[str, Any] = {"index": index, "arm": "", "origin": "", "shape": None, **UNKNOWN, "state": state}
     if record is not None:
         shape = None if record.shape is None else record.shape.to_dict()
-        row |= {"index": record.index, "arm": record.arm, "origin": record.origin, "shape": shape}
+        row |= {"index": record.index, "arm": record.arm, "origin": record.origin, **tried(shape, record.trainer)}
         row["taken_over"] = record.is_taken_over
     match state:
         case TrialState.STOPPED:
@@ -114,7 +117,18 @@ def _completed(files: TrialFiles) -> dict[str, Any]:
     arm, metrics = summary
     with understood(files.folder / "result.json"):
         mean, error = metrics["objective"]
-        return {"shape": arm.shape.to_dict(), "J": mean, "J_standard_error": error, "kl_nats": metrics["kl_nats"][0]}
+        found = {"J": mean, "J_standard_error": error, "kl_nats": metrics["kl_nats"][0]}
+        return {**tried(arm.shape.to_dict(), arm.trainer), **found}
+
+
+def tried(shape: dict[str, Any] | None, trainer: Mapping[str, Value]) -> dict[str, Any]:
+    """Return what a row says of what its trial tried; of the trainer nothing, where its settings are not searched."""
+    return {"shape": shape, **({"trainer": dict(trainer)} if trainer else {})}
+
+
+def tried_in_words(row: Mapping[str, Any]) -> str:
+    """Return what a row's trial tried in words; empty where that is not known."""
+    return Candidate(Shape.from_dict(row["shape"]), row.get("trainer", {})).describe() if row["shape"] else ""
 
 
 ENDED = (TrialState.COMPLETED, TrialState.STOPPED, TrialState.FAILED)
@@ -132,6 +146,7 @@ class Standing:
         confirmed_runs: Runs on fresh seeds that ended.
         verdict: The first line of the verdict; ``None`` before there is one.
         searched: Trials of the search that the winner was chosen from; ``None`` before there is one.
+        bounds: Bounds of the space that the search ran into, in words.
     """
 
     plan: Plan
@@ -141,6 +156,7 @@ class Standing:
     confirmed_runs: int
     verdict: str | None
     searched: int | None
+    bounds: tuple[str, ...] = ()
 
     @property
     def own(self) -> list[dict[str, Any]]:
@@ -227,4 +243,5 @@ def read_standing(folder: StudyFolder) -> Standing:
         confirmed_runs=ended,
         verdict=read_saved(folder.verdict_file, lambda kept: str(kept["text"][0])),
         searched=read_saved(folder.winner_file, lambda kept: int(kept["trials"]) if "trials" in kept else 0),
+        bounds=tuple(each.words() for each in folder.bounds()),
     )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from pipeline.runtime.files import read_saved, write_json
 from pipeline.runtime.signals import raise_again
+from pipeline.search.bounds import bounds_reached
 from pipeline.search.posterior import Prediction
 from pipeline.study.confirm_stage import ConfirmStage, confirmation_runs
 from pipeline.study.prepared import PreparedStudy
 from pipeline.study.search_stage import SearchStage
-from pipeline.study.verdict import Verdict, confirmation_arms, judge
+from pipeline.study.verdict import PLACE, Verdict, arms_beside_winner, confirmation_arms, judge
 from pipeline.trials.arm import Arm
 from pipeline.trials.failures import EXCEPTION
 from pipeline.trials.records import FailureRecord, TrialFiles
 from pipeline.trials.results import TrialResult
 from pipeline.trials.types import Ending, Job, Progress
+from search_spaces import is_without_credit
 from shaping.errors import ShapetuneError
 
 CERTIFICATE_FAILED = "certificate"
@@ -64,9 +67,7 @@ class StudySource:
         if not self._search.finished():
             return self._search
         if self._confirm is None:
-            arms = confirmation_arms(self.winner(), self.config.base_shape(), self._prepared.models.has_reward_critic)
-            arms += self.runners_up()
-            self._confirm = ConfirmStage(self.config, self.folder, self._prepared.models.assets, arms)
+            self._confirm = ConfirmStage(self.config, self.folder, self._prepared.models.assets, self._confirmed())
         return self._confirm
 
     def ask(self) -> Job | None:
@@ -187,31 +188,47 @@ class StudySource:
                 "no trial is expected to keep to search.constraints", "start a new study with wider limits"
             )
         winner = self._arm(ranking[0])
-        if kept is not None and kept[0].shape != winner.shape:
+        if kept is not None and kept[0].candidate != winner.candidate:
             self.folder.put_aside_winner(kept[1])
         write_json(self.folder.ranking_file, [vars(row) for row in ranking])
-        write_json(self.folder.sensitivity_file, self._search.outer.posterior().sensitivity())
+        posterior, space = self._search.outer.posterior(), self.config.make_space()
+        write_json(self.folder.sensitivity_file, posterior.sensitivity())
+        reached = bounds_reached(self.config, space, winner.candidate, posterior.predict)
+        write_json(self.folder.bounds_file, [each.to_dict() for each in reached])
         write_json(self.folder.winner_file, {**winner.to_dict(), "trials": self.config.search.trials})
         return winner
 
     def runners_up(self) -> list[Arm]:
         """Return the arms that are confirmed beside the winner, best first: ``confirm.top`` less one of them."""
-        ranking = read_saved(self.folder.ranking_file, lambda rows: [Prediction(**row) for row in rows])
-        if ranking is None:
-            ranking = self.ranking()
-        others = [row for row in ranking if row.arm != self.winner().name and row.feasible]
+        others = [row for row in self._kept_ranking() if row.arm != self.winner().name and row.feasible]
         wanted = others[: self.config.confirm.top - 1]
-        return [Arm(f"place {place}, {row.arm}", self._arm(row).shape) for place, row in enumerate(wanted, start=2)]
+        return [replace(self._arm(row), name=f"{PLACE}{place}, {row.arm}") for place, row in enumerate(wanted, start=2)]
+
+    def _kept_ranking(self) -> list[Prediction]:
+        """Return the ranking that the winner was chosen from, best first."""
+        ranking = read_saved(self.folder.ranking_file, lambda rows: [Prediction(**row) for row in rows])
+        return self.ranking() if ranking is None else ranking
+
+    def _confirmed(self) -> list[Arm]:
+        """Return what is run on fresh seeds."""
+        winner, base = self.winner(), self.config.base_shape()
+        if not self.config.space.trainer:
+            return confirmation_arms(winner, base, self._prepared.models.has_reward_critic) + self.runners_up()
+        ranked = [self._arm(row) for row in self._kept_ranking() if row.feasible]
+        return arms_beside_winner(winner, base, ranked) + self.runners_up()
 
     def _arm(self, row: Prediction) -> Arm:
         proposal = self._search.outer.proposal(row.index)
-        return Arm(proposal.arm, proposal.shape)
+        return Arm(proposal.arm, proposal.shape, proposal.trainer)
 
     def verdict(self) -> Verdict | None:
         """Return the verdict and keep it in the folder; ``None`` when nothing was confirmed."""
         runs = confirmation_runs(self.folder)
         if not runs.get("winner"):
             return None
-        verdict = judge(self.winner().name, runs)
+        winner = self.winner()
+        found = bool(self.config.space.trainer)
+        verdict = judge(winner.name, runs, found, has_credit=not (found and is_without_credit(winner.shape)))
+        verdict = replace(verdict, text=(*verdict.text, *(each.words() for each in self.folder.bounds())))
         write_json(self.folder.verdict_file, verdict.to_dict())
         return verdict

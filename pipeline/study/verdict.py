@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -16,6 +16,8 @@ from scipy.stats import t as student_t
 from pipeline.trials.arm import WINNER, Arm
 from pipeline.trials.results import RunResult
 from pipeline.trials.statistics import SMOOTHING_STEPS, first_step_reaching, smoothed_mean_curve
+from search_spaces import is_without_credit
+from search_spaces.rivals import CRITIC
 from shaping.method_names import SPARSE, UNIFORM
 from shaping.shape import Shape
 
@@ -28,6 +30,11 @@ UNTRAINED = "before training"
 # Sparse PPO wants lambda 1, or a critic that starts as the reward model and then a small lambda as dense credit does:
 # the best of them is the fair rival.
 TUNED = ("sparse, lambda 1", "sparse, reward-model critic", "sparse, reward-model critic, same lambda")
+
+# Of a study whose winner needs no credit: what the best one that has some is called, before its own name.
+CREDIT = "with credit, "
+# What an arm of the search that runs on fresh seeds beside the winner is called: ``place 2, NAME``.
+PLACE = "place "
 
 # Arm name to its seeds' results.
 Runs = Mapping[str, Sequence[RunResult]]
@@ -81,9 +88,9 @@ class Verdict:
 
     Attributes:
         winner: Name of the search's winning arm.
-        differences: Against sparse, tuned sparse and uniform.
-        tuned_rival: Which tuned sparse arm was the better one.
-        steps_to_level: For each arm, the first step whose smoothed mean J reaches tuned sparse's final level.
+        differences: Against sparse, tuned sparse and uniform, or against all rivals that the search found.
+        tuned_rival: Which rival was the best one: of the tuned sparse arms, or of all that the search found.
+        steps_to_level: For each arm, the first step whose smoothed mean J reaches that rival's final level.
         total_steps: Training steps of a run.
         text: The verdict in words.
     """
@@ -123,14 +130,38 @@ def confirmation_arms(winner: Arm, base: Shape, reward_critic: bool = True) -> l
     """
     dense = {"weights": {UNIFORM: 1.0}, "balance": 1.0, "gae_lambda": winner.shape.gae_lambda}
     arms = [
-        Arm(WINNER, winner.shape, winner.critic),
+        replace(winner, name=WINNER),
         Arm(SPARSE, base),
         Arm(TUNED[0], base.with_changes(gae_lambda=1.0)),
-        Arm(TUNED[1], base, critic="reward_model"),
-        Arm(TUNED[2], base.with_changes(gae_lambda=winner.shape.gae_lambda), critic="reward_model"),
+        Arm(TUNED[1], base, {CRITIC: "reward_model"}),
+        Arm(TUNED[2], base.with_changes(gae_lambda=winner.shape.gae_lambda), {CRITIC: "reward_model"}),
         Arm(UNIFORM, base.with_changes(**dense)),
     ]
     return [arm for arm in arms if reward_critic or arm.critic != "reward_model"]
+
+
+def arms_beside_winner(winner: Arm, base: Shape, ranked: Sequence[Arm]) -> list[Arm]:
+    """Return what is run on fresh seeds where the trainer was searched, too: the winner beside the rivals *found*.
+
+    They are what the search ranks first of all sparse learners, and of those that spread the reward evenly. Where the
+    winner needs no credit itself, the best shape with credit runs beside it.
+
+    Args:
+        winner: The search's winner.
+        base: The sparse shape at the study's settings.
+        ranked: The search's arms, best first, the winner among them.
+    """
+    others = [arm for arm in ranked if arm.name not in (winner.name, SPARSE)]
+    sparse = [arm for arm in others if set(arm.shape.active_methods()) == {SPARSE}]
+    spread = [arm for arm in others if arm not in sparse and is_without_credit(arm.shape)]
+    found = [_named_after(family, arms[0]) for family, arms in ((SPARSE, sparse), (UNIFORM, spread)) if arms]
+    credit = [arm for arm in others if not is_without_credit(arm.shape)] if is_without_credit(winner.shape) else []
+    best = [replace(arm, name=f"{CREDIT}{arm.name}") for arm in credit[:1]]
+    return [replace(winner, name=WINNER), Arm(SPARSE, base), *found, *best]
+
+
+def _named_after(family: str, arm: Arm) -> Arm:
+    return arm if arm.name.startswith(family) else replace(arm, name=f"{family}, {arm.name}")
 
 
 def paired_difference(rival: str, ours: Sequence[float], theirs: Sequence[float]) -> Difference:
@@ -166,21 +197,29 @@ def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float] | No
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def judge(winner: str, runs: Runs) -> Verdict:
+def judge(winner: str, runs: Runs, found_rivals: bool = False, has_credit: bool = True) -> Verdict:
     """Return the verdict.
 
     Args:
         winner: Name of the search's winning arm.
         runs: Arm name to its seeds' results; only seeds that both arms of a pair finished are compared.
+        found_rivals: Whether the search found the rivals (``arms_beside_winner``); otherwise they are the fixed ones.
+        has_credit: Whether the winner's shape has any.
     """
     curves = {name: smoothed_mean_curve(_objectives(results)) for name, results in runs.items() if results}
-    tuned = max((name for name in TUNED if runs.get(name)), key=lambda name: _final(runs[name]), default="")
-    rivals = [name for name in (SPARSE, tuned, UNIFORM) if _shared_seeds(runs, WINNER, name)]
+    others = [name for name in runs if name != WINNER and not name.startswith((PLACE, CREDIT))]
+    pool = others if found_rivals else [name for name in TUNED if name in others]
+    tuned = max((name for name in pool if runs[name]), key=lambda name: _final(runs[name]), default="")
+    credit = [name for name in runs if name.startswith(CREDIT)]
+    compared = (SPARSE, tuned, *others, *credit) if found_rivals else (SPARSE, tuned, UNIFORM)
+    rivals = [name for name in dict.fromkeys(compared) if _shared_seeds(runs, WINNER, name)]
     differences = tuple(_against(rival, runs, WINNER) for rival in rivals)
     level = curves[tuned][-1] if tuned else math.inf
     steps = {name: first_step_reaching(curve, level) for name, curve in curves.items()}
     total = len(next(iter(curves.values())))
     text = _words(winner, differences, tuned, steps, total)
+    if not has_credit:
+        text.insert(1, f"{winner} needs no credit: where its reward falls does not depend on what was said.")
     text += _words_of_learning(rivals, {**runs, UNTRAINED: untrained_runs(runs)})
     return Verdict(winner, differences, tuned, steps, total, tuple(text))
 

@@ -9,18 +9,18 @@ from typing import Any
 
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime.files import read_json, write_json
-from pipeline.search.observations import tracked_values
-from pipeline.search.outer_loop import EarlierTrial
+from pipeline.search.proposal import EarlierTrial
+from pipeline.search.tracked import tracked_values
 from pipeline.study.folder import StudyFolder
 from pipeline.study.provenance import differing, noted, user_files
 from pipeline.trials.records import Origin, SavedResult, TrialFiles, TrialRecord, trial_files
 from pipeline.trials.results import TrialResult
-from search_spaces import BaselineArm, SearchSpace
+from search_spaces import BaselineArm, Candidate, StudySpace
 from shaping.errors import ConfigError
 from shaping.shape import Shape
 
 # With these alike, a trial of one study is a trial of the other; more seeds or trials change nothing.
-ALIKE = ("task", "space", "shape", "sampling", "ppo", "evaluation")
+ALIKE = ("task", "space", "shape", "sampling", "ppo", "evaluation", "objective")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def _found(config: StudyConfig, earlier: StudyFolder) -> dict[str, Any]:
 
 def _trial(kept: Mapping[str, Any]) -> EarlierTrial:
     values = {int(seed): float(value) for seed, value in kept["values"].items()}
-    return EarlierTrial(kept["arm"], Shape.from_dict(kept["shape"]), values, kept["tracked"])
+    tried = Candidate(Shape.from_dict(kept["shape"]), kept.get("trainer", {}))
+    return EarlierTrial(kept["arm"], tried, values, kept["tracked"])
 
 
 def copy_results(folder: StudyFolder, index: int, arm: str, source: Path, seeds: Sequence[int]) -> None:
@@ -105,7 +106,7 @@ def copy_results(folder: StudyFolder, index: int, arm: str, source: Path, seeds:
 
 def _question(config: StudyConfig) -> dict[str, Any]:
     plain = config.model_dump(mode="json")
-    return {**{name: plain[name] for name in ALIKE}, "objective": config.search.objective}
+    return {**{name: plain.get(name) for name in ALIKE}, "search.objective": config.search.objective}
 
 
 def _results(earlier: StudyFolder) -> list[tuple[int, Path, SavedResult]]:
@@ -114,7 +115,7 @@ def _results(earlier: StudyFolder) -> list[tuple[int, Path, SavedResult]]:
     return [(int(files.folder.name), files.folder, saved) for files, saved in found if saved is not None]
 
 
-def _data(config: StudyConfig, earlier: StudyFolder, space: SearchSpace) -> list[dict[str, Any]]:
+def _data(config: StudyConfig, earlier: StudyFolder, space: StudySpace) -> list[dict[str, Any]]:
     """Return the earlier study's trials as plain values, under names that are free here."""
     baselines = {arm.name for arm in space.baselines()}
     trials = []
@@ -125,6 +126,7 @@ def _data(config: StudyConfig, earlier: StudyFolder, space: SearchSpace) -> list
                 "arm": name if name in baselines else f"{earlier.root.name} {index}",
                 "source": str(path),
                 "shape": saved.arm.shape.to_dict(),
+                "trainer": dict(saved.arm.trainer),
                 "values": {str(run.seed): run.searched(config.search.objective) for run in runs},
                 "tracked": tracked_values(saved.result.metrics, saved.result.certificate),
             }
@@ -132,7 +134,7 @@ def _data(config: StudyConfig, earlier: StudyFolder, space: SearchSpace) -> list
     return trials
 
 
-def _best_arms(earlier: StudyFolder, space: SearchSpace, count: int) -> list[BaselineArm]:
+def _best_arms(earlier: StudyFolder, space: StudySpace, count: int) -> list[BaselineArm]:
     """Return the best arms that the space holds, as the earlier study believed, without the space's own baselines."""
     ranking = read_json(earlier.ranking_file) or []
     believed = {int(row["index"]): float(row["mean"]) for row in ranking}
@@ -141,7 +143,7 @@ def _best_arms(earlier: StudyFolder, space: SearchSpace, count: int) -> list[Bas
     arms: list[BaselineArm] = []
     for index, _, saved in results:
         try:
-            point = dict(space.encode(saved.arm.shape))
+            point = dict(space.encode(saved.arm.candidate))
         except ConfigError:
             continue
         if point not in taken and len(arms) < count:

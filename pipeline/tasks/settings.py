@@ -49,6 +49,23 @@ class Recipe(ModelRecipe):
 
     teacher_share: float = Field(0.8, ge=0, le=1, description="Weight of the linear teacher in the targets.")
     max_reviews: int | None = Field(None, ge=200, description="Reviews that are used; unset uses all.")
+    weights: Literal["built", "shipped"] = Field(
+        "built",
+        # Models, studies and runs from before it existed are found by a hash of their recipe.
+        exclude_if=lambda weights: weights == "built",
+        description="built trains the models here, once; shipped takes those that came with the project, of the "
+        "default recipe.",
+    )
+
+    @model_validator(mode="after")
+    def _shipped_as_they_are(self) -> Recipe:
+        fields = type(self).model_fields
+        own = [name for name in fields if name != "weights" and getattr(self, name) != fields[name].default]
+        if self.weights == "shipped" and own:
+            raise ValueError(
+                f"weights = shipped comes with the default recipe; leave {', '.join(own)} out, or set weights to built"
+            )
+        return self
 
 
 class SummaryRecipe(ModelRecipe):

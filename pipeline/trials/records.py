@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.runtime.files import read_lines, read_saved, understood, write_json
 from pipeline.trials.arm import Arm
 from pipeline.trials.results import Metrics, RunResult, TrialResult, metrics_of
+from search_spaces.base import Value
 from shaping.shape import Shape
 
 
@@ -59,12 +60,14 @@ class TrialRecord:
         arm: Its arm's name.
         origin: How it came about; a word of ``Origin``, or of another version's.
         shape: ``None`` where the result of an earlier study was taken over.
+        trainer: The trainer's settings that the trial chose, by their place in the config.
     """
 
     index: int
     arm: str
     origin: str
     shape: Shape | None = None
+    trainer: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def is_taken_over(self) -> bool:
@@ -228,12 +231,13 @@ class TrialFiles:
             if arm is not None:
                 return arm
         record = self.record()
-        return None if record is None or record.shape is None else Arm(record.arm, record.shape)
+        return None if record is None or record.shape is None else Arm(record.arm, record.shape, record.trainer)
 
     def write_record(self, record: TrialRecord) -> None:
         """Write down what runs."""
-        shape = {} if record.shape is None else {"shape": record.shape.to_dict()}
-        write_json(self._trial, {"index": record.index, "arm": record.arm, "origin": str(record.origin), **shape})
+        tried: dict[str, Any] = {} if record.shape is None else {"shape": record.shape.to_dict()}
+        tried |= {"trainer": dict(record.trainer)} if record.trainer else {}
+        write_json(self._trial, {"index": record.index, "arm": record.arm, "origin": str(record.origin), **tried})
 
     def write_run(self, run: RunResult) -> None:
         """Write a seed's finished run."""
@@ -286,7 +290,8 @@ def _attempt(line: Mapping[str, Any]) -> AttemptRecord:
 
 def _record(saved: Mapping[str, Any]) -> TrialRecord:
     shape = Shape.from_dict(saved["shape"]) if saved.get("shape") else None
-    return TrialRecord(int(saved["index"]), str(saved["arm"]), str(saved["origin"]), shape)
+    trainer = dict(saved.get("trainer", {}))
+    return TrialRecord(int(saved["index"]), str(saved["arm"]), str(saved["origin"]), shape, trainer)
 
 
 def _failure(saved: Mapping[str, Any]) -> FailureRecord:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.config.load import parse_config
 from pipeline.config.schema import StudyConfig
+from pipeline.config.trainer_space import with_settings
 from pipeline.runtime.memory import keep_freed_memory
 from pipeline.trainers.custom import find_trainer, run_custom
 from pipeline.trials.arm import Arm
@@ -35,7 +36,7 @@ def run_trial(job: Job) -> Iterator[Progress | TrialResult]:
     """
     files = job.files
     files.folder.mkdir(parents=True, exist_ok=True)
-    config = parse_config(job.config, "study")
+    config = with_settings(parse_config(job.config, "study"), Arm.from_dict(job.arm).trainer)
     runs: list[RunResult] = []
     for place, seed in enumerate(job.seeds):
         before = place * config.ppo.steps
@@ -61,7 +62,8 @@ def _run_seed(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | R
         yield from _run_ppo(job, config, seed)
         return
     arm, trainer = Arm.from_dict(job.arm), find_trainer(config.trainer.function)
-    for told in run_custom(trainer, arm.name, arm.shape, seed, Path(job.folder), job.config):
+    plain = config.model_dump(mode="json") if arm.trainer else job.config
+    for told in run_custom(trainer, arm.name, arm.shape, seed, Path(job.folder), plain):
         if isinstance(told, dict):
             yield RunResult.from_dict(told)
         else:
@@ -84,9 +86,8 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | Ru
 
     keep_freed_memory()
     arm, task = Arm.from_dict(job.arm), _task(config, job.assets)
-    settings = config.ppo if arm.critic is None else config.ppo.model_copy(update={"critic": arm.critic})
     started = time.perf_counter()
-    trainer = PPOTrainer(task, arm.shape, settings, config.sampling, seed)
+    trainer = PPOTrainer(task, arm.shape, config.ppo, config.sampling, seed, config.kl_price)
     saved = job.files.checkpoint(seed)
     run = InnerRun(trainer, config.evaluation, saved, _run_identity(job, seed), job.judges_untrained)
     for step, before in enumerate(list(run.curve)):
@@ -122,7 +123,8 @@ def ppo_result(trainer: PPOTrainer, run: InnerRun, seed: int, started: float) ->
 
 def _run_identity(job: Job, seed: int) -> str:
     """Return a hash of everything that decides a seed's run: a checkpoint of another run is not resumed."""
-    decides = {name: job.config[name] for name in ("task", "ppo", "sampling", "evaluation")}
+    names = ("task", "ppo", "sampling", "evaluation", "objective")
+    decides = {name: job.config[name] for name in names if name in job.config}
     decided = {**decides, "arm": job.arm, "assets": Path(job.assets).name, "seed": seed}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 

@@ -63,11 +63,13 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
         task = load_task(config.task, "" if assets is None else str(assets))
     for note in (*task.notes, *held_out_notes(config, task)):
         console.print(escape(note))
-    if config.ppo.critic == "reward_model" and task.critic_source is None:
-        raise ConfigError(
-            "ppo.critic = reward_model, but the reward model does not score prefixes in the policy's tokens",
-            "set ppo.critic to value_head or network",
-        )
+    searched = config.space.trainer.get("ppo.critic", ())
+    for key, critics in (("ppo.critic", (config.ppo.critic,)), ("space.trainer.ppo.critic", searched)):
+        if "reward_model" in critics and task.critic_source is None:
+            raise ConfigError(
+                f"{key} = reward_model, but the reward model does not score prefixes in the policy's tokens",
+                f"set {key} to value_head or network",
+            )
     _check_context(config, task)
     with console.status("trying the models"):
         try:

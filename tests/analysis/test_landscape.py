@@ -22,7 +22,7 @@ from pipeline.study.replay import Replay, replayed
 from pipeline.study.search_stage import SearchStage
 from pipeline.trials.arm import Arm
 from pipeline.trials.types import Job
-from search_spaces import make_space
+from search_spaces import Candidate, StudySpace, make_space
 from shaping.shape import Shape
 from tests.support.search_stages import STEPS, level, tell
 from tests.support.studies import tiny_config
@@ -124,23 +124,23 @@ def test_every_number_drawn_is_the_models_at_that_very_shape(found: tuple[StudyF
     folder, replay, seen = found
     space, posterior = folder.config().make_space(), replay.outer.posterior()
 
-    def asked(shape: Shape | None) -> tuple[float, float]:
-        assert shape is not None
-        [pair] = posterior.predict([space.encode(shape)]) or []
+    def asked(candidate: Candidate | None) -> tuple[float, float]:
+        assert candidate is not None
+        [pair] = posterior.predict([space.encode(candidate)]) or []
         return pair
 
     for face in seen.faces:
         for place in (0, 7, 150, len(face.shares) - 1):
             shares = dict(zip(face.methods, face.shares[place], strict=True))
-            shape = seen.reference.with_changes(weights=shares)
+            mixed = Candidate(seen.reference.shape.with_changes(weights=shares))
             drawn = (face.believed.means[place], face.believed.deviations[place])
-            assert drawn == pytest.approx(asked(shape), abs=1e-6)
+            assert drawn == pytest.approx(asked(mixed), abs=1e-6)
     by_name = {axis.name: axis for axis in axes(space, ("prefix", "attention", "shapley", "sparse"), seen.reference)}
     for each in seen.slices:
         for place in (0, len(each.positions) // 2, len(each.positions) - 1):
-            shape = by_name[each.name].moved(seen.reference, each.positions[place])
+            moved = by_name[each.name].moved(seen.reference, each.positions[place])
             drawn = (each.believed.means[place], each.believed.deviations[place])
-            assert drawn == pytest.approx(asked(shape), abs=1e-6)
+            assert drawn == pytest.approx(asked(moved), abs=1e-6)
     for plane in seen.planes:
         for row, column in ((0, 0), (3, 20), (24, 24)):
             lifted = by_name[plane.y].moved(seen.reference, plane.rows[row])
@@ -166,7 +166,7 @@ def test_every_three_methods_have_a_triangle_those_of_the_reference_first(
 ) -> None:
     _, _, seen = found
     assert len(seen.faces) == 4 and len({frozenset(face.methods) for face in seen.faces}) == 4
-    shares = seen.reference.active_methods()
+    shares = seen.reference.shape.active_methods()
     used = [sum(shares.get(method, 0.0) for method in face.methods) for face in seen.faces]
     assert used[0] == max(used)
 
@@ -203,10 +203,10 @@ def test_proposals_are_new_shapes_of_the_space_and_begin_no_trial(
     again = landscape(replay)
     assert again is not None and again.proposals == seen.proposals
     assert len(replay.outer.trials()) == before
-    assert len({each.shape for each in seen.proposals}) == 3
+    assert len({each.candidate.shape for each in seen.proposals}) == 3
     for each in seen.proposals:
-        assert each.shape not in seen.shapes.values()
-        assert space.decode(space.encode(each.shape)) == each.shape
+        assert each.candidate not in seen.tried.values()
+        assert space.decode(space.encode(each.candidate)) == each.candidate
 
 
 def test_too_few_trials_have_no_landscape(tmp_path: Path) -> None:
@@ -240,25 +240,27 @@ def test_every_space_is_cut_along_all_its_axes(tmp_path: Path, space: dict[str, 
 
 
 def test_a_share_takes_from_the_others_in_their_proportions() -> None:
-    space = make_space("credit_mix", base=Shape(), methods=("prefix", "attention", "shapley"))
+    space = StudySpace(make_space("credit_mix", base=Shape(), methods=("prefix", "attention", "shapley")))
     shape = Shape(weights={"prefix": 0.6, "attention": 0.3, "sparse": 0.1}, gae_lambda=0.8)
-    moved = ShareAxis(space, "sparse", ("prefix", "attention", "shapley", "sparse")).moved(shape, 0.4)
-    assert moved is not None and moved.gae_lambda == 0.8
-    assert moved.active_methods() == pytest.approx({"prefix": 0.4, "attention": 0.2, "sparse": 0.4})
+    axis = ShareAxis(space, "sparse", ("prefix", "attention", "shapley", "sparse"))
+    moved = axis.moved(Candidate(shape), 0.4)
+    assert moved is not None and moved.shape.gae_lambda == 0.8
+    assert moved.shape.active_methods() == pytest.approx({"prefix": 0.4, "attention": 0.2, "sparse": 0.4})
     # Who has everything leaves to all others alike.
-    alone = ShareAxis(space, "prefix", ("prefix", "attention", "sparse")).moved(Shape(weights={"prefix": 1.0}), 0.5)
+    axis = ShareAxis(space, "prefix", ("prefix", "attention", "sparse"))
+    alone = axis.moved(Candidate(Shape(weights={"prefix": 1.0})), 0.5)
     assert alone is not None
-    assert alone.active_methods() == pytest.approx({"prefix": 0.5, "attention": 0.25, "sparse": 0.25})
+    assert alone.shape.active_methods() == pytest.approx({"prefix": 0.5, "attention": 0.25, "sparse": 0.25})
 
 
 def test_a_place_outside_the_space_is_none_and_not_the_nearest_inside() -> None:
-    space = make_space("credit_mix", base=Shape(), methods=("prefix", "attention"), balance=(0.0, 0.5))
-    shape = Shape(weights={"prefix": 0.3, "sparse": 0.7})
-    assert mixed(space, shape, {"prefix": 0.9, "sparse": 0.1}) is None
+    space = StudySpace(make_space("credit_mix", base=Shape(), methods=("prefix", "attention"), balance=(0.0, 0.5)))
+    tried = Candidate(Shape(weights={"prefix": 0.3, "sparse": 0.7}))
+    assert mixed(space, tried, {"prefix": 0.9, "sparse": 0.1}) is None
     [weight] = [each for each in space.parameters() if each.name == "weight_attention"]
-    assert ParameterAxis(space, weight).moved(shape, 0.4) is None
-    inside = ParameterAxis(space, weight).moved(shape, 0.2)
-    assert inside is not None and inside.active_methods()["attention"] == pytest.approx(0.2)
+    assert ParameterAxis(space, weight).moved(tried, 0.4) is None
+    inside = ParameterAxis(space, weight).moved(tried, 0.2)
+    assert inside is not None and inside.shape.active_methods()["attention"] == pytest.approx(0.2)
 
 
 def test_ax_makes_its_cards_and_says_which_it_could_not(found: tuple[StudyFolder, Replay, Landscape]) -> None:

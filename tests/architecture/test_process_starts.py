@@ -78,6 +78,30 @@ def test_help_and_status_of_a_study_import_nothing_heavy(form: list[str], tmp_pa
     assert heavy_after(run, "status", str(tmp_path), *form) == []
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["launch", "no-such-config"],
+        ["launch", "quickstart", "--set", "ppo.steps=-1"],
+        ["launch", "quickstart", "--set", "space.trainer.ppo.critic=[value_head,oracle]"],
+        ["launch", "quickstart", "--studies", "{file}"],
+        ["train", "quickstart", "--set", "ppo.steps=-1"],
+        ["submit", "quickstart", "--set", "ppo.steps=-1", "--address", "http://127.0.0.1:1", "--studies", "/studies"],
+        ["status", "nowhere"],
+        ["export", "nowhere"],
+        ["report", "nowhere"],
+        ["--version"],
+        ["doctor"],
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_heavy_is_imported(arguments: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    given = [each.format(file=file) for each in arguments]
+    run = f"import sys; from pipeline.cli import _run; code = _run({given!r}); assert code in (0, 2), code"
+    assert heavy_after(run) == []
+
+
 @pytest.mark.parametrize("name", ["balance", "credit_mix", "full"])
 def test_reading_a_config_imports_nothing_heavy(name: str) -> None:
     methods = "[shapley]" if name == "balance" else "[shapley, attention]"

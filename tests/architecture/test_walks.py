@@ -19,6 +19,8 @@ from pathlib import Path
 from rich.console import Console
 import pipeline.executors.local
 from pipeline.commands.launch import launch_study
+from pipeline.config.load import find_config, load_config
+from pipeline.study.examined import examined
 
 FUNCTION = 1  # a code object's flag, which the bodies of modules and classes have not
 rooms = {}
@@ -41,7 +43,8 @@ for change in walks:
         continue
     sys.setprofile(entered)
     try:
-        launch_study("smoke", ("executor.name=local", change), Path(folder, change), Console(file=io.StringIO()))
+        config = load_config(find_config("smoke"), ("executor.name=local", change))
+        launch_study(examined(config, Path(folder, change)), Console(file=io.StringIO()))
     except Arrived:
         sys.setprofile(None)
         print("rooms:", *rooms, flush=True)

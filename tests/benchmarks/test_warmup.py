@@ -18,7 +18,7 @@ from shaping import Shape
 
 # Each token of a response is a pass of the policy.
 SHORT = "sampling.response_tokens=6"
-SPARSE = Candidate(TUNED, Arm(TUNED, Shape(weights={"sparse": 1.0}, gae_lambda=1.0), "value_head"))
+SPARSE = Candidate(TUNED, Arm.with_critic(TUNED, Shape(weights={"sparse": 1.0}, gae_lambda=1.0), "value_head"))
 PREFIX = Candidate(WINNER, Arm(WINNER, Shape(weights={"prefix": 1.0}, gae_lambda=1.0)))
 
 

@@ -50,7 +50,7 @@ def test_the_search_space(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("name: toy\n" + part("A search space", "yaml")[0])
     space = load_config(tmp_path / "study.yaml").make_space()
     assert [parameter.name for parameter in space.parameters()] == ["gae_lambda"]
-    assert dict(space.decode({"gae_lambda": 0.7}).weights)["prefix"] == 1.0
+    assert dict(space.decode({"gae_lambda": 0.7}).shape.weights)["prefix"] == 1.0
 
 
 def test_the_task(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_scaled_reward_leaves_as_an_unscaled_one_whose_kl_is_cheaper(tmp_path:
 
 
 def test_the_critic_of_a_winning_baseline_is_its_own(tmp_path: Path) -> None:
-    folder = study_with(tmp_path, Arm("sparse, reward-model critic", Shape(), "reward_model"))
+    folder = study_with(tmp_path, Arm.with_critic("sparse, reward-model critic", Shape(), "reward_model"))
     assert shape_of(folder, folder.config(), None).critic == "reward_model"
 
 

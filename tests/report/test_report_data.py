@@ -18,7 +18,7 @@ def test_every_trial_has_its_state(whole_study):
     states = {trial.index: trial.state_word for trial in data.trials}
     assert states == {**dict.fromkeys(range(10), "completed"), 10: "failed", 11: "unfinished"}
     assert data.trials[11].finished_seeds == 1
-    assert data.trials[10].shape is not None
+    assert data.trials[10].tried is not None
     assert data.trials[10].failure.reason == "nan"
 
 
@@ -87,7 +87,7 @@ def test_a_stopped_trial_has_its_shape_and_projection_and_no_result(whole_study)
     trial = load_report_data(whole_study.folder).trials[12]
     assert trial.state == "stopped"
     assert trial.result is None and trial.belief is None
-    assert trial.shape == whole_study.mix(0.2, 0.1)
+    assert trial.tried is not None and trial.tried.shape == whole_study.mix(0.2, 0.1)
     assert (trial.stop.steps, trial.stop.objective, trial.stop.deviation) == (20, 0.25, 0.125)
     assert len(trial.stop.curve) == 20
 

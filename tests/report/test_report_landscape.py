@@ -18,6 +18,7 @@ from pipeline.report.figures.triangle import bands, levels, triangle_figures
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
 from pipeline.search.ax_analyses import AxAnalysis
+from search_spaces.base import Candidate
 from shaping.shape import Shape
 from tests.support.reports.page import HOSTILE, Page
 
@@ -95,13 +96,13 @@ def test_levels_are_round_rise_evenly_and_hold_all_values(values: list[float]) -
 def made(name: str = "prefix") -> Landscape:
     """A belief in which J is the first method's share, and as uncertain as the second's is small."""
     shares = tuple(grid(DIVISIONS))
-    reference = Shape(weights={"prefix": 1.0}, gae_lambda=0.8)
+    reference = Candidate(Shape(weights={"prefix": 1.0}, gae_lambda=0.8))
     face = Face((name, "attention", "sparse"), shares, Believed(tuple(a for a, _, _ in shares), (0.25,) * len(shares)))
-    half = Shape(weights={"prefix": 0.25, "attention": 0.25, "shapley": 0.5})
-    shapes = {0: Shape(), 4: reference, 5: half, 6: Shape(weights={"shapley": 1.0})}
+    half = Candidate(Shape(weights={"prefix": 0.25, "attention": 0.25, "shapley": 0.5}))
+    tried = {0: Candidate(Shape()), 4: reference, 5: half, 6: Candidate(Shape(weights={"shapley": 1.0}))}
     positions = (0.0, 0.5, 1.0)
-    line = Slice("lambda", positions, Believed((0.5, 0.75, 1.0), (0.125, 0.25, 0.5)), 0.8, dict.fromkeys(shapes, 0.5))
-    units = Slice("unit", ("token", "span"), Believed((0.5, 1.0), (0.1, 0.1)), "span", dict.fromkeys(shapes, "span"))
+    line = Slice("lambda", positions, Believed((0.5, 0.75, 1.0), (0.125, 0.25, 0.5)), 0.8, dict.fromkeys(tried, 0.5))
+    units = Slice("unit", ("token", "span"), Believed((0.5, 1.0), (0.1, 0.1)), "span", dict.fromkeys(tried, "span"))
     plane = Plane("share of prefix", "lambda", (0.0, 1.0), (0.6, 1.0), Believed((0.0, 1.0, 2.0, 3.0), (0.5,) * 4))
     return Landscape(
         reference=reference,
@@ -111,8 +112,8 @@ def made(name: str = "prefix") -> Landscape:
         slices=(line, units),
         left_out={0: (0.25, 0.1), 4: (0.75, 0.1), 5: (0.375, 0.05)},
         measured={0: (0.0, 0.03), 4: (1.0, 0.03), 5: (0.375, None)},
-        proposals=(Proposed(Shape(weights={"prefix": 0.9, "attention": 0.1}), 0.9375, 0.0625),),
-        shapes=shapes,
+        proposals=(Proposed(Candidate(Shape(weights={"prefix": 0.9, "attention": 0.1})), 0.9375, 0.0625),),
+        tried=tried,
     )
 
 

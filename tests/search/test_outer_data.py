@@ -14,8 +14,9 @@ from pipeline.config.settings import ConstraintSettings, SearchSettings
 from pipeline.search.early_stopping import Projection
 from pipeline.search.generation_strategy import fit_effort, optimizer_options
 from pipeline.search.observations import LEAST_FREEDOM, pooled_error
-from pipeline.search.outer_loop import EarlierTrial, OuterLoop, Proposal
-from search_spaces import BaselineArm, make_space
+from pipeline.search.outer_loop import OuterLoop
+from pipeline.search.proposal import EarlierTrial, Proposal
+from search_spaces import BaselineArm, StudySpace, make_space
 from shaping import METHODS
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.shape import Shape
@@ -23,7 +24,7 @@ from shaping.shape import Shape
 # Gaussian processes are fitted again and again.
 pytestmark = pytest.mark.slow
 
-SPACE = make_space("credit_mix", base=Shape(), methods=("prefix", "shapley"))
+SPACE = StudySpace(make_space("credit_mix", base=Shape(), methods=("prefix", "shapley")))
 SEEDS = (0, 1)
 
 
@@ -142,7 +143,7 @@ def test_a_stopped_trials_projection_is_a_gain_where_gains_are_searched(tmp_path
 
 @pytest.mark.parametrize("options", [{"budget": (16, 16)}, {"units": ("token",)}, {}], ids=["units", "budgets", "both"])
 def test_the_full_space_is_searched_by_the_model(options: dict, tmp_path: Path) -> None:
-    space = make_space("full", base=Shape(max_units=12), methods=("prefix", "shapley"), **options)
+    space = StudySpace(make_space("full", base=Shape(max_units=12), methods=("prefix", "shapley"), **options))
     search = SearchSettings(trials=8, sobol_trials=3, seeds=(0,))
     outer = OuterLoop("full", space, tmp_path / "study.db", search)
     origins = []
@@ -200,8 +201,8 @@ def test_limit_over_a_sparse_arm_that_failed_is_refused_with_a_remedy(tmp_path: 
 def earlier_trials() -> list[EarlierTrial]:
     found = []
     for name, prefix, shapley in (("sparse", 0.0, 0.0), ("prefix", 1.0, 0.0), ("old 2", 0.5, 0.5), ("old 3", 0.7, 0.1)):
-        shape = SPACE.decode({"weight_prefix": prefix, "weight_shapley": shapley, "gae_lambda": 0.8})
-        found.append(EarlierTrial(name, shape, values_of(shape), {"kl_nats": kl_of(shape)}))
+        tried = SPACE.decode({"weight_prefix": prefix, "weight_shapley": shapley, "gae_lambda": 0.8})
+        found.append(EarlierTrial(name, tried, values_of(tried.shape), {"kl_nats": kl_of(tried.shape)}))
     return found
 
 
@@ -225,7 +226,7 @@ def test_first_arms_come_after_the_baselines_and_are_trials(tmp_path: Path) -> N
     outer = outer_loop(tmp_path, (), arms, trials=5)
     proposals = run(outer)
     assert [proposal.arm for proposal in proposals][:4] == ["sparse", "prefix", "shapley", "other 7"]
-    assert proposals[3].origin == "earlier study" and proposals[3].shape == SPACE.decode(point)
+    assert proposals[3].origin == "earlier study" and proposals[3].candidate == SPACE.decode(point)
     assert len(proposals) == 5
 
 
@@ -267,7 +268,7 @@ def test_saasbo_proposes_and_ranks(tmp_path: Path) -> None:
 def test_every_methods_name_can_stand_in_a_constraint(tmp_path: Path) -> None:
     # Ax reads constraints with sympy, which takes some names for its own.
     methods = tuple(sorted(set(METHODS) - {"sparse"}))
-    space = make_space("credit_mix", base=Shape(), methods=methods, balance=(0.0, 0.9))
+    space = StudySpace(make_space("credit_mix", base=Shape(), methods=methods, balance=(0.0, 0.9)))
     outer = OuterLoop("all", space, tmp_path / "study.db", SearchSettings(trials=len(methods) + 2, sobol_trials=1))
     proposals = []
     while (proposal := outer.ask()) is not None:

@@ -12,15 +12,17 @@ import torch
 
 from pipeline.config.settings import SearchSettings
 from pipeline.search import ax_patches
-from pipeline.search.outer_loop import TRACKED, OuterLoop, Proposal
-from search_spaces import make_space
+from pipeline.search.outer_loop import OuterLoop
+from pipeline.search.proposal import Proposal
+from pipeline.search.tracked import TRACKED
+from search_spaces import StudySpace, make_space
 from shaping.errors import ShapetuneError
 from shaping.shape import Shape
 
 # Gaussian processes are fitted again and again.
 pytestmark = pytest.mark.slow
 
-SPACE = make_space("credit_mix", base=Shape(), methods=("prefix", "attention", "shapley"))
+SPACE = StudySpace(make_space("credit_mix", base=Shape(), methods=("prefix", "attention", "shapley")))
 
 
 def outer_loop(folder: Path, trials: int = 9, seed: int = 0, **changes: Any) -> OuterLoop:
@@ -124,7 +126,7 @@ def test_proposals_differ_while_others_run(tmp_path: Path) -> None:
         assert proposal is not None
         tell(outer, proposal)
     running = [outer.ask() for _ in range(4)]
-    points = [SPACE.encode(proposal.shape) for proposal in running if proposal is not None]
+    points = [SPACE.encode(proposal.candidate) for proposal in running if proposal is not None]
     assert len(points) == 4
     vectors = np.array([list(point.values()) for point in points])
     distances = [np.abs(a - b).max() for i, a in enumerate(vectors) for b in vectors[:i]]
@@ -136,7 +138,7 @@ def test_a_point_that_was_tried_is_not_tried_again_however_good(tmp_path: Path) 
     outer = outer_loop(tmp_path, trials=16)
     points = []
     while (proposal := outer.ask()) is not None:
-        points.append(np.array(list(SPACE.encode(proposal.shape).values())))
+        points.append(np.array(list(SPACE.encode(proposal.candidate).values())))
         weights = proposal.shape.weights
         outer.tell(proposal.index, {0: 5 * weights["prefix"] - 3 * proposal.shape.gae_lambda}, {})
     assert len(points) == 16

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from pipeline.config.settings import ConstraintSettings, StorageSettings
-from pipeline.search.outer_loop import EarlierTrial, Proposal
+from pipeline.search.proposal import EarlierTrial, Proposal
 from pipeline.search.store import Store
 from pipeline.storage.database import IDENTITY_FILE, Database, sqlite_file, study_database
 from shaping.errors import ConfigError, ShapetuneError
@@ -102,8 +102,8 @@ def test_everything_is_written_once(databases: Databases, tmp_path: Path) -> Non
 
 
 def test_trials_that_were_taken_over_come_back_as_such_whatever_their_names(databases: Databases) -> None:
-    shape = SPACE.decode({"weight_prefix": 0.5, "weight_shapley": 0.25, "gae_lambda": 0.8})
-    earlier = [EarlierTrial("größer 日本 'x\" 2", shape, {0: 1.0, 1: 2.0}, {"kl_nats": 3.0})]
+    tried = SPACE.decode({"weight_prefix": 0.5, "weight_shapley": 0.25, "gae_lambda": 0.8})
+    earlier = [EarlierTrial("größer 日本 'x\" 2", tried, {0: 1.0, 1: 2.0}, {"kl_nats": 3.0})]
     outer_loop(databases("a"), earlier)
     again = outer_loop(databases("a"), earlier)
     [row] = again.trials()

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from pipeline.trainers.ppo.settings import SEARCHED, PPOSettings
 from search_spaces import make_space
 from shaping import METHODS, Shape, Shaper
 from shaping.advantages import generalized_advantages
 from tests.support.models.tiny_models import mixed_rollouts, tiny_reward_model, tiny_tokenizer
+from tests.support.models.tiny_task import tiny_trainer
 
 MIXABLE = tuple(sorted(set(METHODS) - {"sparse"}))
 RANGES = {"gae_lambda": (0.6, 1.0), "balance": (0.0, 1.0)}
@@ -81,3 +83,37 @@ def test_sampling_option_moved_alone_changes_the_rewards_of_a_response_of_many_u
 def test_discount_changes_the_advantages():
     base = Shape(policy_preserving=False)
     assert float((advantages(base.with_changes(gamma=0.9)) - advantages(base)).abs().max()) > 1e-2
+
+
+# Each setting of the trainer that may be searched, with another value than the tiny trainer's.
+SETTINGS = {
+    "critic": "network",
+    "learning_rate": 2e-2,
+    "lr_scheduler_type": "constant",
+    "kl_coef": 0.5,
+    "batch_size": 4,
+    "num_ppo_epochs": 3,
+    "num_mini_batches": 2,
+    "cliprange": 0.001,
+    "vf_coef": 5.0,
+    "max_grad_norm": 0.01,
+    "critic_warmup_steps": 1,
+}
+
+
+def trained(**settings):
+    trainer = tiny_trainer(**settings)
+    points = list(trainer.steps())
+    weights = torch.cat([each.detach().flatten() for each in trainer.policy.model.parameters()])
+    return points, weights
+
+
+def test_every_setting_that_may_be_searched_is_moved_below():
+    assert set(SETTINGS) == set(SEARCHED)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_setting_of_the_trainer_moved_alone_trains_another_policy(name):
+    assert getattr(PPOSettings(), name) != SETTINGS[name]
+    (_, before), (_, after) = trained(), trained(**{name: SETTINGS[name]})
+    assert float((after - before).abs().max()) > 1e-5

@@ -17,7 +17,7 @@ from pipeline.config.load import parse_config
 from pipeline.search.ax_patches import is_plain
 from pipeline.search.outer_loop import OuterLoop
 from pipeline.storage.keys import REASON
-from search_spaces import BaselineArm, CreditMix
+from search_spaces import BaselineArm, CreditMix, StudySpace
 from shaping.errors import ConfigError, ShapetuneError
 from shaping.shape import Shape
 
@@ -123,7 +123,7 @@ class Names(CreditMix):
 
 def test_names_and_reasons_come_back_from_the_database_as_they_went_in(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
-    space = Names(base=CONFIG.base_shape(), methods=("prefix", "shapley"))
+    space = StudySpace(Names(base=CONFIG.base_shape(), methods=("prefix", "shapley")))
     loop = open_loop(database, space)
     first, second = loop.ask(), loop.ask()
     assert first is not None and second is not None and second.arm == Names.hostile

@@ -20,6 +20,7 @@ from pipeline.config.schema import StudyConfig
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
 from pipeline.runtime.files import read_json
+from pipeline.study.examined import examined
 from pipeline.study.folder import StudyFolder
 from pipeline.study.provenance import check_user_files, note_launch, noted, user_files
 from pipeline.study.warm_start import read_warm_start
@@ -105,7 +106,7 @@ def test_a_study_whose_data_changed_is_refused_before_anything_is_loaded(name: s
     changed = file.parent / name
     changed.write_bytes(changed.read_bytes() + b" ")
     with pytest.raises(ConfigError, match=r"^task\.(prompts|\w+\.model): what it names has changed since") as refused:
-        launch_study(str(file), (), folder.root.parent, Console(file=io.StringIO()))
+        launch_study(examined(load_config(file), folder.root.parent), Console(file=io.StringIO()))
     assert "change name" in refused.value.hint
     assert {path: path.read_bytes() for path in folder.root.rglob("*") if path.is_file()} == before
 
@@ -119,7 +120,7 @@ def test_changed_code_is_said_at_the_launch_and_in_the_report(tmp_path: Path) ->
     said = io.StringIO()
     # The policy that it goes on to load is none.
     with pytest.raises(ConfigError, match=r"task\.policy"):
-        launch_study(str(file), (), folder.root.parent, Console(file=said, width=200))
+        launch_study(examined(load_config(file), folder.root.parent), Console(file=said, width=200))
     assert "task.reward_model.function: its code has changed since the last launch" in said.getvalue()
     note_launch(folder, now)
     page = render(load_report_data(folder))

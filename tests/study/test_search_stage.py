@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.runtime.files import read_json, write_json
-from pipeline.search.outer_loop import Proposal
+from pipeline.search.proposal import Proposal
 from pipeline.study.running_trial import RunningTrial
 from pipeline.study.search_stage import SearchStage
 from pipeline.trials.records import TrialFiles
 from pipeline.trials.types import Ending, Job, Progress
+from search_spaces import Candidate
 from shaping.shape import Shape
 from tests.support.search_stages import config_of, level, run_of, stage_of, tell
 
@@ -160,7 +161,7 @@ def test_what_ended_just_before_a_kill_is_not_run_again(tmp_path: Path) -> None:
 
 
 def test_a_curve_is_the_mean_over_all_seeds_up_to_the_slowest_ones_step(tmp_path: Path) -> None:
-    trial = RunningTrial(Proposal(0, "any", Shape(), "model"), tmp_path, (0, 1))
+    trial = RunningTrial(Proposal(0, "any", Candidate(Shape()), "model"), tmp_path, (0, 1))
     trial.observe(1, 0, 10.0)
     assert trial.curve() == []
     trial.observe(0, 0, 1.0)

@@ -9,12 +9,13 @@ from sqlalchemy import create_engine, inspect, text
 
 from pipeline.config.settings import SearchSettings
 from pipeline.search.early_stopping import Projection
-from pipeline.search.outer_loop import OuterLoop, Proposal
+from pipeline.search.outer_loop import OuterLoop
+from pipeline.search.proposal import Proposal
 from pipeline.storage.database import Database
-from search_spaces import make_space
+from search_spaces import StudySpace, make_space
 from shaping.shape import Shape
 
-SPACE = make_space("credit_mix", base=Shape(), methods=("prefix", "shapley"))
+SPACE = StudySpace(make_space("credit_mix", base=Shape(), methods=("prefix", "shapley")))
 # 3 baselines, 1 space-filling trial, then the model's.
 SEARCH = {"trials": 6, "sobol_trials": 1, "seeds": (0, 1)}
 

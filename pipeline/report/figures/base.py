@@ -32,8 +32,6 @@ OTHER_COLOURS = (
     *("#7d9a2e", "#a5694a", "#5a55e0", "#e08fb0", "#9b2f45", "#4fb6a0", "#6d8fb8"),
 )
 FAINT = "#8a8f98"
-# What the study calls the arms that it confirms beside the winner.
-RUNNER_UP = "place "
 Drawn = list[tuple[str, ArmResult]]
 
 

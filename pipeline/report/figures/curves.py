@@ -17,7 +17,6 @@ from markupsafe import Markup
 from pipeline.report.data import ArmResult, Estimate, ReportData
 from pipeline.report.figures.base import (
     FAINT,
-    RUNNER_UP,
     Drawn,
     arm_colours,
     arms_drawn,
@@ -26,6 +25,7 @@ from pipeline.report.figures.base import (
     leader,
     transparent,
 )
+from pipeline.study.verdict import PLACE
 from pipeline.trials.statistics import smoothed
 
 # Of a button, and with its unit of an axis.
@@ -163,7 +163,7 @@ def _short(values: Iterable[float]) -> list[float]:
 
 def _stroke(name: str, colour: str, first: str) -> dict[str, Any]:
     """Return how an arm's line is drawn: the winner's broad, those of the search's next best dashed."""
-    dashed = "dash" if name.startswith(RUNNER_UP) else "solid"
+    dashed = "dash" if name.startswith(PLACE) else "solid"
     return {"color": colour, "width": 3 if name == first else 2, "dash": dashed}
 
 

@@ -109,7 +109,7 @@ def _points(found: Landscape, each: Slice) -> Any:
         marker={"color": [WINNER_COLOUR if star else FAINT for star in best], "size": 7},
         error_y={**bars, "array": [error or 0.0 for _, _, (_, error) in shown]},
         text=[
-            f"trial {index}: {escape(found.shapes[index].describe())}<br>{words.spread(*measured)}"
+            f"trial {index}: {escape(found.tried[index].describe())}<br>{words.spread(*measured)}"
             for index, _, measured in shown
         ],
         hoverinfo="text",

@@ -108,4 +108,4 @@ def _hover(trial: TrialRow, value: str) -> str:
         lines.append(f"posterior {words.belief(trial.belief)}")
     if trial.breaks_constraints:
         lines.append(words.BREAKS)
-    return "<br>".join(escape(line) for line in (*lines, words.shape(trial.shape)))
+    return "<br>".join(escape(line) for line in (*lines, words.candidate(trial.tried)))

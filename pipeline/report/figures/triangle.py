@@ -111,7 +111,8 @@ def _lines() -> Any:
 
 def _readings(found: Landscape | None, face: Face) -> Any:
     """Return points that are not seen and say their numbers, but none where a trial stands."""
-    taken = [_xy(_on(face, shape)) for shape in (found.shapes.values() if found else ()) if _is_shown(face, shape)]
+    tried = found.tried.values() if found else ()
+    taken = [_xy(_on(face, each.shape)) for each in tried if _is_shown(face, each.shape)]
     shown = [
         (_xy(shares), shares, mean, deviation)
         for shares, mean, deviation in zip(face.shares, face.believed.means, face.believed.deviations, strict=True)
@@ -160,17 +161,17 @@ def _is_shown(face: Face, shape: Shape) -> bool:
 def _tried(found: Landscape, face: Face) -> Any:
     """Return the trials, as far as they have to do with the triangle, in the colours of what they found."""
     shown = [
-        (index, shape, found.measured[index])
-        for index, shape in found.shapes.items()
-        if index in found.measured and _is_shown(face, shape)
+        (index, each, found.measured[index])
+        for index, each in found.tried.items()
+        if index in found.measured and _is_shown(face, each.shape)
     ]
-    whole = [sum(_on(face, shape)) >= ON_FACE for _, shape, _ in shown]
+    whole = [sum(_on(face, tried.shape)) >= ON_FACE for _, tried, _ in shown]
     # A star off the triangle would look like a place that nobody put first.
     best = [index == found.reference_trial and each for (index, _, _), each in zip(shown, whole, strict=True)]
     at = levels(face.believed.means)
     return go.Scatter(
-        x=[_xy(_on(face, shape))[0] for _, shape, _ in shown],
-        y=[_xy(_on(face, shape))[1] for _, shape, _ in shown],
+        x=[_xy(_on(face, tried.shape))[0] for _, tried, _ in shown],
+        y=[_xy(_on(face, tried.shape))[1] for _, tried, _ in shown],
         mode="markers",
         marker={
             "color": [mean for _, _, (mean, _) in shown],
@@ -183,21 +184,23 @@ def _tried(found: Landscape, face: Face) -> Any:
             "line": {"width": 1.6, "color": [WINNER_COLOUR if star else "#ffffff" for star in best]},
         },
         text=[
-            f"trial {index}: {escape(shape.describe())}<br>{words.spread(*measured)}"
-            for index, shape, measured in shown
+            f"trial {index}: {escape(tried.describe())}<br>{words.spread(*measured)}"
+            for index, tried, measured in shown
         ],
         hoverinfo="text",
     )
 
 
 def _next(found: Landscape, face: Face) -> Any:
-    shown = [each for each in found.proposals if _is_shown(face, each.shape)]
+    shown = [each for each in found.proposals if _is_shown(face, each.candidate.shape)]
     return go.Scatter(
-        x=[_xy(_on(face, each.shape))[0] for each in shown],
-        y=[_xy(_on(face, each.shape))[1] for each in shown],
+        x=[_xy(_on(face, each.candidate.shape))[0] for each in shown],
+        y=[_xy(_on(face, each.candidate.shape))[1] for each in shown],
         mode="markers",
         marker={"symbol": "x-thin", "size": 10, "line": {"width": 2.4, "color": "#ffffff"}},
-        text=[f"next: {escape(each.shape.describe())}<br>{words.spread(each.mean, each.deviation)}" for each in shown],
+        text=[
+            f"next: {escape(each.candidate.describe())}<br>{words.spread(each.mean, each.deviation)}" for each in shown
+        ],
         hoverinfo="text",
     )
 

@@ -30,11 +30,13 @@ from pipeline.tasks.sentiment.reviews import (
     read_reviews,
 )
 from pipeline.tasks.sentiment.reward_models import load_reviewer
+from pipeline.tasks.sentiment.shipped import shipped_digest, unpack
 from pipeline.tasks.sentiment.soft_labels import soft_labels
 from pipeline.tasks.sentiment.variants import build_tier, tier_made_of
 from pipeline.tasks.settings import Recipe, SentimentSettings
 from pipeline.trainers.base import Judge, Prompts, Task, quiet_transformers
 from shaping.reward_models import CausalRewardModel, RewardModel
+from shaping.rollouts import Rollouts
 
 NORMALIZATION_PROMPTS = 512
 NORMALIZATION_TOKENS = 24
@@ -55,8 +57,11 @@ def unbuilt(settings: SentimentSettings, cache: Path) -> str:
     """Return what has to be built, in words; empty where the cache has it."""
     if is_complete(location(settings, cache)):
         return ""
+    shipped = settings.recipe.weights == "shipped"
+    if shipped and settings.is_quickstart:
+        return "unpacking the film reviews' models, once: seconds"
     steps = {
-        "quickstart": not is_complete(asset_folder(cache, "sentiment", made_of(settings.recipe))),
+        "quickstart": not shipped and not is_complete(asset_folder(cache, "sentiment", made_of(settings.recipe))),
         "encoder": settings.reward_model == "encoder",
         "smollm2": settings.policy == "smollm2",
     }
@@ -104,11 +109,15 @@ def load_judge(settings: SentimentSettings, folder: Path | None, asked: Sequence
 def build_sentiment(recipe: Recipe, cache: Path | None = None) -> Path:
     """Return the folder of the task's models, building them when they are not in the cache."""
     cache = cache or cache_folder()
+    if recipe.weights == "shipped":
+        return build_once(cache, "sentiment", made_of(recipe), lambda folder: _unpack(recipe, cache, folder))
     return build_once(cache, "sentiment", made_of(recipe), lambda folder: _build(recipe, cache, folder))
 
 
 def made_of(recipe: Recipe) -> dict[str, Any]:
     """Return everything that decides what is built, as plain values: the key of the cache."""
+    if recipe.weights == "shipped":
+        return {"shipped": shipped_digest(), "corpus": CORPUS.member_sha256, "shares": SHARES}
     return {**recipe.model_dump(), "corpus": CORPUS.member_sha256, "prompt_tokens": PROMPT_TOKENS, "shares": SHARES}
 
 
@@ -156,12 +165,10 @@ def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
     policy.save_pretrained(folder / "policy")
     tokenizer.save_pretrained(folder / "policy")
     test = [review for review in reviews if review.part == "test"]
-    test_rows, test_fresh = [rows[id(review)] for review in test], [review.fresh for review in test]
-    prompts = {part: _prompt_ids([rows[id(r)] for r in reviews if r.part == part]) for part in ("train", "test")}
-    (folder / "prompts.json").write_text(json.dumps(prompts))
-    scale_prompts, eos = prompts["train"][:NORMALIZATION_PROMPTS], int(policy.config.eos_token_id)
-    samples = own_samples(policy, scale_prompts, NORMALIZATION_TOKENS, eos, False, recipe.seed)
-    facts: dict[str, Any] = {"policy_loss_nats": loss_nats(policy, test_rows), "reviews": len(reviews)}
+    held_out, test_fresh = [rows[id(review)] for review in test], [review.fresh for review in test]
+    prompts = _write_prompts(folder, reviews, list(rows.values()))
+    samples = untrained_samples(recipe, policy, prompts["train"])
+    facts: dict[str, Any] = {"policy_loss_nats": loss_nats(policy, held_out), "reviews": len(reviews)}
     for name, part in (("reward_model", "train"), ("gold_model", "gold")):
         chosen = [review for review in reviews if review.part == part]
         fresh = [review.fresh for review in chosen]
@@ -171,10 +178,40 @@ def _build(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
         model.config.score_mean, model.config.score_deviation = mean, deviation
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-        quality = reward_quality(model, test_rows, test_fresh)
+        quality = reward_quality(model, held_out, test_fresh)
         facts.update({f"{name}_{measure}": value for measure, value in quality.items()})
     shutil.rmtree(scratch, ignore_errors=True)
     return facts
+
+
+def _unpack(recipe: Recipe, cache: Path, folder: Path) -> dict[str, Any]:
+    facts, reviews = unpack(folder), read_reviews(fetch_reviews(cache))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy", trust_remote_code=False)
+    _write_prompts(folder, reviews, _encoded(tokenizer, reviews, recipe))
+    return facts
+
+
+def _write_prompts(folder: Path, reviews: list[Review], rows: list[list[int]]) -> dict[str, list[list[int]]]:
+    """Write the first ids of every review, of the training and held out, and return them."""
+    prompts = {
+        part: _prompt_ids([row for review, row in zip(reviews, rows, strict=True) if review.part == part])
+        for part in ("train", "test")
+    }
+    (folder / "prompts.json").write_text(json.dumps(prompts))
+    return prompts
+
+
+def untrained_samples(recipe: Recipe, policy: Any, prompts: list[list[int]]) -> Rollouts:
+    """Return what the untrained policy says: the mean of its scores becomes 0, their standard deviation 1."""
+    asked, eos = prompts[:NORMALIZATION_PROMPTS], int(policy.config.eos_token_id)
+    return own_samples(policy, asked, NORMALIZATION_TOKENS, eos, False, recipe.seed)
+
+
+def held_out_rows(recipe: Recipe, tokenizer: Any, cache: Path) -> tuple[list[list[int]], list[bool], int]:
+    """Return the held-out reviews' ids, which of them are fresh, and how many reviews there are in all."""
+    reviews = _limited(read_reviews(fetch_reviews(cache)), recipe)
+    test = [review for review in reviews if review.part == "test"]
+    return _encoded(tokenizer, test, recipe), [review.fresh for review in test], len(reviews)
 
 
 def _limited(reviews: list[Review], recipe: Recipe) -> list[Review]:

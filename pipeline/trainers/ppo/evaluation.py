@@ -27,7 +27,7 @@ class Evaluation:
     Attributes:
         reward: Unshaped score, in reward-model units.
         kl_nats: Summed log ratio to the reference over a response.
-        objective: ``J = reward - kl_coef * kl_nats``; higher is better.
+        objective: ``J = reward - kl_price * kl_nats``; higher is better.
         gold_reward: Score of the second reward model, which nothing was trained on; ``None`` where there is none.
         response_tokens: Length.
         distinct_unigrams: Distinct over all tokens of the responses.
@@ -80,7 +80,7 @@ def evaluate(trainer: PPOTrainer, prompts: int, kept_texts: int = 0) -> Evaluati
     return Evaluation(
         reward=reward,
         kl_nats=kl_nats,
-        objective=reward - trainer.settings.kl_coef * kl_nats,
+        objective=reward - trainer.kl_price * kl_nats,
         gold_reward=None
         if gold is None
         else float(trainer.processes.each(rollouts, partial(score_responses, gold)).mean()),

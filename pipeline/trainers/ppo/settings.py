@@ -11,6 +11,21 @@ from pipeline.runtime.section import Section
 # Of weights and prices: beyond it, single precision has no room for what they weigh.
 LARGEST = 1e6
 Critic = Literal["value_head", "network", "reward_model"]
+# What a study may search beside the shape (``space.trainer``): all that changes how a policy learns, whatever the
+# others are. What a run costs or needs is not among it, and neither is what prices KL in another way.
+SEARCHED = (
+    "critic",
+    "learning_rate",
+    "lr_scheduler_type",
+    "kl_coef",
+    "batch_size",
+    "num_ppo_epochs",
+    "num_mini_batches",
+    "cliprange",
+    "vf_coef",
+    "max_grad_norm",
+    "critic_warmup_steps",
+)
 
 
 class SamplingSettings(Section):
@@ -71,7 +86,12 @@ class PPOSettings(Section):
     cliprange: float = Field(0.2, gt=0, lt=1, description="Of the ratio of probabilities.")
     cliprange_value: float = Field(0.5, gt=0, le=LARGEST, description="Of the change of a value.")
     vf_coef: float = Field(0.5, ge=0, le=LARGEST, description="Weight of the critic's loss.")
-    kl_coef: float = Field(0.05, ge=0, le=LARGEST, description="Price of a nat of KL(policy || reference); part of J.")
+    kl_coef: float = Field(
+        0.05,
+        ge=0,
+        le=LARGEST,
+        description="Price of a nat of KL(policy || reference); of J, too, where objective.kl_price is unset.",
+    )
     kl_estimator: Literal["k1", "k3"] = Field("k1", description="How the KL of a token is estimated.")
     reward_scale: float = Field(
         1.0,

@@ -38,7 +38,7 @@ class CurvePoint:
         step: Training step, from 0.
         reward: Mean score of the batch, in reward-model units.
         kl_nats: Mean over responses of the summed log ratio to the reference.
-        objective: ``J = reward - kl_coef * kl_nats``; higher is better.
+        objective: ``J = reward - kl_price * kl_nats``; higher is better.
         response_tokens: Mean length.
         entropy_nats: Mean entropy of a token.
         policy_loss: Clipped surrogate loss of the update's last pass.
@@ -84,13 +84,23 @@ class PPOTrainer:
         sampling: How responses are sampled.
         seed: Decides prompts, sampling and minibatch order; two shapes with one seed see the same prompts and
             random numbers (common random numbers).
+        kl_price: Price of a nat of KL in J; ``None`` takes that of the training.
 
     Raises:
         ConfigError: The settings do not fit the machine or the task's models, or what the models say does not agree.
         TrialFailed: A score is not finite (``nan``).
     """
 
-    def __init__(self, task: Task, shape: Shape, settings: PPOSettings, sampling: SamplingSettings, seed: int) -> None:
+    def __init__(
+        self,
+        task: Task,
+        shape: Shape,
+        settings: PPOSettings,
+        sampling: SamplingSettings,
+        seed: int,
+        kl_price: float | None = None,
+    ) -> None:
+        self.kl_price = settings.kl_coef if kl_price is None else kl_price
         self.task, self.shape, self.settings, self.sampling, self.seed = task, shape, settings, sampling, seed
         self.processes = Distributed(settings.device)
         self.processes.check_rows(settings.batch_size, "ppo.batch_size")
@@ -181,7 +191,7 @@ class PPOTrainer:
             step=step,
             reward=reward,
             kl_nats=kl_nats,
-            objective=reward - self.settings.kl_coef * kl_nats,
+            objective=reward - self.kl_price * kl_nats,
             response_tokens=float(rollouts.response_tokens.float().mean()),
             entropy_nats=float(masked_mean(old.entropy, mask)),
             policy_loss=losses.policy,

@@ -13,6 +13,7 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from torch import Tensor
 
+from benchmarks.common.configs import measured_config
 from benchmarks.fidelity import __main__ as whole
 from benchmarks.fidelity import credits, learning
 from benchmarks.fidelity.agreement import agreement, correlations
@@ -27,7 +28,7 @@ from benchmarks.fidelity.worlds import SEED, WORLDS, in_world
 from benchmarks.papers import runs as kept
 from benchmarks.papers.field import BUDGET, ENTRANTS, TUNED, candidates
 from benchmarks.papers.runs import COMPLETED, saved_runs
-from pipeline.config.load import find_config, parse_config
+from pipeline.config.load import parse_config
 from pipeline.tasks.models.calibration import own_samples
 from pipeline.trainers.base import Task
 from shaping import METHODS, CausalRewardModel, Rollouts, Shape
@@ -315,7 +316,7 @@ def test_a_network_that_was_taught_a_truth_knows_most_of_it() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_process")
 def test_fidelity_is_measured_and_its_runs_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whole, "find_config", lambda _: find_config("smoke"))
+    monkeypatch.setattr(whole, "measured_config", lambda _, changes: measured_config("smoke", changes))
     monkeypatch.setattr(whole, "runs_file", lambda label: tmp_path / f"papers-{label}.csv")
     methods = ("sparse", "prefix", "shapley")
     monkeypatch.setattr(whole, "contenders", lambda base: [each for each in contenders(base) if each.method in methods])

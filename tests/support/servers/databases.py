@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.config.settings import StorageSettings
 from pipeline.search.early_stopping import Projection
-from pipeline.search.outer_loop import EarlierTrial
+from pipeline.search.proposal import EarlierTrial
 from pipeline.storage.database import Database, study_database
 from tests.support.searches import SPACE, asked, outer_loop
 from tests.support.servers.postgres import PostgresServer
@@ -29,8 +29,8 @@ def url_of(database: Database) -> str:
 
 
 def fill(database: Database) -> None:
-    shape = SPACE.decode({"weight_prefix": 0.5, "weight_shapley": 0.25, "gae_lambda": 0.8})
-    outer = outer_loop(database, [EarlierTrial("old 2", shape, {0: 1.0, 1: 2.0}, {"kl_nats": 3.5})], objective="gain")
+    tried = SPACE.decode({"weight_prefix": 0.5, "weight_shapley": 0.25, "gae_lambda": 0.8})
+    outer = outer_loop(database, [EarlierTrial("old 2", tried, {0: 1.0, 1: 2.0}, {"kl_nats": 3.5})], objective="gain")
     outer.tell(asked(outer).index, VALUES, {"kl_nats": 4.0})
     outer.fail(asked(outer).index, REASON)
     outer.stop(asked(outer).index, Projection(-0.125, 0.0625))

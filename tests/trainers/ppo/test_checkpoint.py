@@ -32,7 +32,7 @@ SHAPE = Shape(weights={"shapley": 0.5, "random": 0.5}, unit="token", max_units=1
 def job_in(folder: Path, assets: Path, **ppo: Any) -> Job:
     settings = {"steps": STEPS, "batch_size": 4, "num_mini_batches": 2, "save_steps": 1, **ppo}
     config = tiny_config(ppo=settings, sampling={"response_tokens": 12})
-    arm = Arm("any", SHAPE, ppo.get("critic"))
+    arm = Arm.with_critic("any", SHAPE, ppo.get("critic"))
     return Job(0, str(folder), arm.to_dict(), (7,), config.model_dump(mode="json"), str(assets))
 
 

@@ -1,0 +1,49 @@
+"""A study as it was asked for: all that can be refused without its models, before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.config.schema import StudyConfig
+from pipeline.study.folder import StudyFolder
+from pipeline.study.prompt_day import with_first_day, with_kept_day
+from pipeline.study.provenance import check_user_files, user_files
+from pipeline.study.warm_start import check_warm_start
+
+
+@dataclass(frozen=True)
+class ExaminedStudy:
+    """A study that may be launched, as far as its config and its folder tell.
+
+    Attributes:
+        config: Its config.
+        folder: Where it is, or will be.
+        files: Config field to a hash of the user's own file that it names.
+        changed: Names of the user's files whose code has changed since the last launch.
+    """
+
+    config: StudyConfig
+    folder: StudyFolder
+    files: Mapping[str, str] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
+
+
+def examined(config: StudyConfig, studies: Path) -> ExaminedStudy:
+    """Return a study that may be launched; nothing is written.
+
+    Args:
+        config: The study's.
+        studies: The folder that studies are in.
+
+    Raises:
+        ShapetuneError: Its folder holds another study or cannot be used, or a file that it names is not there.
+    """
+    folder = StudyFolder(studies / config.name)
+    config = with_kept_day(config, folder)
+    folder.check(config)
+    config = with_first_day(config, folder)
+    check_warm_start(config)
+    files = user_files(config)
+    return ExaminedStudy(config, folder, files, tuple(check_user_files(folder, files)))
