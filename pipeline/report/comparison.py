@@ -222,12 +222,12 @@ class Doubt:
 DOUBTS = (
     Doubt(("task.", "trainer"), "They train on different tasks ({}): their J is not on one scale.", same_scale=False),
     Doubt(
-        ("ppo.kl_coef", "sampling."),
+        ("ppo.kl_coef", "objective.", "sampling."),
         "They price KL or sample responses differently ({}): their J is not on one scale.",
         same_scale=False,
     ),
     Doubt(
-        ("ppo.",),
+        ("ppo.", "space.trainer"),
         "They train differently ({}): what differs in J may come from that, and not from their shapes.",
         same_training=False,
     ),
