@@ -69,7 +69,7 @@ def test_a_study_enters_few_rooms_from_its_config_to_its_first_trial(tmp_path: P
     assert len(lines) == len(walks)
     for line in lines:
         rooms = [room for room in line.split()[1:] if room != GROUND]
-        assert rooms[0] == "commands" and {"config", "study", "search", "executors", "trials"} < set(rooms)
+        assert rooms[0] == "config" and {"commands", "study", "search", "executors", "trials"} < set(rooms)
         assert len(rooms) <= LAUNCH, rooms
 
 
