@@ -59,8 +59,8 @@ def main() -> dict[str, Any]:
         print(trials[["arm", "state", "J", "shape.weights.prefix", "shape.gae_lambda"]].round(3).to_string())
         print("\nbest shape:", best.describe())
         print(*verdict.text, sep="\n")
-        # A point has the names of the space's parameters; encode gives the point of a shape.
-        near = {name: round(float(value), 2) for name, value in study.config.make_space().encode(best).items()}
+        # A point has the names of the space's parameters.
+        near = {name: round(float(value), 2) for name, value in study.point(best).items()}
         points = [near, {"weight_prefix": 0.3, "gae_lambda": 0.9}]
         predicted = [each["J"] for each in study.ax_client().predict(points)]
     for point, (mean, error) in zip(points, predicted, strict=True):
