@@ -13,7 +13,6 @@ NAMES: dict[str, dict[str, tuple[str, ...]]] = {
         "ppo.learning_rate": ("actor_rollout_ref.actor.optim.lr",),
         "ppo.num_ppo_epochs": ("actor_rollout_ref.actor.ppo_epochs", "critic.ppo_epochs"),
         "ppo.cliprange": ("actor_rollout_ref.actor.clip_ratio",),
-        "ppo.max_grad_norm": ("actor_rollout_ref.actor.grad_clip",),
         "ppo.critic_warmup_steps": ("trainer.critic_warmup",),
     },
     "skyrl": {
