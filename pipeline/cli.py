@@ -248,14 +248,15 @@ def export(
     ] = "shape",
 ) -> None:
     """Write the best shape, for your own loop or for a production trainer."""
+    from pipeline.export.formats import AX, check_format
     from pipeline.runtime.logging import quiet_libraries
     from pipeline.study.folder import StudyFolder
 
+    check_format(form)
     folder = StudyFolder.existing(study)
     with quiet_libraries():
-        from pipeline.export.export import AX, check_format, export_winner
+        from pipeline.export.export import export_winner
 
-        check_format(form)
         target = output or folder.export
         if form == AX:
             from pipeline.export.ax import export_search

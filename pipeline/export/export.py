@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from pipeline.config.schema import StudyConfig
 from pipeline.config.trainer_space import with_settings
+from pipeline.export.formats import SHAPE, check_format
 from pipeline.export.policy import policy_source
 from pipeline.export.reward_model_code import reward_model_code
 from pipeline.export.template import Exported
@@ -21,21 +22,6 @@ from pipeline.study.folder import StudyFolder
 from pipeline.tasks.registry import built_task
 from shaping.errors import ConfigError
 from shaping.shape_file import ShapeFile
-
-SHAPE = "shape"
-TRAINERS = ("verl", "skyrl", "trl", "slime")
-# The search in place of the shape: pipeline.export.ax.
-AX = "ax"
-FORMATS = (SHAPE, *TRAINERS, AX)
-# Why there is no way into a trainer, and what to do instead.
-REFUSED = {
-    "openrlhf": (
-        "OpenRLHF takes one reward for each response: where a reward function returns token rewards, it joins all of "
-        "them into one list and takes the first values as the rewards of the responses, without an error; the second "
-        "response would be paid for the second token of the first",
-        "export for a trainer that passes token rewards on to its advantages: --format verl or --format skyrl",
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -119,18 +105,6 @@ def export_winner(folder: StudyFolder, target: Path, form: str = SHAPE) -> Writt
     for path, text in zip(paths[1:], texts.values(), strict=True):
         write_text(path, text)
     return Written(tuple(paths), notes)
-
-
-def check_format(form: str) -> None:
-    """Refuse a form that there is no export in.
-
-    Raises:
-        ConfigError: Nobody knows it, or the trainer cannot take token rewards; says why.
-    """
-    if form in REFUSED:
-        raise ConfigError(*REFUSED[form])
-    if form not in FORMATS:
-        raise ConfigError(f"--format {form} is not known", f"choose one of {', '.join(FORMATS)}")
 
 
 def _snippet(form: str) -> Callable[[Exported], dict[str, str]] | None:

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.cli import app
 from pipeline.config.load import builtin_folder
-from pipeline.export.export import REFUSED, TRAINERS
+from pipeline.export.formats import REFUSED, TRAINERS
 from pipeline.tasks.sentiment.task import load_sentiment
 from shaping import METHODS, Shape, ShapeFile
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from pipeline.config.load import parse_config
-from pipeline.export.export import REFUSED, TRAINERS, export_winner
+from pipeline.export.export import export_winner
+from pipeline.export.formats import REFUSED, TRAINERS
 from pipeline.export.reward_model_code import reward_model_code
 from pipeline.runtime.files import write_json
 from pipeline.study.folder import StudyFolder
