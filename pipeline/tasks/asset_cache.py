@@ -92,18 +92,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def recorded_files(folder: Path) -> dict[str, list[Any]]:
+    """Return the size and sha256 of each file below a folder, as a manifest holds them."""
+    return {
+        str(path.relative_to(folder)): [path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()]
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
 def _build(target: Path, recipe: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> None:
     for left in target.parent.glob(f".{target.name}-*"):
         shutil.rmtree(left, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
     try:
         facts = build(scratch)
-        files = {
-            str(path.relative_to(scratch)): [path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()]
-            for path in sorted(scratch.rglob("*"))
-            if path.is_file()
-        }
-        manifest = {"recipe": recipe, "facts": facts, "files": files}
+        manifest = {"recipe": recipe, "facts": facts, "files": recorded_files(scratch)}
         (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
         scratch.chmod(0o755)
         replace_folder(scratch, target)

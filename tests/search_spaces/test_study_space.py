@@ -94,9 +94,7 @@ def test_the_rivals_are_points_of_the_space_and_come_first() -> None:
 
 def test_rivals_that_the_bounds_leave_out_are_no_arms() -> None:
     narrow = space(CRITIC, gae_lambda=(0.5, 0.9))
-    assert [arm.name for arm in narrow.baselines()] == ["sparse", "sparse, network critic", "prefix", "uniform"] or [
-        arm.name for arm in narrow.baselines()
-    ] == ["sparse", "prefix", "uniform"]
+    assert [arm.name for arm in narrow.baselines()] == ["sparse", "prefix", "uniform"]
     assert all(narrow.encode(narrow.decode(arm.point)) == arm.point for arm in narrow.baselines())
     dense = space(CRITIC, balance=(0.5, 1.0))
     assert [arm.name for arm in dense.baselines()] == ["prefix", "uniform"]

@@ -5,7 +5,6 @@ Trains those of the default recipe, rounds their weights to bfloat16, and measur
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, LlamaForSequenceClassification
 
 from pipeline.runtime.environment import installed_versions
-from pipeline.tasks.asset_cache import cache_folder
+from pipeline.tasks.asset_cache import cache_folder, recorded_files
 from pipeline.tasks.models.calibration import score_scale
 from pipeline.tasks.models.language_model import loss_nats
 from pipeline.tasks.models.pretrained import SAFE
@@ -42,11 +41,7 @@ def main() -> None:
     for name in TOKENIZER:
         shutil.copyfile(source / "policy" / name, FOLDER / name)
     facts = _measured(recipe, json.loads((source / "prompts.json").read_text(encoding="utf-8"))["train"])
-    files = {
-        str(path.relative_to(FOLDER)): [path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()]
-        for path in sorted(FOLDER.rglob("*"))
-        if path.is_file()
-    }
+    files = recorded_files(FOLDER)
     made = {"command": COMMAND, "recipe": recipe.model_dump(), "versions": installed_versions(), "facts": facts}
     MANIFEST.write_text(json.dumps({**made, "files": files}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     print(json.dumps(facts, indent=1, sort_keys=True))

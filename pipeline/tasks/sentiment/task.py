@@ -109,16 +109,14 @@ def load_judge(settings: SentimentSettings, folder: Path | None, asked: Sequence
 def build_sentiment(recipe: Recipe, cache: Path | None = None) -> Path:
     """Return the folder of the task's models, building them when they are not in the cache."""
     cache = cache or cache_folder()
-    if recipe.weights == "shipped":
-        return build_once(cache, "sentiment", made_of(recipe), lambda folder: _unpack(recipe, cache, folder))
-    return build_once(cache, "sentiment", made_of(recipe), lambda folder: _build(recipe, cache, folder))
+    build = _unpack if recipe.weights == "shipped" else _build
+    return build_once(cache, "sentiment", made_of(recipe), lambda folder: build(recipe, cache, folder))
 
 
 def made_of(recipe: Recipe) -> dict[str, Any]:
     """Return everything that decides what is built, as plain values: the key of the cache."""
-    if recipe.weights == "shipped":
-        return {"shipped": shipped_digest(), "corpus": CORPUS.member_sha256, "shares": SHARES}
-    return {**recipe.model_dump(), "corpus": CORPUS.member_sha256, "prompt_tokens": PROMPT_TOKENS, "shares": SHARES}
+    chosen = {"shipped": shipped_digest()} if recipe.weights == "shipped" else recipe.model_dump()
+    return {**chosen, "corpus": CORPUS.member_sha256, "prompt_tokens": PROMPT_TOKENS, "shares": SHARES}
 
 
 def load_sentiment(folder: Path, settings: SentimentSettings | None = None) -> Task:
