@@ -158,8 +158,12 @@ def _section(content: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _settings(content: Mapping[str, Any]) -> dict[str, float | int | str]:
     if content["schema"] == SCHEMA:
+        if "trainer" in content:
+            raise ConfigError(f"trainer stands in a file of schema {SCHEMA!r}, whose readers leave it out")
         return {}
     found = _section(content, "trainer")
+    if not found:
+        raise ConfigError(f"trainer is empty, where schema {SCHEMA_WITH_TRAINER!r} promises settings")
     for name, value in found.items():
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ConfigError(f"trainer.{name} = {value!r} is neither a number nor a word")

@@ -103,7 +103,7 @@ def test_a_task_is_added_in_two_places_and_trained_on(copy: Copy, tmp_path: Path
 @pytest.mark.slow
 def test_a_space_and_a_trainer_are_named_and_an_export_format_is_added_in_one_place(copy: Copy, tmp_path: Path) -> None:
     copy.write("pipeline/export/weights.py", part("An export format")[0])
-    copy.edit("pipeline/export/export.py", 'TRAINERS = ("verl",', 'TRAINERS = ("weights", "verl",')
+    copy.edit("pipeline/export/formats.py", 'TRAINERS = ("verl",', 'TRAINERS = ("weights", "verl",')
     (tmp_path / "spaces.py").write_text(part("A search space")[0])
     (tmp_path / "toy.py").write_text(part("A trainer")[0])
     named = {**yaml.safe_load(part("A search space", "yaml")[0]), **yaml.safe_load(part("A trainer", "yaml")[0])}

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 import shaping.shape_file as shape_file
 from shaping import METHODS, ConfigError, RetokenizedRewardModel, Shape, ShapeFile, TextRewardModel
 from shaping.shape import ABSENT, CLOSURES, ESTIMATORS, HEADS, UNITS
-from shaping.shape_file import CRITICS, KL_ESTIMATORS, SCHEMA, checksum
+from shaping.shape_file import CRITICS, KL_ESTIMATORS, SCHEMA, SCHEMA_WITH_TRAINER, checksum
 from tests.support.models.tiny_models import tiny_reward_model, tiny_tokenizer
 
 SHAPE = Shape(weights={"prefix": 0.25, "shapley": 0.75}, balance=0.875, gae_lambda=0.7123456789012345, unit="turn")
@@ -27,10 +27,13 @@ WHOLE = ShapeFile(
     missing_eos_penalty=1.5,
     reward_model="judge",
     reward_model_sha256="a" * 64,
+    trainer={"ppo.learning_rate": 0.0005, "ppo.epochs": 2, "ppo.critic": "network"},
     study={"name": "s", "task": "prompts", "arm": "7_0", "trial": 7, "trials": 12, "seeds": [0, 1]},
     confirmed={"differences": [{"rival": "sparse", "mean": 0.5, "low": 0.25, "high": 0.75, "seeds": 6}], "text": ["é"]},
     versions={"torch": "2"},
 )
+# Without settings of the trainer a file is of the version that earlier readers know.
+PLAIN = replace(WHOLE, trainer={})
 SCHEMA_FILE = Path(shape_file.__file__).with_name("shape_file.schema.json")
 
 
@@ -87,10 +90,23 @@ def test_everything_that_gives_a_shape_its_meaning_comes_back(tmp_path: Path) ->
     validator().validate(json.loads((tmp_path / "new" / "shape.json").read_text()))
 
 
+def test_a_file_says_by_its_version_whether_the_trainer_was_searched_with_the_shape(tmp_path: Path) -> None:
+    for file, version in ((WHOLE, SCHEMA_WITH_TRAINER), (PLAIN, SCHEMA)):
+        file.write(tmp_path / "shape.json")
+        content = json.loads((tmp_path / "shape.json").read_text())
+        assert content["schema"] == version
+        assert ("trainer" in content) == (file is WHOLE)
+        assert ShapeFile.read(tmp_path / "shape.json") == file
+        validator().validate(content)
+        # A reader that goes by the version must not meet settings that it would leave out.
+        assert not validator().is_valid({**content, "schema": SCHEMA if file is WHOLE else SCHEMA_WITH_TRAINER})
+
+
 def test_the_published_schema_knows_what_the_code_knows() -> None:
     schema = json.loads(SCHEMA_FILE.read_text())
-    assert schema["properties"]["schema"]["const"] == SCHEMA
-    assert set(schema["required"]) == set(schema["properties"]) == set(WHOLE.to_dict())
+    assert schema["properties"]["schema"]["enum"] == [SCHEMA, SCHEMA_WITH_TRAINER]
+    assert set(schema["properties"]) == set(WHOLE.to_dict())
+    assert set(schema["required"]) == set(PLAIN.to_dict())
     shape, values = schema["properties"]["shape"], Shape().to_dict()
     assert set(shape["required"]) == set(shape["properties"]) == set(values)
     assert set(shape["properties"]["weights"]["properties"]) == set(METHODS)
@@ -119,6 +135,10 @@ WRONG: list[tuple[tuple[str, ...], Any]] = [
     (("ppo", "critic"), "none"),
     (("ppo", "missing_eos_penalty"), None),
     (("ppo",), None),
+    (("trainer", "ppo.epochs"), True),
+    (("trainer", "ppo.critic"), None),
+    (("trainer",), [1]),
+    (("trainer",), {}),
     (("reward_model", "name"), 3),
     (("reward_model",), "judge"),
     (("study",), None),
