@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from pipeline.commands.display import StudyDisplay
-from pipeline.commands.summary import show_summary
+from pipeline.commands.summary import show_places, show_verdict
 from pipeline.executors.choose import make_executor
 from pipeline.explain.token_rewards import write_token_rewards
 from pipeline.export.export import export_winner
@@ -21,12 +21,13 @@ from pipeline.study.folder import StudyFolder
 from pipeline.study.prepared import PreparedStudy, prepared_study
 from pipeline.study.progress import CONFIRM, SEARCH, ProgressFile, ended_search_runs, finished_runs
 from pipeline.study.study import StudySource
-from pipeline.study.verdict import Verdict
 from shaping.errors import ShapetuneError
 
 
 def launch_study(asked: ExaminedStudy, console: Console) -> StudyFolder:
     """Run a study to its end, print what it found and where, and return its folder.
+
+    The verdict is printed before the report is written, which takes a while: nobody waits for what is known.
 
     Args:
         asked: The study.
@@ -38,9 +39,12 @@ def launch_study(asked: ExaminedStudy, console: Console) -> StudyFolder:
     started = time.perf_counter()
     # The cores belong to the trials; the Gaussian process is small.
     with prepared_study(asked, console) as prepared, _one_thread():
-        verdict = _run(prepared, console)
-        _write_results(prepared)
-    show_summary(prepared.config, prepared.folder, verdict, console, time.perf_counter() - started)
+        study = _run(prepared, console)
+        show_verdict(prepared.config, prepared.folder, study.verdict(), console)
+        with console.status("writing report and export"):
+            study.keep_sensitivity()
+            _write_results(prepared)
+    show_places(prepared.config, prepared.folder, console, time.perf_counter() - started)
     return prepared.folder
 
 
@@ -54,7 +58,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _run(prepared: PreparedStudy, console: Console) -> Verdict | None:
+def _run(prepared: PreparedStudy, console: Console) -> StudySource:
     config, folder = prepared.config, prepared.folder
     shown = ProgressFile(folder.progress_file)
     with StudyDisplay(config, console, prepared.models.has_reward_critic, shown) as display:
@@ -66,7 +70,7 @@ def _run(prepared: PreparedStudy, console: Console) -> Verdict | None:
             make_executor(config.executor).run(study)
         if not study.finished():
             raise ShapetuneError("the study ended early", "run the same command again to resume it")
-        return study.verdict()
+        return study
 
 
 def _write_results(prepared: PreparedStudy) -> None:

@@ -25,10 +25,8 @@ from shaping.printable import printable
 UNLIMITED = 1_000
 
 
-def show_summary(
-    config: StudyConfig, folder: StudyFolder, verdict: Verdict | None, console: Console, wall_seconds: float
-) -> None:
-    """Print what the study found: the verdict's first sentence, the table, the rest, and what to do next."""
+def show_verdict(config: StudyConfig, folder: StudyFolder, verdict: Verdict | None, console: Console) -> None:
+    """Print what the study found: the verdict's first sentence, the table, and the rest."""
     winner = folder.winner()
     if winner is None:
         console.print("No trial of the search succeeded; shapetune status shows each one's reason.")
@@ -48,15 +46,14 @@ def show_summary(
         console.print(f"\nwinner of the search: {_plain(winner.name)}: {_plain(winner.candidate.describe())}")
         stopped = _stopped_early(folder)
         console.print(stopped, end="\n" if stopped else "")
-    _show_places(config, folder, winner is not None, console, wall_seconds)
 
 
-def _show_places(config: StudyConfig, folder: StudyFolder, has_winner: bool, console: Console, seconds: float) -> None:
+def show_places(config: StudyConfig, folder: StudyFolder, console: Console, wall_seconds: float) -> None:
     """Print where everything is, and the commands that one may want next."""
     shown = _plain(shown_path(folder.root))
-    console.print(f"\nstudy   {shown}, {seconds:.0f} s")
+    console.print(f"\nstudy   {shown}, {wall_seconds:.0f} s")
     console.print(f"report  {_plain(shown_path(folder.report_file))}, for a browser")
-    if not has_winner:
+    if folder.winner() is None:
         return
     console.print(f"shape   {_plain(shown_path(folder.export / 'shape.json'))}")
     for reached in folder.bounds():

@@ -191,12 +191,18 @@ class StudySource:
         if kept is not None and kept[0].candidate != winner.candidate:
             self.folder.put_aside_winner(kept[1])
         write_json(self.folder.ranking_file, [vars(row) for row in ranking])
+        # Found anew at the end: it takes seconds, for which the confirmation need not wait.
+        self.folder.sensitivity_file.unlink(missing_ok=True)
         posterior, space = self._search.outer.posterior(), self.config.make_space()
-        write_json(self.folder.sensitivity_file, posterior.sensitivity())
         reached = bounds_reached(self.config, space, winner.candidate, posterior.predict)
         write_json(self.folder.bounds_file, [each.to_dict() for each in reached])
         write_json(self.folder.winner_file, {**winner.to_dict(), "trials": self.config.search.trials})
         return winner
+
+    def keep_sensitivity(self) -> None:
+        """Write which of the space's parameters matter to the model that the winner was chosen with."""
+        if self.folder.winner_file.exists() and not self.folder.sensitivity_file.exists():
+            write_json(self.folder.sensitivity_file, self._search.outer.posterior().sensitivity())
 
     def runners_up(self) -> list[Arm]:
         """Return the arms that are confirmed beside the winner, best first: ``confirm.top`` less one of them."""

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console, Group
 
 from pipeline.commands.status import trial_lines
-from pipeline.commands.summary import show_summary
+from pipeline.commands.summary import show_places, show_verdict
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status
 from pipeline.study.verdict import Verdict
@@ -57,5 +57,7 @@ class Trials:
     def summed_up(self, verdict: Verdict | None = None) -> str:
         self.folder.winner_file.write_text(json.dumps({**Arm("0_0", SHAPE).to_dict(), "trials": 12}))
         said = io.StringIO()
-        show_summary(self.config, self.folder, verdict, Console(width=160, highlight=False, file=said), 1.0)
+        console = Console(width=160, highlight=False, file=said)
+        show_verdict(self.config, self.folder, verdict, console)
+        show_places(self.config, self.folder, console, 1.0)
         return said.getvalue()
