@@ -27,7 +27,7 @@ class SpaceSettings(Section):
     methods: tuple[str, ...] = Field(
         ("prefix", "attention", "shapley"), min_length=1, description="Credit methods that are mixed."
     )
-    gae_lambda: tuple[float, float] = Field((0.6, 1.0), description="Bounds of lambda; equal bounds fix it.")
+    gae_lambda: tuple[float, float] = Field((0.0, 1.0), description="Bounds of lambda; equal bounds fix it.")
     balance: tuple[float, float] = Field((0.0, 1.0), description="Bounds of the methods' share; sparse has the rest.")
     units: tuple[str, ...] = Field(UNITS_WITHIN_TURNS, min_length=1, description="Units to choose from, in space full.")
     budget: tuple[int, int] = Field((16, 128), description="Bounds of the coalitions of a response, in space full.")

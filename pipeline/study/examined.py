@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.config.schema import StudyConfig
 from pipeline.study.folder import StudyFolder
+from pipeline.study.kept_defaults import with_kept_defaults
 from pipeline.study.prompt_day import with_first_day, with_kept_day
 from pipeline.study.provenance import check_user_files, user_files
 from pipeline.study.warm_start import check_warm_start
@@ -41,7 +42,8 @@ def examined(config: StudyConfig, studies: Path) -> ExaminedStudy:
         ShapetuneError: Its folder holds another study or cannot be used, or a file that it names is not there.
     """
     folder = StudyFolder(studies / config.name)
-    config = with_kept_day(config, folder)
+    # First, while the config still knows what it leaves unsaid.
+    config = with_kept_day(with_kept_defaults(config, folder), folder)
     folder.check(config)
     config = with_first_day(config, folder)
     check_warm_start(config)

@@ -44,7 +44,7 @@ class ModelRecipe(Section):
 class Recipe(ModelRecipe):
     """The film reviews' tokenizer, policy, reward model and gold model.
 
-    The defaults train in under three minutes on two cores.
+    The defaults are those of the models that come with the project.
     """
 
     teacher_share: float = Field(0.8, ge=0, le=1, description="Weight of the linear teacher in the targets.")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from pipeline.config.schema import StudyConfig
 from pipeline.tasks.asset_cache import cache_folder
+from pipeline.tasks.build_display import building_shown
 from pipeline.tasks.prompt_file import PromptRow
 from pipeline.tasks.registry import load_task, task_kind
 from pipeline.tasks.settings import PromptsSettings
@@ -44,9 +45,7 @@ def build_assets(config: StudyConfig, console: Console) -> Path | None:
             "run the same command once without torchrun, with --set ppo.steps=1",
         )
     started = time.perf_counter()
-    if not console.is_terminal:
-        console.print(f"{unbuilt} ...")
-    with console.status(unbuilt):
+    with building_shown(console, unbuilt):
         folder = kind.prepare(config.task, cache)
     console.print(f"models built in {time.perf_counter() - started:.0f} s, kept in {escape(str(folder))}")
     return folder

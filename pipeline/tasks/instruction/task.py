@@ -52,9 +52,9 @@ def unbuilt(settings: InstructionSettings, cache: Path) -> str:
     if is_complete(location(settings, cache)):
         return ""
     if settings.policy == "smollm2":
-        return "fetching SmolLM2-135M-Instruct and measuring its answers, once: up to three minutes on two cores"
+        return "fetching SmolLM2-135M-Instruct and measuring its answers, once"
     before = sentiment.unbuilt(_reviews(settings), cache)
-    return before or "measuring the policy of film reviews, once: seconds"
+    return before or "measuring the policy of film reviews, once"
 
 
 def prepare(settings: InstructionSettings, cache: Path) -> Path:

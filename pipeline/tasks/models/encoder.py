@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer
-from transformers.trainer_callback import PrinterCallback
 
+from pipeline.tasks.models.build_progress import train_quietly
 from pipeline.tasks.models.reward_model import DeletingCollator, bradley_terry, laid_out, reward_arguments
 from pipeline.tasks.settings import ModelRecipe
 
@@ -50,8 +50,7 @@ def train_encoder(
         train_dataset=laid_out(recipe, recipe.reward_epochs * PASSES, rows, fresh, targets),
         data_collator=_CuttingCollator(recipe.seed),
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    train_quietly(trainer, "the encoder")
     return model.eval()
 
 

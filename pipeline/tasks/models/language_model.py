@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from transformers.trainer_callback import PrinterCallback
 
+from pipeline.tasks.models.build_progress import train_quietly
 from pipeline.tasks.settings import ModelRecipe
 
 SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
@@ -117,9 +117,7 @@ def fine_tune(
         train_dataset=Dataset.from_dict({"input_ids": [rows[index] for index in epochs]}),
         processing_class=tokenizer,
     )
-    # It prints its totals to the console that the study draws on.
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    train_quietly(trainer, "the policy")
     model = trainer.model
     assert isinstance(model, LlamaForCausalLM)
     return model.eval()

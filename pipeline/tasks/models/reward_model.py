@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
+from pipeline.tasks.models.build_progress import train_quietly
 from pipeline.tasks.models.calibration import correlation
 from pipeline.tasks.models.language_model import bucketed_batches
 from pipeline.tasks.settings import ModelRecipe, Recipe
@@ -48,8 +48,7 @@ def train_reward_model(
         train_dataset=laid_out(recipe, recipe.reward_epochs, rows, fresh, targets),
         data_collator=DeletingCollator(recipe.seed),
     )
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    train_quietly(trainer, "a reward model")
     return model.eval()
 
 

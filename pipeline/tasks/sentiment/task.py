@@ -40,11 +40,11 @@ from shaping.rollouts import Rollouts
 
 NORMALIZATION_PROMPTS = 512
 NORMALIZATION_TOKENS = 24
-# What is built, one on top of the other, and the minutes that it takes on two cores.
+# What is built, one on top of the other.
 BUILDING = {
-    "quickstart": ("building tokenizer, policy and two reward models", 3),
-    "encoder": ("training an encoder of reviews", 8),
-    "smollm2": ("fetching SmolLM2-135M-Instruct and measuring its reviews", 3),
+    "quickstart": "building tokenizer, policy and two reward models",
+    "encoder": "training an encoder of reviews",
+    "smollm2": "fetching SmolLM2-135M-Instruct and measuring its reviews",
 }
 
 
@@ -59,15 +59,14 @@ def unbuilt(settings: SentimentSettings, cache: Path) -> str:
         return ""
     shipped = settings.recipe.weights == "shipped"
     if shipped and settings.is_quickstart:
-        return "unpacking the film reviews' models, once: seconds"
+        return "unpacking the film reviews' models, once"
     steps = {
         "quickstart": not shipped and not is_complete(asset_folder(cache, "sentiment", made_of(settings.recipe))),
         "encoder": settings.reward_model == "encoder",
         "smollm2": settings.policy == "smollm2",
     }
     left = [BUILDING[step] for step, needed in steps.items() if needed]
-    minutes = sum(most for _, most in left)
-    return f"{', '.join(words for words, _ in left)}, once: up to {minutes} minutes on two cores"
+    return f"{', '.join(left)}, once"
 
 
 def prepare(settings: SentimentSettings, cache: Path) -> Path:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification, Trainer
-from transformers.trainer_callback import PrinterCallback
 
+from pipeline.tasks.models.build_progress import train_quietly
 from pipeline.tasks.models.language_model import bucketed_batches
 from pipeline.tasks.models.reward_model import (
     LARGEST_DELETED_SHARE,
@@ -64,9 +64,8 @@ def train_on_comparisons(
     trainer = _ComparisonTrainer(
         model=model, args=arguments, train_dataset=Dataset.from_dict(rows), data_collator=_Collator(recipe.seed)
     )
-    trainer.remove_callback(PrinterCallback)
     model.train()
-    trainer.train()
+    train_quietly(trainer, "a reward model")
     model.eval()
 
 

@@ -33,7 +33,6 @@ NORMALIZATION_TOKENS = 40
 REWARD_WINDOWS = 2
 # Comparisons of the papers' own sentences that come first, of another seed than the policy's.
 COPIED_SEED = 1
-MINUTES = {"tiny": "about six minutes", "smollm2": "about twenty minutes"}
 
 
 def location(settings: SummarizationSettings, cache: Path) -> Path:
@@ -45,8 +44,7 @@ def unbuilt(settings: SummarizationSettings, cache: Path) -> str:
     """Return what has to be built, in words; empty where the cache has it."""
     if is_complete(location(settings, cache)):
         return ""
-    minutes = MINUTES[settings.recipe.policy]
-    return f"building policy and reward model of summaries, once: {minutes} on two cores"
+    return "building policy and reward model of summaries, once"
 
 
 def prepare(settings: SummarizationSettings, cache: Path) -> Path:

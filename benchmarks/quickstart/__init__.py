@@ -1,0 +1,1 @@
+"""Does the quickstart keep its promises?"""

@@ -1,0 +1,70 @@
+"""Fresh clones with an empty cache in which ``make quickstart`` is called, as a newcomer does, with a clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.common.cache import ROOT
+from benchmarks.quickstart.studies import STUDIES
+
+# How the lines begin that a newcomer waits for.
+FIRST_TRIAL, VERDICT = "trial ", "arm, on fresh seeds"
+INSTALLED = "shapetune launch"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds since ``git clone`` began.
+
+    Attributes:
+        install_seconds: Until the command was installed.
+        first_trial_seconds: Until the line of the first trial that ended.
+        total_seconds: Until the verdict.
+        report_seconds: Until report and export were written.
+    """
+
+    install_seconds: float
+    first_trial_seconds: float
+    total_seconds: float
+    report_seconds: float
+
+
+def timed_clone() -> Timing:
+    """Return how long a fresh clone takes.
+
+    Raises:
+        CalledProcessError: A command failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="shapetune-clone-") as folder:
+        clone, seen = Path(folder) / "shapetune", dict[str, float]()
+        # Bytecode is kept as on any machine, and colours would stand between us and the words.
+        environment = {**os.environ, "SHAPETUNE_CACHE": f"{folder}/cache", "NO_COLOR": "1", "COLUMNS": "120"}
+        environment.pop("VIRTUAL_ENV", None)
+        started = time.perf_counter()
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        with subprocess.Popen(
+            ["make", "quickstart"], cwd=clone, env=environment, stdout=subprocess.PIPE, text=True
+        ) as running:
+            assert running.stdout is not None
+            for line in running.stdout:
+                for start in (INSTALLED, FIRST_TRIAL, VERDICT):
+                    if start in line:
+                        seen.setdefault(start, time.perf_counter() - started)
+        if running.returncode:
+            raise subprocess.CalledProcessError(running.returncode, "make quickstart")
+        return Timing(seen[INSTALLED], seen[FIRST_TRIAL], seen[VERDICT], time.perf_counter() - started)
+
+
+def timed_clones(count: int) -> list[Timing]:
+    """Return ``count`` timings, measured now; for a ``count`` of 0 those that were measured last."""
+    kept = STUDIES / "clones.json"
+    if count:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps([asdict(timed_clone()) for _ in range(count)]))
+    return [Timing(**each) for each in json.loads(kept.read_text())] if kept.exists() else []
