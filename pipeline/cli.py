@@ -205,14 +205,17 @@ def explain(
     if as_json and html is not None:
         raise ConfigError("--json and --html were both given", "give one of them")
     with quiet_libraries():  # Ax announces its database as soon as it is imported
+        from pipeline.explain.question import ExplainRequest, check_question
+
+        words = (prompt, response, file, tuple(methods), tuple(shapes), config, tuple(changes), unfinished)
+        asked = ExplainRequest(subject, *words)
+        check_question(asked)
         from pipeline.commands.explain import show_explanation
         from pipeline.explain.explain import explain as find_credits
-        from pipeline.explain.question import ExplainRequest
         from pipeline.report.pages import write_explanation
 
-        asked = (prompt, response, file, tuple(methods), tuple(shapes), config, tuple(changes), unfinished)
         # What is said while models are built or loaded is no part of the answer.
-        found = find_credits(ExplainRequest(subject, *asked), open_console(stderr=True))
+        found = find_credits(asked, open_console(stderr=True))
     if as_json:
         print(json.dumps(found.to_dict(), indent=1))
     elif html is not None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
 from pipeline.study.folder import StudyFolder
-from pipeline.tasks.prompt_file import PromptRow, read_answered
-from shaping.credit import METHODS
 from shaping.errors import ConfigError
+from shaping.method_names import METHOD_NAMES
 from shaping.shape import Shape
+
+if TYPE_CHECKING:
+    from pipeline.tasks.prompt_file import PromptRow
 
 ALL = "all"
 
@@ -60,6 +63,16 @@ class Subject:
     study: StudyFolder | None = None
     shape: tuple[str, Shape] | None = None
     shape_file: Path | None = None
+
+
+def check_question(question: ExplainRequest) -> None:
+    """Refuse a question whose words name nothing that is there, before anything heavy is imported.
+
+    Raises:
+        ConfigError: A method is unknown, there is no such study, shape or config, or nobody knows its reward model.
+    """
+    check_method_names(question.methods)
+    named_shapes(question, find_subject(question))
 
 
 def find_subject(question: ExplainRequest) -> Subject:
@@ -127,8 +140,8 @@ def check_method_names(methods: tuple[str, ...]) -> None:
         ConfigError: One is unknown.
     """
     for name in methods:
-        if name not in (*METHODS, ALL):
-            raise ConfigError(f"--method {name!r} is unknown", f"choose from {', '.join(METHODS)}, or {ALL}")
+        if name not in (*METHOD_NAMES, ALL):
+            raise ConfigError(f"--method {name!r} is unknown", f"choose from {', '.join(METHOD_NAMES)}, or {ALL}")
 
 
 def named_shapes(question: ExplainRequest, subject: Subject) -> dict[str, Shape]:
@@ -139,8 +152,8 @@ def named_shapes(question: ExplainRequest, subject: Subject) -> dict[str, Shape]
     """
     rows = dict([subject.shape] if subject.shape else [])
     for path in question.shapes:
-        name = path.name if path.name not in (*rows, *METHODS) else str(path)
-        if name in rows or name in METHODS:
+        name = path.name if path.name not in (*rows, *METHOD_NAMES) else str(path)
+        if name in rows or name in METHOD_NAMES:
             raise ConfigError(f"--shape {path}: there is a row of that name already", "give each shape once")
         rows[name] = Shape.load(shape_file(path))
     return rows
@@ -169,6 +182,9 @@ def asked_texts(question: ExplainRequest, subject: Subject) -> list[tuple[Prompt
     if question.file is not None:
         if question.prompt is not None or question.response is not None:
             raise ConfigError("--file and a text were both given", "give --file, or --prompt and --response")
+        # With torch, which takes seconds to import.
+        from pipeline.tasks.prompt_file import read_answered
+
         found = read_answered(question.file, "--file")
     elif question.prompt is not None or question.response is not None:
         found = [_given(question)]
@@ -186,6 +202,8 @@ def _given(question: ExplainRequest) -> tuple[PromptRow, str]:
     for name, text in texts.items():
         if not text or not text.strip():
             raise ConfigError(f"{name} is {'missing' if text is None else 'empty'}", "give --prompt and --response")
+    from pipeline.tasks.prompt_file import PromptRow
+
     return PromptRow("the text", None, question.prompt or ""), question.response or ""
 
 

@@ -12,7 +12,7 @@ from pipeline.report.page import Live, render
 from pipeline.serve.source import Entry, UnknownStudy, Version, key_of, mark_of
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import Standing, best_of, read_standing
-from shaping.errors import ConfigError, ShapetuneError
+from shaping.errors import ShapetuneError
 from shaping.printable import printable
 
 BROKEN = "cannot be read"
@@ -22,15 +22,10 @@ class FolderSource:
     """One study's folder, or a folder of such folders.
 
     Args:
-        root: The folder.
-
-    Raises:
-        ConfigError: There is no such folder.
+        root: The folder; there is one.
     """
 
     def __init__(self, root: Path) -> None:
-        if not root.is_dir():
-            raise ConfigError(f"no study and no folder of studies in {root}", "give a folder, or a database's address")
         self._root = root.resolve()
         one = (self._root / "study.yaml").is_file()
         self.place = printable(self._root.name)

@@ -41,6 +41,7 @@ def serve(target: str, host: str, port: int, console: Console) -> None:
     """
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise ConfigError("shapetune serve needs starlette and uvicorn", "pip install 'shapetune[serve]'")
+    check_target(target)
     import uvicorn
 
     from pipeline.serve.app import make_app
@@ -69,6 +70,16 @@ def serve(target: str, host: str, port: int, console: Console) -> None:
             uvicorn.Server(config).run(sockets=[opened])
 
 
+def check_target(target: str) -> None:
+    """Refuse a target that is neither an address nor a folder, before anything heavy is imported.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if "://" not in target and not Path(target).is_dir():
+        raise ConfigError(f"no study and no folder of studies in {target}", "give a folder, or a database's address")
+
+
 def find_source(target: str) -> Source:
     """Return what a target names.
 
@@ -80,6 +91,7 @@ def find_source(target: str) -> Source:
         from pipeline.serve.database import DatabaseSource
 
         return DatabaseSource(target)
+    check_target(target)
     from pipeline.serve.folders import FolderSource
 
     with quiet_libraries():

@@ -84,7 +84,9 @@ def test_a_shortened_quickstart_end_to_end(tmp_path: Path) -> None:
     assert page.count("<html") == 1 and len(page) < 8 * 2**20
 
     rows = json.loads(started_anew("status", "studies/smoke", "--json", cwd=tmp_path))
-    assert [row["state"] for row in rows] == ["completed"] * 3
+    assert [row["state"] for row in rows] == ["completed"] * 5
+    # The learner is a parameter of the space: its rival is an arm, and trials say which critic they had.
+    assert {row["trainer"]["ppo.critic"] for row in rows} == {"value_head", "reward_model"}
     assert "best observed J" in started_anew("status", "studies/smoke", cwd=tmp_path)
     assert "mine.html" in shapetune("report", "studies/smoke", "-o", "mine.html", cwd=tmp_path)
     assert "elsewhere/shape.json" in shapetune("export", "studies/smoke", "-o", "elsewhere", cwd=tmp_path)
@@ -111,7 +113,7 @@ def test_a_killed_launch_goes_on_with_the_same_command(tmp_path: Path) -> None:
     assert "winner of the search" in said
     assert first.read_text() == kept
     rows = json.loads(shapetune("status", "studies/smoke", "--json", cwd=tmp_path))
-    assert [(row["index"], row["state"]) for row in rows] == [(0, "completed"), (1, "completed"), (2, "completed")]
+    assert [(row["index"], row["state"]) for row in rows] == [(index, "completed") for index in range(5)]
 
 
 def test_doctor_names_what_is_there(tmp_path: Path) -> None:

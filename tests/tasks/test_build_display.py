@@ -23,7 +23,6 @@ RECIPE = Recipe(
     heads=2,
     policy_epochs=2,
     batch_size=4,
-
 )
 ROWS = [[1, *range(4, 4 + length), 2] for length in (3, 4, 5, 6, 7, 8, 9, 10)]
 
