@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.analysis.landscape import DIVISIONS, Believed, Face, Landscape, Plane, Proposed, Slice
-from pipeline.report.figures.landscape import prediction_figure, prediction_words, slice_figures
+from pipeline.report.figures.landscape import prediction_figure, prediction_words, scale, slice_figures
 from pipeline.report.figures.triangle import bands, levels, triangle_figures
 from pipeline.report.load import load_report_data
 from pipeline.report.page import render
@@ -220,3 +220,20 @@ def test_what_is_believed_has_the_name_of_what_was_searched(
     study.search()
     page = Page(render(replace(load_report_data(study.folder), landscape=made(), is_modelled=True)))
     assert f"{label} expected" in page.text
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([0.0, 0.5, 1.0], "linear"),
+        ([2e-4, 2e-4 * 16**0.5, 3.2e-3], "log"),
+        ([2e-4 * 16 ** (place / 20) for place in range(21)], "log"),
+        ([1.0, 2.0, 3.0, 4.0], "linear"),
+        # Whole numbers of a log scale, rounded: neither scale is theirs, and the plain one shows them as they are.
+        ([1, 2, 3, 6, 10], "linear"),
+        ([1.0, 2.0], "linear"),
+        ([-1.0, 0.0, 1.0], "linear"),
+    ],
+)
+def test_an_axis_has_the_scale_on_which_its_places_stand_evenly(places: list[float], expected: str) -> None:
+    assert scale(places) == expected

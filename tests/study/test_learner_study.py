@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from trl import GRPOConfig
 
 from pipeline.commands.train import with_settings_of
 from pipeline.export.export import export_winner
@@ -142,6 +144,11 @@ def test_each_trainer_is_set_or_says_what_it_lacks() -> None:
     for form in NAMES:
         [note] = unset_notes(form, content)
         assert note.startswith("ppo.vf_coef = 1.0") and form in note
+
+
+def test_trls_names_are_those_of_its_own_config() -> None:
+    known = {each.name for each in fields(GRPOConfig)}
+    assert {name for names in NAMES["trl"].values() for name in names} <= known
 
 
 def test_a_shape_file_with_settings_has_a_version_that_earlier_readers_refuse(tmp_path: Path) -> None:

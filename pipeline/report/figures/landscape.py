@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -17,6 +20,8 @@ CURVE = "#3f7fd9"
 # Of a normal distribution, on either side of the mean.
 IN_95_PERCENT = 1.96
 SLICE_PIXELS = 270
+# Of an axis: fewer places tell no scale, and steps that differ by less than this share are even.
+LEAST_PLACES, EVEN = 3, 1e-6
 
 
 def plane_figure(plane: Plane, label: str) -> Markup:
@@ -36,11 +41,11 @@ def plane_figure(plane: Plane, label: str) -> Markup:
             contours={"start": at[0], "end": at[-1], "size": at[1] - at[0]},
             line={"width": 0},
             colorbar={"thickness": 11, "len": 0.8, "outlinewidth": 0, "title": {"text": label, "side": "top"}},
-            hovertemplate="%{x:.2f}, %{y:.2f}<br>%{z:.3f} ± %{customdata:.3f}<extra></extra>",
+            hovertemplate="%{x:.3~g}, %{y:.3~g}<br>%{z:.3f} ± %{customdata:.3f}<extra></extra>",
         )
     )
-    figure.update_xaxes(title_text=escape(plane.x), showgrid=False)
-    figure.update_yaxes(title_text=escape(plane.y), showgrid=False)
+    figure.update_xaxes(title_text=escape(plane.x), showgrid=False, type=scale(plane.columns))
+    figure.update_yaxes(title_text=escape(plane.y), showgrid=False, type=scale(plane.rows))
     return embedded(figure)
 
 
@@ -66,7 +71,7 @@ def _slice(found: Landscape, each: Slice, span: list[float], label: str) -> Mark
     figure = go.Figure(layout=layout(height=SLICE_PIXELS, showlegend=False, hovermode="closest"))
     interval = _interval(each.believed)
     positions, means = list(each.positions), list(each.believed.means)
-    hover = "%{x}<br>%{y:.3f}<extra></extra>" if _is_choice(each) else "%{x:.2f}<br>%{y:.3f}<extra></extra>"
+    hover = "%{x}<br>%{y:.3f}<extra></extra>" if _is_choice(each) else "%{x:.3~g}<br>%{y:.3f}<extra></extra>"
     if _is_choice(each):
         bars = {"type": "data", "array": [high - mean for (_, high), mean in zip(interval, means, strict=True)]}
         marker = {"color": CURVE, "size": 9}
@@ -88,10 +93,25 @@ def _slice(found: Landscape, each: Slice, span: list[float], label: str) -> Mark
         line = {"color": CURVE, "width": 2.5}
         figure.add_trace(go.Scatter(x=positions, y=means, mode="lines", line=line, hovertemplate=hover))
         figure.add_vline(x=each.reference, line={"color": WINNER_COLOUR, "width": 1.5, "dash": "dot"})
+        figure.update_xaxes(type=scale([float(place) for place in positions]))
     figure.add_trace(_points(found, each))
     figure.update_xaxes(title_text=escape(each.name))
     figure.update_yaxes(title_text=label, range=span)
     return embedded(figure)
+
+
+def scale(places: Sequence[float]) -> str:
+    """Return the scale of an axis on which places stand evenly: ``log`` or ``linear``."""
+    if len(places) < LEAST_PLACES or min(places) <= 0:
+        return "linear"
+    by_ratio = [after / before for before, after in pairwise(places)]
+    by_difference = [after - before for before, after in pairwise(places)]
+    is_log = _unevenness(by_ratio) < EVEN < _unevenness(by_difference)
+    return "log" if is_log else "linear"
+
+
+def _unevenness(steps: Sequence[float]) -> float:
+    return max(steps) / min(steps) - 1 if min(steps) > 0 else math.inf
 
 
 def _is_choice(each: Slice) -> bool:
