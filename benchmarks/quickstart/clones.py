@@ -35,8 +35,11 @@ class Timing:
     report_seconds: float
 
 
-def timed_clone() -> Timing:
+def timed_clone(log: Path) -> Timing:
     """Return how long a fresh clone takes.
+
+    Args:
+        log: Gets what was printed.
 
     Raises:
         CalledProcessError: A command failed.
@@ -48,11 +51,14 @@ def timed_clone() -> Timing:
         environment.pop("VIRTUAL_ENV", None)
         started = time.perf_counter()
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        with subprocess.Popen(
-            ["make", "quickstart"], cwd=clone, env=environment, stdout=subprocess.PIPE, text=True
-        ) as running:
+        command = ["make", "quickstart"]
+        with (
+            log.open("w") as kept,
+            subprocess.Popen(command, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True) as running,
+        ):
             assert running.stdout is not None
             for line in running.stdout:
+                kept.write(line)
                 for start in (INSTALLED, FIRST_TRIAL, VERDICT):
                     if start in line:
                         seen.setdefault(start, time.perf_counter() - started)
@@ -66,5 +72,6 @@ def timed_clones(count: int) -> list[Timing]:
     kept = STUDIES / "clones.json"
     if count:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps([asdict(timed_clone()) for _ in range(count)]))
+        logs = [STUDIES / f"clone-{number}.log" for number in range(count)]
+        kept.write_text(json.dumps([asdict(timed_clone(log)) for log in logs]))
     return [Timing(**each) for each in json.loads(kept.read_text())] if kept.exists() else []
