@@ -1,14 +1,15 @@
 """Character offsets between a policy's tokens, their text, and another tokenizer's tokens.
 
 A policy's tokens were sampled, not encoded: they need not be how their text would be encoded again. Their offsets
-therefore come from decoding growing prefixes: token ``t`` ends where the text of ``y_<=t`` stops agreeing with the
-text of the whole response. A byte of a character that is still incomplete ends where it began.
+therefore come from decoding: token ``t`` ends where the text of ``y_<=t`` stops agreeing with the text of the whole
+response. A byte of a character that is still incomplete ends where it began.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from shaping.rollouts import Rollouts, opening_tokens, padded
 from shaping.texts.invisible import ends_of, invisible_tokens
 from shaping.texts.reading import Reading, Span, check_offsets
+from shaping.texts.token_ends import byte_tokens, token_ends
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ class DecodedRollouts:
     def of(cls, rollouts: Rollouts, tokenizer: Any) -> DecodedRollouts:
         """Return the texts of a batch; see ``texts_of`` for the tokens that have no characters."""
         rows = [_row(rollouts, row) for row in range(len(rollouts))]
-        decoded = [_decode_row(tokenizer, prompt, response) for prompt, response in rows]
-        prompts, responses = [prompt for prompt, _, _ in decoded], [response for _, response, _ in decoded]
-        ends = [reached for _, _, reached in decoded]
+        together = _decoded_together(tokenizer)
+        decoded = [token_ends(partial(texts_of, tokenizer), *row, together) for row in rows]
+        prompts, responses = [each.prompt for each in decoded], [each.response for each in decoded]
+        ends = [each.ends for each in decoded]
         final, words = ends_of(tokenizer), set(getattr(tokenizer, "added_tokens_decoder", ()))
         finished = [not final.isdisjoint(response[-1:]) for _, response in rows]
         added = [
@@ -73,6 +76,12 @@ def texts_of(tokenizer: Any, rows: list[list[int]]) -> list[str]:
     return texts
 
 
+def _decoded_together(tokenizer: Any) -> frozenset[int]:
+    """Return the tokens whose runs are decoded as one; those without characters do not end a run."""
+    bytes_of_words = byte_tokens(tokenizer, len(tokenizer)) if hasattr(tokenizer, "__len__") else frozenset()
+    return bytes_of_words | invisible_tokens(tokenizer) if bytes_of_words else bytes_of_words
+
+
 def _spans(text: str, ends: list[int], chosen: list[bool]) -> list[Span]:
     """Return where the chosen tokens stand, without the spaces that a decoder puts around them."""
     found = []
@@ -87,28 +96,6 @@ def _spans(text: str, ends: list[int], chosen: list[bool]) -> list[Span]:
 def _row(rollouts: Rollouts, row: int) -> tuple[list[int], list[int]]:
     prompt = rollouts.prompt_ids[row][rollouts.prompt_mask[row]].tolist()
     return prompt, rollouts.response_ids[row][rollouts.response_mask[row]].tolist()
-
-
-def _decode_row(tokenizer: Any, prompt: list[int], response: list[int]) -> tuple[str, str, list[int]]:
-    """Return prompt text, response text, and where in the latter each response token ends."""
-    # Decoded together: some tokenizers drop a leading space where a text begins.
-    rows = [prompt + response[:count] for count in range(len(response) + 1)]
-    texts = texts_of(tokenizer, rows)
-    whole, start, reached, ends = texts[-1], _agreement(texts[0], texts[-1], 0), 0, []
-    for text in texts[1:]:
-        # A later token may change how earlier bytes are shown; what once was complete stays so.
-        reached = max(reached, _agreement(text, whole, start) - start)
-        ends.append(reached)
-    return whole[:start], whole[start:], ends
-
-
-def _agreement(text: str, whole: str, known: int) -> int:
-    """Return how many first characters two texts share; at least ``known`` if the first ``known`` agree."""
-    limit = min(len(text), len(whole))
-    place = known if text[:known] == whole[:known] else 0
-    while place < limit and text[place] == whole[place]:
-        place += 1
-    return place
 
 
 @dataclass(frozen=True)

@@ -55,18 +55,23 @@ class UnitSplitter:
 
 def _number(member: Tensor, ends: Tensor, between: Tensor, longest: int | None) -> Tensor:
     """Return units numbered in reading order: one ends at ``ends``, with ``longest`` tokens, and before ``between``."""
-    index = torch.full(member.shape, NOT_A_UNIT, device=member.device)
-    current = torch.full(member.shape[:1], NOT_A_UNIT, device=member.device)
-    length = torch.zeros_like(current)
-    fresh = torch.ones_like(current, dtype=torch.bool)
-    for position in range(member.shape[1]):
-        here = member[:, position]
-        starts = here & (fresh if longest is None else fresh | (length >= longest))
-        current = current + starts
-        length = torch.where(starts, 1, length + here)
-        index[:, position] = torch.where(here, current, NOT_A_UNIT)
-        fresh = torch.where(here, ends[:, position], fresh) | between[:, position]
-    return index
+    nowhere = torch.full(member.shape, NOT_A_UNIT, device=member.device)
+    if member.shape[1] == 0:
+        return nowhere
+    places = torch.arange(member.shape[1], device=member.device).expand(member.shape)
+    # The last member at or before each token; then the one before it.
+    latest = torch.where(member, places, NOT_A_UNIT).cummax(dim=1).values
+    before = torch.cat([nowhere[:, :1], latest[:, :-1]], dim=1)
+    earlier = before.clamp(min=0)
+    # How much stands between, up to each token and without it.
+    passed = between.long().cumsum(dim=1) - between.long()
+    parted = (before < 0) | ends.gather(1, earlier) | (passed > passed.gather(1, earlier))
+    starts = member & parted
+    if longest is not None:
+        count = member.long().cumsum(dim=1)
+        since = count - torch.where(starts, count, 0).cummax(dim=1).values
+        starts = member & (since % longest == 0)
+    return torch.where(member, starts.long().cumsum(dim=1) - 1, nowhere)
 
 
 def _merge(index: Tensor, max_units: int) -> Tensor:

@@ -3,7 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shaping.rollouts import Rollouts
 from shaping.units import UnitSplitter, on_last_token, unit_counts
+from tests.support.counted_kernels import CountedKernels
 from tests.support.models.tiny_models import BOS, EOS, PAD, ListTokenizer, encode, make_rollouts, tiny_tokenizer
 
 TOKENS = ["<pad>", "<s>", "</s>", "Ġthe", "Ġfilm", ".", ",", ";", ":", "?", "!", "Ġend.", "▁why?", "x", ".Ġ", "Ġ", "-"]
@@ -70,6 +72,51 @@ def test_merged_units_are_neighbours_of_like_size():
 @given(rows=responses, unit=st.sampled_from(["token", "span", "sentence"]), max_span=st.integers(1, 5))
 def test_split_equals_reading_token_after_token(rows, unit, max_span):
     assert split(rows, unit, max_span) == [by_hand(row, unit, max_span) for row in rows]
+
+
+def by_hand_between_answers(ids: list[int], own: list[bool], unit: str, max_span: int) -> list[int]:
+    """Return the units where some tokens are another's answers: each stretch of the policy's begins one."""
+    found, stretch, count = [-1] * len(ids), list[int](), 0
+    for place in range(len(ids) + 1):
+        if place < len(ids) and own[place]:
+            stretch.append(place)
+            continue
+        units = by_hand([ids[each] for each in stretch], "sentence" if unit == "turn" else unit, max_span)
+        if unit == "turn":
+            units = [min(each, 0) for each in units]
+        for each, at in zip(stretch, units, strict=True):
+            found[each] = at + count if at >= 0 else -1
+        count, stretch = count + max([0, *(at + 1 for at in units)]), []
+    return found
+
+
+@modest
+@given(
+    rows=st.lists(st.lists(st.tuples(st.integers(0, len(TOKENS) - 1), st.booleans()), min_size=1, max_size=14)),
+    unit=st.sampled_from(["token", "span", "sentence", "turn"]),
+    max_span=st.integers(1, 5),
+)
+def test_answers_of_others_end_units_and_belong_to_none(rows, unit, max_span):
+    if not rows:
+        return
+    ids, own = [[token for token, _ in row] for row in rows], [[each for _, each in row] for row in rows]
+    whole = make_rollouts([[BOS]] * len(rows), ids)
+    width = whole.response_ids.shape[1]
+    mine = torch.tensor([row + [False] * (width - len(row)) for row in own])
+    rollouts = Rollouts(whole.prompt_ids, whole.prompt_mask, whole.response_ids, whole.response_mask, mine)
+    found = SPLITTER.split(rollouts, unit, max_span, 64).tolist()
+    assert [row[: len(each)] for row, each in zip(found, ids, strict=True)] == [
+        by_hand_between_answers(row, flags, unit, max_span) for row, flags in zip(ids, own, strict=True)
+    ]
+
+
+def test_units_of_long_responses_take_few_kernels():
+    rollouts = make_rollouts([[BOS]], [[X, DOT, THE, COMMA] * 256])
+    counted = CountedKernels()
+    with counted:
+        SPLITTER.split(rollouts, "span", 8, 12)
+    # Token by token they were 12,308.
+    assert 5 < counted.count < 100
 
 
 @modest

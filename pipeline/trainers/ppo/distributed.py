@@ -71,13 +71,21 @@ class Distributed:
         return value if self.count == 1 else float(reduce(torch.tensor(value, device=self.device).double(), "sum"))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Put the sum over all processes into every gradient; a process without one counts as zero."""
+        """Put the sum over all processes into every gradient, in one exchange for each kind of number.
+
+        A process without a gradient counts as zero.
+        """
         if self.count == 1:
             return
+        kinds: dict[torch.dtype, list[nn.Parameter]] = {}
         for parameter in parameters:
             if parameter.requires_grad:
-                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = reduce(own, "sum")
+                kinds.setdefault(parameter.dtype, []).append(parameter)
+        for together in kinds.values():
+            own = [torch.zeros_like(each) if each.grad is None else each.grad for each in together]
+            summed: Tensor = reduce(torch.cat([each.flatten() for each in own]), "sum")
+            for each, part in zip(together, torch.split(summed, [each.numel() for each in together]), strict=True):
+                each.grad = part.view_as(each)
 
     def check_rows(self, rows: int, name: str) -> None:
         """Refuse fewer rows than processes.
