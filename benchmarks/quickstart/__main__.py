@@ -54,13 +54,14 @@ def tables_of(studies: Sequence[Found], claims: Sequence[Claim]) -> str:
             each.best_rival or "-",
             "-" if each.gain is None else f"{each.gain:+.3f}",
             ", ".join(each.bounds) or "none",
+            each.commit,
         )
         for each in studies
     ]
     return "\n\n".join(
         (
             markdown(("claim", "value and 95 % interval", "n"), rows),
-            markdown(("seed", "winner of the search", "J", "best rival", "gain over it", "on bounds"), found),
+            markdown(("seed", "winner of the search", "J", "best rival", "gain over it", "on bounds", "commit"), found),
         )
     )
 
@@ -70,7 +71,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=10, help="whole studies")
     parser.add_argument("--searches", type=int, default=10, help="studies more that confirm nothing")
-    parser.add_argument("--clones", type=int, default=3, help="fresh clones that are timed; 0 keeps those timed before")
+    parser.add_argument("--clones", type=int, default=3, help="fresh clones that are timed")
     options, commit = parser.parse_args(), current_commit()
     timings = timed_clones(options.clones)
     whole = [found_by(run_study(seed, is_confirmed=True)) for seed in range(options.studies)]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.common.cache import ROOT
 from benchmarks.quickstart.studies import STUDIES
+from pipeline.runtime.files import read_json
 
 # How the lines begin that a newcomer waits for.
 FIRST_TRIAL, VERDICT = "trial ", "arm, on fresh seeds"
@@ -68,10 +69,11 @@ def timed_clone(log: Path) -> Timing:
 
 
 def timed_clones(count: int) -> list[Timing]:
-    """Return ``count`` timings, measured now; for a ``count`` of 0 those that were measured last."""
+    """Return ``count`` timings; those that were measured before are not measured again."""
     kept = STUDIES / "clones.json"
-    if count:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        logs = [STUDIES / f"clone-{number}.log" for number in range(count)]
-        kept.write_text(json.dumps([asdict(timed_clone(log)) for log in logs]))
-    return [Timing(**each) for each in json.loads(kept.read_text())] if kept.exists() else []
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    found = [Timing(**each) for each in read_json(kept) or ()]
+    while len(found) < count:
+        found.append(timed_clone(STUDIES / f"clone-{len(found)}.log"))
+        kept.write_text(json.dumps([asdict(each) for each in found]))
+    return found[:count]

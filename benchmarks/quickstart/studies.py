@@ -12,6 +12,7 @@ from statistics import fmean
 
 from benchmarks.common.cache import ROOT
 from pipeline.config.load import find_config, load_config
+from pipeline.runtime.files import read_lines
 from pipeline.study.confirm_stage import confirmation_runs
 from pipeline.study.folder import StudyFolder
 from pipeline.study.verdict import CREDIT
@@ -33,6 +34,7 @@ class Found:
         best_rival: The rival with the highest mean J on the same seeds.
         gain: Mean J of the winner less that rival's. The rival is chosen after the fact, which favours it.
         bounds: Parameters on whose bounds the winner stands.
+        commit: Of the code that it ran with.
     """
 
     seed: int
@@ -41,6 +43,7 @@ class Found:
     best_rival: str | None
     gain: float | None
     bounds: tuple[str, ...]
+    commit: str = "unknown"
 
 
 def changes(seed: int, is_confirmed: bool) -> tuple[str, ...]:
@@ -94,4 +97,10 @@ def found_by(path: Path) -> Found:
         best_rival=best,
         gain=None if own is None or best is None else own - rivals[best],
         bounds=tuple(each.parameter for each in folder.bounds() if each.by_winner),
+        commit=_commit(folder),
     )
+
+
+def _commit(folder: StudyFolder) -> str:
+    launches = read_lines(folder.provenance_file)
+    return str(launches[-1].get("commit", "unknown")) if launches else "unknown"
