@@ -15,7 +15,7 @@ from scipy.stats import t as student_t
 
 from pipeline.trials.arm import WINNER, Arm
 from pipeline.trials.results import RunResult
-from pipeline.trials.statistics import SMOOTHING_STEPS, first_step_reaching, smoothed_mean_curve
+from pipeline.trials.statistics import SMOOTHING_STEPS, first_step_reaching, mean_and_error, smoothed_mean_curve
 from search_spaces import is_without_credit
 from search_spaces.rivals import CRITIC
 from shaping.method_names import SPARSE, UNIFORM
@@ -217,7 +217,13 @@ def judge(winner: str, runs: Runs, found_rivals: bool = False, has_credit: bool 
     level = curves[tuned][-1] if tuned else math.inf
     steps = {name: first_step_reaching(curve, level) for name, curve in curves.items()}
     total = len(next(iter(curves.values())))
-    text = _words(winner, differences, tuned, steps, total)
+    # A rival that hardly rises is at its level as soon as there is a mean to look at, and so is everybody.
+    if tuned and steps.get(WINNER) == SMOOTHING_STEPS < total:
+        risen = level - curves[tuned][SMOOTHING_STEPS - 1]
+        is_idle = risen <= (mean_and_error([run.objective for run in runs[tuned]])[1] or 0.0)
+    else:
+        is_idle = False
+    text = _words(winner, differences, tuned, steps, total, is_idle)
     if not has_credit:
         text.insert(1, f"{winner} needs no credit: where its reward falls does not depend on what was said.")
     text += _words_of_learning(rivals, {**runs, UNTRAINED: untrained_runs(runs)})
@@ -256,7 +262,12 @@ def _shared_seeds(runs: Runs, arm: str, rival: str) -> list[int]:
 
 
 def _words(
-    winner: str, differences: Sequence[Difference], tuned: str, steps: dict[str, int | None], total: int
+    winner: str,
+    differences: Sequence[Difference],
+    tuned: str,
+    steps: dict[str, int | None],
+    total: int,
+    is_idle: bool,
 ) -> list[str]:
     if not differences:
         return [f"{winner} shares no fresh seed with a baseline: there is nothing to compare."]
@@ -276,8 +287,7 @@ def _words(
         for d in differences
     ]
     ours, theirs = steps.get(WINNER), steps.get(tuned)
-    if tuned and ours == SMOOTHING_STEPS < total:
-        # The first mean that there is, over steps that are hardly trained.
+    if is_idle:
         lines.append(f"The final level of '{tuned}' is no higher than where runs begin: steps to it say nothing.")
     elif tuned and ours:
         lines.append(f"It reaches the final level of '{tuned}' after {ours} steps; that run took {theirs} of {total}.")

@@ -77,6 +77,7 @@ def test_the_best_rival_is_the_one_with_the_highest_mean_and_what_has_credit_is_
     for name, objectives in means.items():
         for seed, objective in enumerate(objectives):
             arm = Arm(name, Shape(weights={"prefix": 1.0}))
+            folder.confirm_folder(name, seed).mkdir(parents=True)
             TrialFiles(folder.confirm_folder(name, seed)).write_result(arm, TrialResult.of([run(seed, objective)]))
     folder.winner_file.write_text(json.dumps({**Arm("8_0", Shape(weights={"prefix": 1.0})).to_dict(), "trials": 12}))
     reached = {"bound": 1.0, "remedy": "widen"}

@@ -178,6 +178,18 @@ def test_rivals_that_are_not_beaten_are_named_beside_those_that_are() -> None:
     assert judge("7_0", runs).text[0] == said
 
 
+def test_a_level_that_is_reached_at_the_first_mean_of_a_short_run_tells_speed() -> None:
+    rising = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    runs = {
+        "winner": arm_runs([1.5, 1.6, 1.4], [2 * value + 0.4 for value in rising]),
+        "sparse": arm_runs([0.9, 0.8, 1.0], rising),
+        "sparse, network critic": arm_runs([0.8, 0.7, 0.9], rising),
+    }
+    verdict = judge("2_0", runs, found_rivals=True)
+    assert verdict.steps_to_level["winner"] == 5
+    assert "It reaches the final level of 'sparse' after 5 steps; that run took 10 of 10." in verdict.text
+
+
 def test_no_winner_is_a_verdict_too() -> None:
     runs = {
         name: arm_runs([1.0, 1.2, 0.9, 1.1], [0.0] * 6) for name in ("winner", "sparse", TUNED[0], TUNED[1], "uniform")
