@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Error, TimeoutError
 
 from tests.support.servers.browser import LAPTOP, PHONE, address_of
 
@@ -133,15 +134,17 @@ def test_every_page_works_in_a_browser(browser: Browser, site: Path, size: dict[
 def test_the_search_finds_a_page_that_was_opened_as_a_file(browser: Browser, site: Path) -> None:
     context = browser.new_context(viewport=LAPTOP)
     page = context.new_page()
-    # The index takes a moment: what is asked before it is there, or before the word is whole, opens another page.
+    # The index takes a moment: what is asked before it is there, or before the word is whole, opens another or none.
     for wait in range(1, 20):
-        page.goto(address_of(site / "index.html"))
-        page.keyboard.press("Control+k")
-        page.keyboard.type("glossary")
-        page.wait_for_timeout(250 * wait)
-        page.keyboard.press("Enter")
-        page.wait_for_timeout(250)
-        if "concepts.html" in page.url:
+        # A page that the last question still opens ends this one.
+        with suppress(Error):
+            page.goto(address_of(site / "index.html"))
+            page.keyboard.press("Control+k")
+            page.keyboard.type("glossary")
+            page.wait_for_timeout(250 * wait)
+            page.keyboard.press("Enter")
+        with suppress(TimeoutError):
+            page.wait_for_url(re.compile(r"concepts\.html"), timeout=1_000 * wait, wait_until="commit")
             break
     assert "concepts.html" in page.url
     context.close()
