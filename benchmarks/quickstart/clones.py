@@ -51,8 +51,8 @@ def timed_clone(log: Path) -> Timing:
         environment = {**os.environ, "SHAPETUNE_CACHE": f"{folder}/cache", "NO_COLOR": "1", "COLUMNS": "120"}
         environment.pop("VIRTUAL_ENV", None)
         started = time.perf_counter()
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        command = ["make", "quickstart"]
+        cloning, command = ["git", "clone", "--quiet", str(ROOT), str(clone)], ["make", "quickstart"]
+        subprocess.run(cloning, check=True)
         with (
             log.open("w") as kept,
             subprocess.Popen(command, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True) as running,
