@@ -30,7 +30,8 @@ from tests.support.studies import tiny_config
 # Gaussian processes are fitted again and again.
 pytestmark = pytest.mark.slow
 
-THREE = {"name": "credit_mix", "methods": ["prefix", "attention", "shapley"]}
+# Over few lambdas, so that what the shares are worth shows beside what lambda is.
+THREE = {"name": "credit_mix", "methods": ["prefix", "attention", "shapley"], "gae_lambda": [0.6, 1.0]}
 
 
 def goodness(shape: Shape) -> float:
