@@ -33,7 +33,7 @@ CONFIG = {
     "name": "formula",
     "trainer": {"function": f"{__file__}:train"},
     "ppo": {"steps": 10},
-    "space": {"name": "balance", "methods": ["prefix"]},
+    "space": {"name": "balance", "methods": ["prefix"], "gae_lambda": [0.6, 1.0]},
     "search": {"trials": 8, "sobol_trials": 2, "seeds": [0, 1]},
     "confirm": {"seeds": [100, 101, 102, 103]},
     "executor": {"name": "local"},
