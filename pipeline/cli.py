@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from pipeline.runtime.console import open_console, replace_unshowable
 from pipeline.runtime.signals import Interrupted, interruptible
-from shaping.errors import ShapetuneError
+from shaping.errors import ConfigError, ShapetuneError
 from shaping.printable import printable
 
 app = typer.Typer(
@@ -128,7 +128,6 @@ def status(
 ) -> None:
     """Show a study's trials, its best arm so far and what is running; of a database alone, its studies."""
     from pipeline.commands.status import show
-    from shaping.errors import ConfigError
 
     if as_json and as_csv:
         raise ConfigError("--json and --csv cannot be had together", "leave one of them out")
@@ -200,16 +199,14 @@ def explain(
     a study's winner, or a shape, and the methods that it is made of; of a config, the methods of its space.
     """
     from pipeline.runtime.logging import quiet_libraries
-    from shaping.errors import ConfigError
 
     if as_json and html is not None:
         raise ConfigError("--json and --html were both given", "give one of them")
     with quiet_libraries():  # Ax announces its database as soon as it is imported
-        from pipeline.explain.question import ExplainRequest, check_question
+        from pipeline.explain.question import checked_question
 
         words = (prompt, response, file, tuple(methods), tuple(shapes), config, tuple(changes), unfinished)
-        asked = ExplainRequest(subject, *words)
-        check_question(asked)
+        asked = checked_question(subject, *words)
         from pipeline.commands.explain import show_explanation
         from pipeline.explain.explain import explain as find_credits
         from pipeline.report.pages import write_explanation

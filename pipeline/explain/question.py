@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.load import find_config, load_config
 from pipeline.config.schema import StudyConfig
@@ -65,14 +65,19 @@ class Subject:
     shape_file: Path | None = None
 
 
-def check_question(question: ExplainRequest) -> None:
-    """Refuse a question whose words name nothing that is there, before anything heavy is imported.
+def checked_question(*words: Any) -> ExplainRequest:
+    """Return a question whose words name something that is there; imports nothing heavy.
+
+    Args:
+        words: What ``ExplainRequest`` is made of.
 
     Raises:
         ConfigError: A method is unknown, there is no such study, shape or config, or nobody knows its reward model.
     """
+    question = ExplainRequest(*words)
     check_method_names(question.methods)
     named_shapes(question, find_subject(question))
+    return question
 
 
 def find_subject(question: ExplainRequest) -> Subject:

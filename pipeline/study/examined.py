@@ -8,10 +8,12 @@ from pathlib import Path
 
 from pipeline.config.schema import StudyConfig
 from pipeline.study.folder import StudyFolder
-from pipeline.study.kept_defaults import with_kept_defaults
 from pipeline.study.prompt_day import with_first_day, with_kept_day
 from pipeline.study.provenance import check_user_files, user_files
 from pipeline.study.warm_start import check_warm_start
+
+# Its default has changed since studies were begun: bounds of lambda were 0.6 to 1 before they were 0 to 1.
+CHANGED = "gae_lambda"
 
 
 @dataclass(frozen=True)
@@ -49,3 +51,15 @@ def examined(config: StudyConfig, studies: Path) -> ExaminedStudy:
     check_warm_start(config)
     files = user_files(config)
     return ExaminedStudy(config, folder, files, tuple(check_user_files(folder, files)))
+
+
+def with_kept_defaults(config: StudyConfig, folder: StudyFolder) -> StudyConfig:
+    """Return the config with the bounds of lambda that its study was begun with, where it names none itself.
+
+    Raises:
+        ConfigError: The folder's config is damaged, or a newer version's.
+    """
+    if CHANGED in config.space.model_fields_set or not folder.config_file.exists():
+        return config
+    space = config.space.model_copy(update={CHANGED: getattr(folder.config().space, CHANGED)})
+    return config.model_copy(update={"space": space})

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import random
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,8 @@ def test_what_is_built_is_said_beforehand(encoder: tuple[SentimentSettings, Path
     assert sentiment.location(encoder[0], cache_folder()) == encoder[1]
     first, then = (sentiment.unbuilt(settings, tmp_path) for settings in (settings_of(), encoder[0]))
     assert "encoder" not in first and "encoder" in then and "two reward models" in then
-    minutes = [int(said.split("up to ")[1].split()[0]) for said in (first, then)]
-    assert minutes[0] < minutes[1]
+    # How long it takes is said by the machine that builds, and by no other.
+    assert not re.search(r"\d+ (s|min)|minute", first + then)
     assert "SmolLM2" in sentiment.unbuilt(settings_of(policy="smollm2"), tmp_path)
 
 
