@@ -64,9 +64,8 @@ def factory(base: shapetune.Shape, methods: Sequence[str], gae_lambda: object, b
 
 def main() -> bool:
     """Return whether ``decode`` and ``encode`` are inverse on the baselines and on random points."""
-    changes = f"space.name={__file__}:factory", "space.methods=[prefix]", "space.trainer=null"
-    config = shapetune.load_config("smoke", *changes)
-    space, draw = config.make_space(), random.Random(0)
+    searched = f"space.name={__file__}:factory", "space.methods=[prefix]", "space.trainer=null"
+    space, draw = shapetune.load_config("smoke", *searched).make_space(), random.Random(0)
     points: list[Point] = [{"share": draw.random(), "closure": draw.choice(CLOSURES)} for _ in range(3)]
     points += [arm.point for arm in space.baselines()]
     for point in points:
