@@ -9,7 +9,6 @@ cache in which ``make quickstart`` is called. Studies stand in ``build/quickstar
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 
 from scipy.stats import beta
@@ -78,8 +77,11 @@ def main() -> None:
     seeds = range(options.studies, options.studies + options.searches)
     studies = whole + [found_by(run_study(seed, is_confirmed=False)) for seed in seeds]
     claims = claims_of(studies, timings)
-    details = {"studies": [vars(each) for each in studies], "timings": [vars(each) for each in timings]}
-    write(NAME, claims, tables_of(studies, claims), json.loads(json.dumps(details)), commit)
+    details: dict[str, object] = {
+        "studies": [vars(each) for each in studies],
+        "timings": [vars(each) for each in timings],
+    }
+    write(NAME, claims, tables_of(studies, claims), details, commit)
 
 
 if __name__ == "__main__":

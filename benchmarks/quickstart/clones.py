@@ -47,7 +47,7 @@ def timed_clone(log: Path) -> Timing:
     """
     with tempfile.TemporaryDirectory(prefix="shapetune-clone-") as folder:
         clone, seen = Path(folder) / "shapetune", dict[str, float]()
-        # Bytecode is kept as on any machine, and colours would stand between us and the words.
+        # Colours would stand between us and the words.
         environment = {**os.environ, "SHAPETUNE_CACHE": f"{folder}/cache", "NO_COLOR": "1", "COLUMNS": "120"}
         environment.pop("VIRTUAL_ENV", None)
         started = time.perf_counter()

@@ -12,9 +12,6 @@ from pipeline.study.prompt_day import with_first_day, with_kept_day
 from pipeline.study.provenance import check_user_files, user_files
 from pipeline.study.warm_start import check_warm_start
 
-# Its default has changed since studies were begun: bounds of lambda were 0.6 to 1 before they were 0 to 1.
-CHANGED = "gae_lambda"
-
 
 @dataclass(frozen=True)
 class ExaminedStudy:
@@ -56,10 +53,12 @@ def examined(config: StudyConfig, studies: Path) -> ExaminedStudy:
 def with_kept_defaults(config: StudyConfig, folder: StudyFolder) -> StudyConfig:
     """Return the config with the bounds of lambda that its study was begun with, where it names none itself.
 
+    By default they were 0.6 to 1 before they were 0 to 1.
+
     Raises:
         ConfigError: The folder's config is damaged, or a newer version's.
     """
-    if CHANGED in config.space.model_fields_set or not folder.config_file.exists():
+    if "gae_lambda" in config.space.model_fields_set or not folder.config_file.exists():
         return config
-    space = config.space.model_copy(update={CHANGED: getattr(folder.config().space, CHANGED)})
+    space = config.space.model_copy(update={"gae_lambda": folder.config().space.gae_lambda})
     return config.model_copy(update={"space": space})

@@ -217,12 +217,8 @@ def judge(winner: str, runs: Runs, found_rivals: bool = False, has_credit: bool 
     level = curves[tuned][-1] if tuned else math.inf
     steps = {name: first_step_reaching(curve, level) for name, curve in curves.items()}
     total = len(next(iter(curves.values())))
-    # A rival that hardly rises is at its level as soon as there is a mean to look at, and so is everybody.
-    if tuned and steps.get(WINNER) == SMOOTHING_STEPS < total:
-        risen = level - curves[tuned][SMOOTHING_STEPS - 1]
-        is_idle = risen <= (mean_and_error([run.objective for run in runs[tuned]])[1] or 0.0)
-    else:
-        is_idle = False
+    is_at_first = bool(tuned) and steps.get(WINNER) == SMOOTHING_STEPS < total
+    is_idle = is_at_first and _hardly_rises(runs[tuned], curves[tuned])
     text = _words(winner, differences, tuned, steps, total, is_idle)
     if not has_credit:
         text.insert(1, f"{winner} needs no credit: where its reward falls does not depend on what was said.")
@@ -259,6 +255,12 @@ def _against(rival: str, runs: Runs, arm: str) -> Difference:
 
 def _shared_seeds(runs: Runs, arm: str, rival: str) -> list[int]:
     return sorted({run.seed for run in runs.get(arm, [])} & {run.seed for run in runs.get(rival, [])})
+
+
+def _hardly_rises(results: Sequence[RunResult], curve: Sequence[float]) -> bool:
+    """Return whether an arm is at its final level, but for luck, as soon as there is a mean of its curve to look at."""
+    error = mean_and_error([run.objective for run in results])[1] or 0.0
+    return curve[-1] - curve[SMOOTHING_STEPS - 1] <= error
 
 
 def _words(
