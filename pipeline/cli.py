@@ -273,9 +273,31 @@ def export(
 
 @app.command()
 def doctor(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="With --gpu-memory: whether its runs fit, and their cost.")
+    ] = None,
+    gpu_memory: Annotated[float | None, typer.Option(min=1, help="GiB of a GPU, or of a run's share of one.")] = None,
+    changes: Annotated[list[str], typer.Option("--set", help="Change a value: --set ppo.steps=10.")] = [],  # noqa: B006
     studies: Annotated[Path, typer.Option(help="The folder that studies are kept in.")] = Path("studies"),
 ) -> None:
-    """Show what this machine has and lacks; exit code 1 when something is missing."""
+    """Show what this machine has and lacks, or whether a config's runs fit into a GPU.
+
+    Exit code 1 when something is missing, 2 when they do not fit.
+    """
+    if (config is None) != (gpu_memory is None):
+        raise ConfigError(
+            "doctor wants CONFIG and --gpu-memory together", "shapetune doctor my_study.yaml --gpu-memory 80"
+        )
+    if config is not None and gpu_memory is not None:
+        from pipeline.config.load import find_config, load_config
+        from pipeline.runtime.logging import quiet_libraries
+
+        with quiet_libraries():
+            settings = load_config(find_config(config), tuple(changes))
+            from pipeline.commands.gpu_memory import show_fit
+
+        show_fit(settings, gpu_memory, console)
+        return
     from pipeline.commands.doctor import examine
 
     findings = examine(studies)

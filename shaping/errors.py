@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from shaping.printable import printable
 
 
@@ -47,3 +49,30 @@ class TrialFailed(ShapetuneError):
     def __reduce__(self) -> tuple[type[TrialFailed], tuple[str, str, str]]:
         """Rebuild from all arguments: a worker process sends this error to the driver."""
         return (type(self), (self.reason, self.detail, self.hint))
+
+
+class ServiceFailed(TrialFailed):
+    """A service that every trial needs gives no answer: no other trial can do better before somebody acts.
+
+    Args:
+        message: What happened, in one line.
+        hint: One line that names the remedy; may be empty.
+    """
+
+    REASON = "reward_service"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(self.REASON, message, hint)
+
+    def __reduce__(self) -> tuple[type[ServiceFailed], tuple[str, str]]:  # type: ignore[override]
+        """Rebuild from its own arguments."""
+        return (type(self), (self.detail, self.hint))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error means that memory did not suffice; on a CPU torch says so in words only."""
+    # Whoever has not imported torch cannot have met its error, and may lack the memory for it.
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)

@@ -19,7 +19,7 @@ from pipeline.config.settings import (
 from pipeline.config.trainer_space import default_value, searched_settings
 from pipeline.config.yaml_text import dump_yaml
 from pipeline.runtime.section import Section
-from pipeline.tasks.settings import SentimentSettings, TaskSettings
+from pipeline.tasks.settings import PromptsSettings, SentimentSettings, TaskSettings
 from pipeline.trainers.ppo.settings import EvaluationSettings, PPOSettings, SamplingSettings
 from search_spaces import SearchSpace, StudySpace, make_space
 from shaping.shape import Shape, check_layer
@@ -90,6 +90,7 @@ class StudyConfig(Section):
                 f"ppo.reward_scale = {self.ppo.reward_scale} changes the total reward, and with it the optimal policy "
                 "under the price of KL; set it to 1, or shape.policy_preserving to false if that is what you want"
             )
+        self._check_devices()
         baselines = [arm.name for arm in space.baselines()]
         # An earlier study may hold them already.
         if self.search.trials < len(baselines) and self.search.warm_start is None:
@@ -105,6 +106,20 @@ class StudyConfig(Section):
                 if set_to:
                     raise ValueError(f"{needed} needs the sparse arm; let space.balance begin at 0")
         return self
+
+    def _check_devices(self) -> None:
+        gpus = self.executor.gpus or 0
+        if self.trainer is None and gpus > 1:
+            raise ValueError(
+                f"executor.gpus = {gpus:g}, but the built-in PPO trains each run on one GPU; set executor.gpus to 1, "
+                f"and executor.slots to {gpus:g} to run as many trials side by side"
+            )
+        if isinstance(self.task, PromptsSettings) and self.task.policy.dtype != "float32":
+            if self.trainer is None and self.ppo.precision == "float32":
+                raise ValueError(
+                    f"ppo.precision = float32, but task.policy.dtype = {self.task.policy.dtype} has lost what float32 "
+                    "would compute with; set ppo.precision to auto, or task.policy.dtype to float32"
+                )
 
     @property
     def kl_price(self) -> float:

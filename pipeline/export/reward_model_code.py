@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import StudyConfig
+from pipeline.tasks.model_settings import RewardSettings
+from pipeline.tasks.models.pretrained import quantization_options
 from pipeline.tasks.prompt_file import read_prompts
-from pipeline.tasks.settings import PromptsSettings, RewardSettings
+from pipeline.tasks.settings import PromptsSettings
 from pipeline.trainers.base import Task
 from shaping.reward_models import CausalRewardModel, RetokenizedRewardModel
 
@@ -70,8 +72,10 @@ def reward_model_code(config: StudyConfig, task: Task | None, assets: Path | Non
         is_model = isinstance(task.reward_model, CausalRewardModel)
         return causal_code(str(assets / "reward_model")) if is_model else _of_task(config, assets)
     settings = config.task.reward_model
-    found = _function(settings) if settings.function is not None else _model(settings, task)
-    reads_texts = settings.function is not None or isinstance(task.reward_model, RetokenizedRewardModel)
+    makers = {"function": _function, "url": _service}
+    found = next((make(settings) for name, make in makers.items() if getattr(settings, name)), None)
+    found = found or _model(settings, task)
+    reads_texts = settings.model is None or isinstance(task.reward_model, RetokenizedRewardModel)
     return replace(found, notes=found.notes + _notes_on_chats(config.task)) if reads_texts else found
 
 
@@ -112,6 +116,29 @@ def _function(settings: RewardSettings) -> RewardModelCode:
     )
 
 
+def _service(settings: RewardSettings) -> RewardModelCode:
+    scale = (settings.mean or 0.0, settings.deviation or 1.0)
+    asked = settings.service.model_dump(mode="json")
+    called = f"[(score - {scale[0]!r}) / {scale[1]!r} for score in service(prompts, responses)]"
+    options = f"separate=True, texts_per_call=service.texts_at_once, name=service.url, mask_text={settings.mask_text!r}"
+    return RewardModelCode(
+        (
+            "from pipeline.tasks.custom.service import RewardService",
+            "from pipeline.tasks.model_settings import ServiceSettings",
+            "from shaping import Shape, Shaper, TextRewardModel",
+        ),
+        (
+            f"service = RewardService({settings.url!r}, ServiceSettings(**{asked!r}), 'reward_model')",
+            f"reward_model = TextRewardModel(lambda prompts, responses: {called}, tokenizer, {options})",
+        ),
+        has_identity=False,
+        notes=(
+            "a server has no weights to recognise it by: see to it that it serves the study's model",
+            "the trainer's machine needs all that shapetune depends on, and a way to the server",
+        ),
+    )
+
+
 def _model(settings: RewardSettings, task: Task) -> RewardModelCode:
     seen: Any = task.reward_model
     through = isinstance(seen, RetokenizedRewardModel)
@@ -120,7 +147,13 @@ def _model(settings: RewardSettings, task: Task) -> RewardModelCode:
     source = f"{settings.model!r}{revision}, trust_remote_code={settings.trust_remote_code}"
     scale = f"mean={inner.mean!r}, deviation={inner.deviation!r}, name={inner.name!r}"
     mask = "" if settings.mask_token_id is None else f", mask_token_id={settings.mask_token_id}"
-    lines = [f"model = AutoModelForSequenceClassification.from_pretrained({source}, use_safetensors=True)"]
+    # The library would load weights as they were saved, whatever the study had.
+    options = f"dtype={settings.dtype!r}, use_safetensors=True"
+    if settings.attn_implementation is not None:
+        options += f", attn_implementation={settings.attn_implementation!r}"
+    if settings.quantization is not None:
+        options += f", quantization_config=BitsAndBytesConfig(**{quantization_options(settings.quantization)!r})"
+    lines = [f"model = AutoModelForSequenceClassification.from_pretrained({source}, {options})"]
     if through:
         lines.append(f"own_tokenizer = AutoTokenizer.from_pretrained({source})")
     if settings.kind == "encoder":
@@ -133,9 +166,10 @@ def _model(settings: RewardSettings, task: Task) -> RewardModelCode:
         options += f", more_end_ids={seen.more_end_ids!r}" if seen.more_end_ids else ""
         lines.append(f"reward_model = RetokenizedRewardModel(reward_model, own_tokenizer, tokenizer, {options})")
     names = sorted({kind, "Shape", "Shaper"} | ({"RetokenizedRewardModel"} if through else set()))
-    automatic = "AutoModelForSequenceClassification" + (", AutoTokenizer" if through else "")
+    automatic = ["AutoModelForSequenceClassification", *(["AutoTokenizer"] if through else [])]
+    automatic += ["BitsAndBytesConfig"] if settings.quantization is not None else []
     return RewardModelCode(
-        (f"from transformers import {automatic}", f"from shaping import {', '.join(names)}"),
+        (f"from transformers import {', '.join(automatic)}", f"from shaping import {', '.join(names)}"),
         tuple(lines),
     )
 

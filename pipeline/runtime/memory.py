@@ -1,4 +1,4 @@
-"""Memory: keeping what is freed on a CPU, and telling a lack of it from other errors."""
+"""Memory: keeping what is freed on a CPU."""
 
 from __future__ import annotations
 
@@ -26,12 +26,3 @@ def keep_freed_memory() -> bool:
         return False
     asked = ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, LARGEST_INT), (M_TOP_PAD, 1 << 26))
     return all(mallopt(name, value) == 1 for name, value in asked)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error means that memory did not suffice; on a CPU torch says so in words only."""
-    # Whoever has not imported torch cannot have met its error, and may lack the memory for it.
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "alloc" in str(error) and "memory" in str(error)

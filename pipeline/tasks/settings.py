@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from pipeline.runtime.section import LARGEST_SEED, Section
+from pipeline.tasks.model_settings import LoadedModel, RewardSettings
 
 
 class ModelRecipe(Section):
@@ -109,6 +110,11 @@ class SentimentSettings(Section):
         """Whether the models are the quickstart's."""
         return self.policy == "tiny" and self.reward_model == "causal"
 
+    @property
+    def is_small(self) -> bool:
+        """Whether all its models have about a million parameters."""
+        return self.policy == "tiny"
+
     @model_serializer(mode="wrap")
     def _as_before_there_were_others(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # What is kept of a study, a run or a measurement names its config: the quickstart's stays what it was.
@@ -126,14 +132,20 @@ class SummarizationSettings(Section):
     recipe: SummaryRecipe = Field(default_factory=SummaryRecipe, description="Of the policy and the reward model.")
     gold: Literal["rouge_l", "rouge_1"] = Field("rouge_l", description="F-measure against the human summary.")
 
+    @property
+    def is_small(self) -> bool:
+        """Whether all its models have about a million parameters."""
+        return self.recipe.policy == "tiny"
 
-class PolicySettings(Section):
-    """The causal language model that is trained."""
+
+class PolicySettings(LoadedModel):
+    """The causal language model that is trained.
+
+    In bfloat16 the reference stays so, and what is trained are float32 copies of the weights, or a float32 adapter.
+    """
 
     model: str = Field(min_length=1, description="A folder, a GGUF file, or a name on the Hugging Face hub.")
     gguf_file: str | None = Field(None, min_length=1, description="A GGUF file inside the folder or hub repository.")
-    revision: str | None = Field(None, min_length=1, description="Branch, tag or commit on the hub.")
-    trust_remote_code: bool = Field(False, description="Run the Python files of the model's folder or repository.")
 
     @model_validator(mode="before")
     @classmethod
@@ -142,44 +154,6 @@ class PolicySettings(Section):
         if isinstance(model, str) and model.endswith(".gguf") and not values.get("gguf_file"):
             return {**values, "model": str(Path(model).parent), "gguf_file": Path(model).name}
         return values
-
-
-class RewardSettings(Section):
-    """What scores a response: a sequence classifier, or a function of texts.
-
-    ``mean`` becomes 0 and ``deviation`` becomes 1. Where they are left out, the classifier's ``config.json`` may say
-    them (``score_mean``, ``score_deviation``). A score is taken as it is otherwise.
-    """
-
-    model: str | None = Field(None, min_length=1, description="A folder, or a name on the Hugging Face hub.")
-    function: str | None = Field(
-        None, pattern=r"^[^:]+:[A-Za-z_]\w*$", description="package.module:name or file.py:name."
-    )
-    kind: Literal["causal", "encoder"] = Field("causal", description="How the model reads: forwards, or both ways.")
-    read_at_eos: bool = Field(False, description="Causal: put end-of-sequence after every response and score there.")
-    label: int | None = Field(None, ge=0, description="Encoder: the label whose logit is the score.")
-    pair: bool = Field(False, description="Encoder: prompt and response are two texts to it, not one.")
-    mean: float | None = Field(None, description="The score that becomes 0.")
-    deviation: float | None = Field(None, gt=0, description="The difference of scores that becomes 1.")
-    mask_token_id: int | None = Field(None, ge=0, description="Model: stands for absent tokens under absent: mask.")
-    mask_text: str | None = Field(None, description="Function: stands for each absent token under absent: mask.")
-    revision: str | None = Field(None, min_length=1, description="Branch, tag or commit on the hub.")
-    trust_remote_code: bool = Field(False, description="Run the Python files of the model's folder or repository.")
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> RewardSettings:
-        if (self.model is None) == (self.function is None):
-            raise ValueError("give model, or function: one of the two")
-        if self.function is not None:
-            foreign = ["kind", "read_at_eos", "label", "pair", "mask_token_id", "revision", "trust_remote_code"]
-        else:
-            foreign = ["mask_text", *(["label", "pair"] if self.kind == "causal" else ["read_at_eos"])]
-        fields = type(self).model_fields
-        given = [name for name in foreign if getattr(self, name) != fields[name].default]
-        if given:
-            what = "function" if self.function is not None else f"kind {self.kind}"
-            raise ValueError(f"{', '.join(given)} means nothing beside {what}; remove it")
-        return self
 
 
 class PromptsSettings(Section):
@@ -216,6 +190,11 @@ class PromptsSettings(Section):
         return self
 
     @property
+    def is_small(self) -> bool:
+        """Whether all its models have about a million parameters; before they are loaded nobody knows."""
+        return False
+
+    @property
     def share(self) -> float:
         """Share of the prompts that is held out, where no file of held-out prompts is given."""
         return HELD_OUT_SHARE if self.held_out_share is None else self.held_out_share
@@ -235,6 +214,11 @@ class InstructionSettings(Section):
     )
     seed: int = Field(0, ge=-LARGEST_SEED, le=LARGEST_SEED, description="Of the questions and the measured samples.")
     recipe: Recipe = Field(default_factory=Recipe, description="reviews: of the policy.")
+
+    @property
+    def is_small(self) -> bool:
+        """Whether all its models have about a million parameters."""
+        return self.policy == "reviews"
 
 
 TaskSettings = Annotated[

@@ -92,11 +92,16 @@ class Task:
 
     @property
     def critic_source(self) -> CausalRewardModel | None:
-        """Return the reward model where a critic can start from it: it scores every prefix, in the policy's tokens."""
+        """Return the reward model where a critic can start from it: it scores every prefix, in the policy's tokens.
+
+        Its weights must be whole: of quantized ones no copy can be trained.
+        """
         from shaping.reward_models import CausalRewardModel
 
         model = self.reward_model
-        return model if isinstance(model, CausalRewardModel) and "prefix" in model.abilities else None
+        if not isinstance(model, CausalRewardModel) or is_quantized(model.model):
+            return None
+        return model if "prefix" in model.abilities else None
 
     @property
     def prompts_identity(self) -> str:
@@ -145,6 +150,11 @@ class Judge:
 def _identity(reward_model: Any) -> str:
     # A reward model seen through another tokenizer is known by its own weights.
     return str(getattr(reward_model, "inner", reward_model).identity())
+
+
+def is_quantized(model: PreTrainedModel) -> bool:
+    """Return whether a model's weights are quantized: they stay where they were loaded, and cannot be trained."""
+    return getattr(model.config, "quantization_config", None) is not None
 
 
 def quiet_transformers() -> None:

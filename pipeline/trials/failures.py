@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.runtime.memory import is_out_of_memory
 from pipeline.trials.records import AttemptRecord
 from pipeline.trials.types import Job
-from shaping.errors import ShapetuneError, TrialFailed
+from shaping.errors import ServiceFailed, ShapetuneError, TrialFailed, is_out_of_memory
 
 EXCEPTION, OUT_OF_MEMORY, HUNG, WORKER_DIED, NODE_LOST = (
     "exception",
@@ -35,7 +34,7 @@ class Failure:
         reason: A short name.
         detail: One line.
         trace: Where it happened; empty where nobody saw.
-        halts: Whether the study has to stop until somebody acts: no room or no right to write.
+        halts: Whether the study has to stop until somebody acts: no room or no right to write, or no reward.
     """
 
     reason: str
@@ -53,7 +52,7 @@ def failure_of(error: Exception) -> Failure:
     """Return what an exception of an attempt means."""
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, TrialFailed):
-        return Failure(error.reason, error.detail, trace)
+        return Failure(error.reason, error.detail, trace, halts=isinstance(error, ServiceFailed))
     if is_out_of_memory(error):
         return Failure(OUT_OF_MEMORY, _line(error) or "the process ran out of memory", trace)
     if isinstance(error, ShapetuneError):
@@ -70,9 +69,14 @@ def stops_everything(error: BaseException) -> bool:
 
 
 def halted(failure: Failure) -> ShapetuneError:
-    """Return the error that ends a study whose files cannot be written."""
+    """Return the error that ends a study which no trial can go on with."""
+    where = socket.gethostname()
+    if failure.reason == ServiceFailed.REASON:
+        return ShapetuneError(
+            f"on {where}: {failure.detail}", "start it again; then the same command resumes the study"
+        )
     return ShapetuneError(
-        f"the study cannot write any more on {socket.gethostname()}: {failure.detail}",
+        f"the study cannot write any more on {where}: {failure.detail}",
         "make room there, or give back the right to write; then the same command resumes the study",
     )
 

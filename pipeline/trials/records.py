@@ -151,6 +151,11 @@ class TrialFiles:
         return len(list(self.folder.glob("seed-*.json")))
 
     @property
+    def portions_file(self) -> Path:
+        """Where the built-in PPO keeps what had to be cut smaller to fit into memory: further attempts begin so."""
+        return self.folder / "portions.json"
+
+    @property
     def has_result(self) -> bool:
         """Whether all seeds came to a result."""
         return self._result.exists()

@@ -87,8 +87,9 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | Ru
     keep_freed_memory()
     arm, task = Arm.from_dict(job.arm), _task(config, job.assets)
     started = time.perf_counter()
-    trainer = PPOTrainer(task, arm.shape, config.ppo, config.sampling, seed, config.kl_price)
     saved = job.files.checkpoint(seed)
+    portions = job.files.portions_file
+    trainer = PPOTrainer(task, arm.shape, config.ppo, config.sampling, seed, config.kl_price, portions)
     run = InnerRun(trainer, config.evaluation, saved, _run_identity(job, seed), job.judges_untrained)
     for step, before in enumerate(list(run.curve)):
         yield Progress(step + 1, seed, step, before, again=True)

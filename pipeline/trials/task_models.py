@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,6 +23,7 @@ from pipeline.tasks.settings import PromptsSettings
 from pipeline.trainers.base import Judge, Task
 from pipeline.trainers.custom import find_trainer
 from pipeline.trainers.ppo.agreement import check_task
+from pipeline.trials.model_check import ask_apart
 from shaping.credit import METHODS, check_served
 from shaping.errors import ConfigError
 from shaping.reward_models import CausalRewardModel
@@ -122,7 +124,10 @@ class ReadyModels:
 
 
 def ready_models(config: StudyConfig, console: Console) -> ReadyModels:
-    """Build and load a config's models, or find its custom trainer, and return what is known of them.
+    """Build a config's models and look at them, or find its custom trainer, and return what is known of them.
+
+    Where trials run in processes of their own, these are looked at in such a one, too, which ends with what they took.
+    Small ones are not worth the seconds that it takes to start.
 
     Raises:
         ConfigError: Something of them cannot be used, or does not fit the config.
@@ -131,13 +136,37 @@ def ready_models(config: StudyConfig, console: Console) -> ReadyModels:
         find_trainer(config.trainer.function)
         return ReadyModels()
     assets = build_assets(config, console)
-    task = open_task(config, assets, console)
+    if config.executor.name == "local" or config.task.is_small:
+        task = open_task(config, assets, console)
+        found = _known(config, task)
+        if config.executor.name != "local":
+            # The workers load models of their own; this process needs the memory no more than the time.
+            load_task.cache_clear()
+    else:
+        with console.status("loading and trying the models"):
+            found = ask_apart(config, assets)
+        for note in found["notes"]:
+            console.print(escape(note))
+    return ReadyModels(assets, found["has_reward_critic"], found["quality"], found["prompts"])
+
+
+def known_of_models(config: StudyConfig, assets: Path | None) -> dict[str, Any]:
+    """Return what is known of models once they were loaded and looked at: what ``ReadyModels`` holds, and notes.
+
+    Raises:
+        ConfigError: Something of them cannot be used, or does not fit the config.
+    """
+    return _known(config, open_task(config, assets, Console(quiet=True)))
+
+
+def _known(config: StudyConfig, task: Task) -> dict[str, Any]:
     check_space_methods(config, task)
-    if config.executor.name != "local":
-        # The workers load models of their own; this process needs the memory no more than the time.
-        load_task.cache_clear()
-    prompts = task.prompts_identity if isinstance(config.task, PromptsSettings) else ""
-    return ReadyModels(assets, task.critic_source is not None, task.quality, prompts)
+    return {
+        "has_reward_critic": task.critic_source is not None,
+        "quality": dict(task.quality),
+        "prompts": task.prompts_identity if isinstance(config.task, PromptsSettings) else "",
+        "notes": [*task.notes, *held_out_notes(config, task)],
+    }
 
 
 def check_space_methods(config: StudyConfig, task: Task) -> None:

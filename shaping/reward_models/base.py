@@ -20,6 +20,8 @@ from shaping.variants import Variants
 # Where a forward pass is fastest: on a CPU larger ones leave its caches, on a GPU smaller ones leave it idle.
 MAX_TOKENS_ON_CPU = 2_048
 MAX_TOKENS_ON_GPU = 32_768
+# A pass is one long row by then, whatever its bound.
+LEAST_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,41 @@ class RewardModel(Protocol):
         ...
 
 
-def max_tokens(model: PreTrainedModel, wanted: int | None) -> int:
-    """Return the tokens of one forward pass.
+class BoundedPasses:
+    """Bounds the forward passes of a model: by what was asked for, or by what suits the device that it is on now.
+
+    A model is often moved after it was made, so that the device's own bound is not kept.
+
+    Args:
+        model: The model.
+        wanted: Tokens of one forward pass; ``None`` leaves them to the device.
 
     Raises:
         ConfigError: ``wanted`` is not at least 1.
     """
-    if wanted is None:
-        return MAX_TOKENS_ON_GPU if model.device.type == "cuda" else MAX_TOKENS_ON_CPU
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1:
-        raise ConfigError(f"max_tokens_per_forward = {wanted!r} is not a whole number of at least 1")
-    return wanted
+
+    def __init__(self, model: PreTrainedModel, wanted: int | None) -> None:
+        if wanted is not None and (isinstance(wanted, bool) or not isinstance(wanted, int) or wanted < 1):
+            raise ConfigError(f"max_tokens_per_forward = {wanted!r} is not a whole number of at least 1")
+        self._model, self._wanted = model, wanted
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of one forward pass."""
+        if self._wanted is not None:
+            return self._wanted
+        return MAX_TOKENS_ON_CPU if self._model.device.type == "cpu" else MAX_TOKENS_ON_GPU
+
+    def lower_to(self, most: int) -> None:
+        """Forward no more than ``most`` tokens at once from now on."""
+        self._wanted = min(most, self.most_tokens)
+
+    def halve(self) -> bool:
+        """Forward half as many tokens from now on; return whether that was possible."""
+        if self.most_tokens <= LEAST_TOKENS:
+            return False
+        self.lower_to(max(LEAST_TOKENS, self.most_tokens // 2))
+        return True
 
 
 def find_mask_token(model: PreTrainedModel, wanted: int | None, usual: Iterable[int | None], name: str) -> int | None:

@@ -16,12 +16,12 @@ from shaping.gradients import TRIAL_POINTS, integrated_gradients
 from shaping.prefix_tree import PrefixTree
 from shaping.reward_models.attention_rows import attention_row, share_of_response
 from shaping.reward_models.base import (
+    BoundedPasses,
     VariantScores,
     check_absent,
     check_context,
     check_vocabulary,
     find_mask_token,
-    max_tokens,
     weights_identity,
 )
 from shaping.reward_models.layouts import (
@@ -96,7 +96,7 @@ class CausalRewardModel(HasAbilities):
             )
         self.layers = int(text.num_hidden_layers)
         self.mean, self.deviation, self.eos_token_id = mean, deviation, eos_token_id
-        self.max_tokens_per_forward = max_tokens(model, max_tokens_per_forward)
+        self.passes = BoundedPasses(model, max_tokens_per_forward)
         self.share_prefixes = share_prefixes
         self._mask_token = find_mask_token(model, mask_token_id, _usual_mask_tokens(model, eos_token_id), self.name)
         self._trials = Trials(model, self.name)
@@ -290,7 +290,7 @@ class CausalRewardModel(HasAbilities):
         self, what: str, rollouts: Rollouts, of: Values, names: Sequence[str], sample: Values | None = None
     ) -> Iterator[Way]:
         """Yield the ways to compute something for whole rows that were not refused, each from its layout."""
-        most = self.max_tokens_per_forward
+        most = self.passes.most_tokens
         layouts: dict[str, Callable[[], Iterable[Laid]]] = {
             LEFT: lambda: padded_left(rollouts, most),
             RIGHT: lambda: padded_right(rollouts, most),
@@ -329,7 +329,7 @@ class CausalRewardModel(HasAbilities):
         self.model.eval()
         if not len(tree.words):
             return torch.zeros(0, device=self.model.device), 0
-        rows = TreeRows(self.model, self._head, self._own, tree, self.max_tokens_per_forward)
+        rows = TreeRows(self.model, self._head, self._own, tree, self.passes.most_tokens)
         what = "scores" if tree.places is None else "scores with hidden units"
         ways = (way for way in rows.ways() if not self._trials.refused("scores", way.name))
         found = self._trials.first_right(what, ways, rows.lengths, rows.alone)

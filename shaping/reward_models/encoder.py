@@ -20,12 +20,12 @@ from shaping.errors import ConfigError
 from shaping.gradients import TRIAL_POINTS, integrated_gradients
 from shaping.reward_models.attention_rows import attention_row, share_of_response
 from shaping.reward_models.base import (
+    BoundedPasses,
     VariantScores,
     check_absent,
     check_context,
     check_vocabulary,
     find_mask_token,
-    max_tokens,
     weights_identity,
 )
 from shaping.reward_models.layouts import Laid, even_packs, packs, portions
@@ -108,7 +108,7 @@ class EncoderRewardModel(HasAbilities):
                 f"label = {label} does not exist", f"reward model {self.name} has labels 0 to {labels - 1}"
             )
         self.model, self.mean, self.deviation = model.eval().requires_grad_(False), mean, deviation
-        self.max_tokens_per_forward = max_tokens(model, max_tokens_per_forward)
+        self.passes = BoundedPasses(model, max_tokens_per_forward)
         self._label, self._frame, self._pair = label or 0, Frame.of(tokenizer, pair), pair
         self.added_tokens = self._frame.tokens
         self.layers = int(model.config.get_text_config().num_hidden_layers)
@@ -179,7 +179,7 @@ class EncoderRewardModel(HasAbilities):
             return scored(torch.tensor([row]), int(lengths[row])).squeeze(1)
 
         def ways() -> Iterator[Way]:
-            most = self.max_tokens_per_forward
+            most = self.passes.most_tokens
             yield Way.packed(PADDED, packs(lengths, most), scored)
             yield Way.packed(EVEN, even_packs(lengths, most), scored, even=True)
 
@@ -259,7 +259,7 @@ class EncoderRewardModel(HasAbilities):
         self.model.eval()
         check_vocabulary(self.model, rollouts, self.name)
         several = [
-            self._laid(rollouts, rows) for rows in portions(rollouts, self._frame.tokens, self.max_tokens_per_forward)
+            self._laid(rollouts, rows) for rows in portions(rollouts, self._frame.tokens, self.passes.most_tokens)
         ]
         every = torch.arange(len(rollouts), device=self.model.device)[:, None]
         lengths = (rollouts.prompt_tokens + rollouts.response_tokens).cpu() + self._frame.tokens

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from shaping.errors import ShapetuneError
+from shaping.errors import ShapetuneError, is_out_of_memory
 from shaping.reward_models.positions import plain_ids, tables_of_tokens
 from shaping.reward_models.rounding import allowed_difference
 from shaping.reward_models.trial import in_words, refusing_failures
@@ -86,11 +86,11 @@ def reason_against(attempt: Callable[[], str]) -> str:
     """Return why an attempt fails: what it returns, or the error that it ends in."""
     try:
         return attempt()
-    except torch.OutOfMemoryError:
-        raise
     except ShapetuneError as error:
         return error.message
     except Exception as error:  # a model's own code may fail in any way on what it was not made for
+        if is_out_of_memory(error):
+            raise
         return in_words(error)
 
 

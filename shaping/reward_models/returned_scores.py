@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from shaping.errors import ConfigError, ShapeError, ShapetuneError
+from shaping.errors import ConfigError, ShapeError, ShapetuneError, is_out_of_memory
 from shaping.user_code import error_and_place
 
 EXPECTED = "return one number for each text, in order"
@@ -40,10 +40,10 @@ def asked_scores(
     """
     try:
         return checked_scores(function(*lists), name, responses)
-    except (ShapetuneError, MemoryError, torch.OutOfMemoryError):
+    except ShapetuneError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in UNWRITABLE):
             raise
         place = _first_refused(function, lists)
         which = f"on {len(responses)} responses" if place is None else f"on {_shown(responses, place)}"

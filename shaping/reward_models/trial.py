@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from shaping.errors import ConfigError, ShapetuneError
+from shaping.errors import ConfigError, ShapetuneError, is_out_of_memory
 from shaping.reward_models.layouts import Laid
 from shaping.reward_models.rounding import allowed_difference, least_difference
 from shaping.tree_attention import UnsupportedAttention
@@ -186,10 +186,10 @@ class Trials:
                 values = way.sample() if looked and way.sample is not None else way.compute()
             except UnsupportedAttention as error:
                 reason = str(error)
-            except (torch.OutOfMemoryError, ShapetuneError):
+            except ShapetuneError:
                 raise
             except Exception as error:  # a model's own code may fail in any way on a layout it was not made for
-                if known:
+                if known or is_out_of_memory(error):
                     raise
                 reason = in_words(error)
             if values is not None and looked:
@@ -299,9 +299,11 @@ def refusing_failures(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, ShapetuneError):
+    except ShapetuneError:
         raise
     except Exception as error:  # whatever a model's own code raises
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(
             f"reward model {name} cannot score a short text: {in_words(error)}",
             "use a sequence classifier that takes the ids of any text alone",

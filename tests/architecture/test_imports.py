@@ -20,7 +20,7 @@ ORDER = (
     ("tasks",),
     ("config",),
     ("storage", "trials"),
-    ("search", "executors"),
+    ("search", "executors", "estimate"),
     ("study",),
     ("analysis", "explain", "export"),
     ("report",),

@@ -20,9 +20,10 @@ from pipeline.report.load import load_report_data
 from pipeline.search.outer_loop import OuterLoop
 from pipeline.study.folder import StudyFolder
 from pipeline.study.status import read_status
+from pipeline.tasks.model_settings import RewardSettings
 from pipeline.tasks.models.pretrained import load_classifier, load_policy, load_tokenizer
 from pipeline.tasks.prompt_file import read_prompts
-from pipeline.tasks.settings import PolicySettings, RewardSettings
+from pipeline.tasks.settings import PolicySettings
 from pipeline.trainers.ppo.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from shaping.errors import ShapetuneError
 from shaping.reward_models import CausalRewardModel

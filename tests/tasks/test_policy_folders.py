@@ -14,9 +14,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 
 from pipeline.config.load import parse_config
 from pipeline.tasks.custom.task import load, load_judge
+from pipeline.tasks.model_settings import RewardSettings
 from pipeline.tasks.models.pretrained import load_classifier, load_policy, outline_policy
 from pipeline.tasks.models.saved_tokenizer import save_tokenizer
-from pipeline.tasks.settings import PolicySettings, RewardSettings
+from pipeline.tasks.settings import PolicySettings
 from pipeline.trainers.base import Task
 from shaping.alignment import DecodedRollouts
 from shaping.errors import ConfigError

@@ -14,8 +14,9 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from pipeline.tasks.custom.prompt_forms import PolicySide, PromptForms, PromptTexts, reads_otherwise
+from pipeline.tasks.custom.service import RewardService
+from pipeline.tasks.model_settings import RewardSettings
 from pipeline.tasks.models.pretrained import check_folder, end_of_response, load_classifier, load_tokenizer
-from pipeline.tasks.settings import RewardSettings
 from shaping.errors import ConfigError, ShapeError
 from shaping.reward_models import (
     CausalRewardModel,
@@ -43,6 +44,7 @@ class FunctionRewardModel(TextRewardModel):
         mean: The score that becomes 0.
         deviation: The difference that becomes 1.
         mask_text: What stands for each absent token under ``absent: mask``.
+        texts_per_call: Most texts of one call.
     """
 
     def __init__(
@@ -54,18 +56,42 @@ class FunctionRewardModel(TextRewardModel):
         mean: float = 0.0,
         deviation: float = 1.0,
         mask_text: str | None = None,
+        texts_per_call: int = 256,
     ) -> None:
         def scaled(prompts: list[str], responses: list[str]) -> list[float]:
             given = [[prompt_text(prompt) for prompt in prompts], responses]
             return [(score - mean) / deviation for score in asked_scores(function, reference, given, responses)]
 
-        super().__init__(scaled, tokenizer, separate=True, name=reference, mask_text=mask_text)
+        super().__init__(scaled, tokenizer, True, texts_per_call, reference, mask_text)
         self._scale, self._source = (mean, deviation), _source(function)
 
     def identity(self) -> str:
         """Return a hash of the function's name, its file and the scale: what an exported shape is bound to."""
         name = Path(self.name).name
         return hashlib.sha256(repr((name, self._source, self._scale)).encode()).hexdigest()
+
+
+class ServiceRewardModel(FunctionRewardModel):
+    """A server of prompts and responses, as texts; see ``FunctionRewardModel``."""
+
+    def __init__(
+        self,
+        service: RewardService,
+        tokenizer: Any,
+        prompt_text: Callable[[str], str],
+        mean: float = 0.0,
+        deviation: float = 1.0,
+        mask_text: str | None = None,
+    ) -> None:
+        self._service = service
+        given = (service.url, service, tokenizer, prompt_text, mean, deviation, mask_text)
+        super().__init__(*given, texts_per_call=service.texts_at_once)
+
+    def identity(self) -> str:
+        """Return a hash of what is asked, wherever it runs, and of the scale."""
+        asked = self._service.settings
+        told = (asked.interface, asked.served_model, asked.text, asked.label, sorted(asked.request.items()))
+        return hashlib.sha256(repr((told, self._scale)).encode()).hexdigest()
 
 
 def load_function(reference: str, field: str) -> RewardFunction:
@@ -110,20 +136,26 @@ class RewardSource:
     Attributes:
         settings: What the config says of it.
         field: Its place in the config.
-        function: The function, where it is one.
+        function: The function, or the server, where it is one.
     """
 
     settings: RewardSettings
     field: str
-    function: RewardFunction | None
+    function: RewardFunction | RewardService | None
 
     @classmethod
     def find(cls, settings: RewardSettings, field: str) -> RewardSource:
         """Return where a reward model comes from, before anything large is loaded.
 
         Raises:
-            ConfigError: There is no such folder, or no such function.
+            ConfigError: There is no such folder or function, or a server does not speak as the config says.
+            ServiceFailed: A server gives no answer.
         """
+        if settings.url is not None:
+            service = RewardService(settings.url, settings.service, field)
+            # As of a function: coalitions leave out any part of a response, so that it meets empty ones.
+            service(["A prompt."], [""])
+            return cls(settings, field, service)
         if settings.function is not None:
             return cls(settings, field, load_function(settings.function, f"{field}.function"))
         check_folder(f"{field}.model", settings.model or "")
@@ -142,9 +174,11 @@ class RewardSource:
         if self.function is not None:
             texts, scale = PromptTexts(policy, lambda row: row.text), _scale(settings, None)
             options: dict[str, Any] = {"mask_text": settings.mask_text}
-            function = FunctionRewardModel(
-                settings.function or "", self.function, policy.tokenizer, texts, *scale, **options
-            )
+            if isinstance(self.function, RewardService):
+                function: RewardModel = ServiceRewardModel(self.function, policy.tokenizer, texts, *scale, **options)
+            else:
+                named = settings.function or ""
+                function = FunctionRewardModel(named, self.function, policy.tokenizer, texts, *scale, **options)
             return function, tuple(f"{self.field}: {note}" for note in texts.notes)
         tokenizer = load_tokenizer(settings, self.field)
         model = load_classifier(settings, self.field)

@@ -40,7 +40,8 @@ def train_encoder(
         scratch: A folder for the trainer.
     """
     torch.manual_seed(recipe.seed)
-    model = DistilBertForSequenceClassification(encoder_config(recipe, tokenizer))
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    model = DistilBertForSequenceClassification(encoder_config(recipe, len(tokenizer), **special))
     arguments = reward_arguments(recipe, scratch)
     arguments.learning_rate = recipe.reward_learning_rate * LEARNING_RATE_SHARE
     arguments.warmup_steps = WARMUP_SHARE
@@ -54,10 +55,10 @@ def train_encoder(
     return model.eval()
 
 
-def encoder_config(recipe: ModelRecipe, tokenizer: Any) -> DistilBertConfig:
-    """Return an encoder of the policy's sizes, over its tokens."""
+def encoder_config(recipe: ModelRecipe, vocabulary: int, **special: int) -> DistilBertConfig:
+    """Return the config of an encoder of the policy's sizes, over its ``vocabulary``."""
     return DistilBertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         dim=recipe.hidden_size,
         hidden_dim=recipe.intermediate_size,
         n_layers=recipe.layers,
@@ -65,9 +66,7 @@ def encoder_config(recipe: ModelRecipe, tokenizer: Any) -> DistilBertConfig:
         max_position_embeddings=CONTEXT_TOKENS,
         num_labels=1,
         initializer_range=0.05,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **special,
     )
 
 

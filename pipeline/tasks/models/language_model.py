@@ -42,8 +42,16 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], max_tokens: int
 
 def new_policy(recipe: ModelRecipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """Return a Llama of about one million parameters with tied embeddings, randomly initialised."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    special = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = policy_config(recipe, len(tokenizer), **special)
+    torch.manual_seed(recipe.seed)
+    return LlamaForCausalLM(config)
+
+
+def policy_config(recipe: ModelRecipe, vocabulary: int, **special: int) -> LlamaConfig:
+    """Return the config of a policy of a recipe's sizes over ``vocabulary`` tokens."""
+    return LlamaConfig(
+        vocab_size=vocabulary,
         hidden_size=recipe.hidden_size,
         intermediate_size=recipe.intermediate_size,
         num_hidden_layers=recipe.layers,
@@ -52,12 +60,8 @@ def new_policy(recipe: ModelRecipe, tokenizer: PreTrainedTokenizerFast) -> Llama
         max_position_embeddings=256,
         initializer_range=0.05,
         tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special,
     )
-    torch.manual_seed(recipe.seed)
-    return LlamaForCausalLM(config)
 
 
 def fine_tune(

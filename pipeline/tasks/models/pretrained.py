@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +18,23 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from pipeline.tasks.model_settings import RewardSettings
 from pipeline.tasks.models.trainable import check_no_adapter, check_trainable, check_whole
-from pipeline.tasks.settings import PolicySettings, RewardSettings
+from pipeline.tasks.settings import PolicySettings
 from shaping.errors import ConfigError
 from shaping.reward_models.loading import TRAIN_A_HEAD, check_complete, check_none_missing, missing_beside
 
 # Of models that a task has built: neither pickled weights nor a model's own code is run.
 SAFE: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+# Heads of classifiers, by their names in the library: a few rows, on which the whole score stands.
+HEADS = ["score", "classifier", "classification_head", "qa_outputs"]
 # What transformers raises where a folder or a repository does not hold what it is asked for.
 REFUSALS = (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError)
 
@@ -47,7 +53,7 @@ def check_folder(field: str, model: str) -> None:
 
 
 def load_policy(settings: PolicySettings) -> PreTrainedModel:
-    """Return the policy in float32, ready to be copied and trained.
+    """Return the policy, ready to be copied and trained.
 
     Raises:
         ConfigError: It cannot be loaded, is no causal language model, lacks weights, or cannot be trained as it lies
@@ -56,19 +62,30 @@ def load_policy(settings: PolicySettings) -> PreTrainedModel:
     field, options = "task.policy.model", _options(settings)
     if settings.gguf_file is not None:
         options["gguf_file"] = settings.gguf_file
-    _policy_config(settings)
-    with _loading(field, settings.model):
+    policy_outline_config(settings)
+    with loading_model(field, settings.model):
         model, found = AutoModelForCausalLM.from_pretrained(settings.model, **options)
     check_none_missing(
         f"{field}: {settings.model}", found, "give a causal language model, not its backbone or a classifier"
     )
     check_whole(field, settings.model, model)
-    model = model if settings.gguf_file is None else _plain(model)
+    model = model if settings.gguf_file is None else _plain(model, settings)
     if model.get_output_embeddings() is None or not _is_causal(model):
         raise ConfigError(
             f"{field}: {settings.model} is no causal language model", "give one with a language-model head"
         )
+    if settings.dtype != "float32":
+        model.get_input_embeddings().register_forward_hook(_sums_in_float32)
     return model.eval()
+
+
+def _sums_in_float32(module: Any, given: Any, output: torch.Tensor) -> torch.Tensor:
+    """Let layers add to float32 where products are in half precision.
+
+    So do the float32 copies of these weights that are trained: reference and policy round alike, and their KL begins
+    at zero.
+    """
+    return output.float() if torch.is_autocast_enabled(output.device.type) else output
 
 
 def outline_policy(settings: PolicySettings) -> PreTrainedModel:
@@ -77,8 +94,8 @@ def outline_policy(settings: PolicySettings) -> PreTrainedModel:
     Raises:
         ConfigError: Its config cannot be read, is no causal language model's, or is of weights that cannot be trained.
     """
-    config = _policy_config(settings)
-    with _loading("task.policy.model", settings.model):
+    config = policy_outline_config(settings)
+    with loading_model("task.policy.model", settings.model):
         with torch.device("meta"):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, trust_remote_code=settings.trust_remote_code
@@ -89,16 +106,20 @@ def outline_policy(settings: PolicySettings) -> PreTrainedModel:
     return model
 
 
-def _policy_config(settings: PolicySettings) -> PreTrainedConfig:
-    """Return a policy's config, read before its weights: most that cannot be trained shows there."""
+def policy_outline_config(settings: PolicySettings) -> PreTrainedConfig:
+    """Return a policy's config, read before its weights: most that cannot be trained shows there.
+
+    Raises:
+        ConfigError: It cannot be read, or is of weights that cannot be trained.
+    """
     field, options = "task.policy.model", {"revision": settings.revision}
     if settings.gguf_file is None:
-        with _loading(field, settings.model):
+        with loading_model(field, settings.model):
             adapter = find_adapter_config_file(settings.model, revision=settings.revision)
         check_no_adapter(field, settings.model, adapter)
     else:
         options["gguf_file"] = settings.gguf_file
-    with _loading(field, settings.model):
+    with loading_model(field, settings.model):
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             settings.model, trust_remote_code=settings.trust_remote_code, **options
         )
@@ -108,14 +129,17 @@ def _policy_config(settings: PolicySettings) -> PreTrainedConfig:
 
 
 def load_classifier(settings: RewardSettings, field: str) -> PreTrainedModel:
-    """Return a sequence classifier in float32.
+    """Return a sequence classifier.
 
     Raises:
-        ConfigError: It cannot be loaded, or its head was never trained.
+        ConfigError: It cannot be loaded, its head was never trained, or the package that quantizes it is missing.
     """
     assert settings.model is not None
     options = _options(settings)
-    with _loading(f"{field}.model", settings.model):
+    if settings.quantization is not None:
+        _check_quantizes(settings.quantization, f"{field}.quantization")
+        options["quantization_config"] = BitsAndBytesConfig(**quantization_options(settings.quantization))
+    with loading_model(f"{field}.model", settings.model):
         adapter = find_adapter_config_file(settings.model, revision=settings.revision)
         model, found = AutoModelForSequenceClassification.from_pretrained(settings.model, **options)
         if adapter is not None:
@@ -151,17 +175,44 @@ def load_tokenizer(settings: PolicySettings | RewardSettings, field: str) -> Any
 
 
 def _options(settings: PolicySettings | RewardSettings) -> dict[str, Any]:
+    chosen = settings.attn_implementation
     return {
         "revision": settings.revision,
         "trust_remote_code": settings.trust_remote_code,
-        "dtype": torch.float32,
+        "dtype": getattr(torch, settings.dtype),
         "use_safetensors": True,
         "output_loading_info": True,
+        **({} if chosen is None else {"attn_implementation": chosen}),
     }
 
 
+def quantization_options(kind: str) -> dict[str, Any]:
+    """Return what the library's ``BitsAndBytesConfig`` is told: the head stays as it is, products are in bfloat16."""
+    if kind == "int8":
+        return {"load_in_8bit": True, "llm_int8_skip_modules": HEADS}
+    four_bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "bfloat16"}
+    return {**four_bits, "llm_int8_skip_modules": HEADS}
+
+
+def _check_quantizes(kind: str, field: str) -> None:
+    """Refuse to quantize without the package that does it.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{field} = {kind} needs the package bitsandbytes", "pip install 'shapetune[quantization]'")
+    # It says at every product which type it rounds to.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 @contextmanager
-def _loading(field: str, model: str) -> Iterator[None]:
+def loading_model(field: str, model: str) -> Iterator[None]:
+    """Refuse what the library cannot load, in words of the config.
+
+    Raises:
+        ConfigError: It ends in one of the errors that the library has for that.
+    """
     try:
         with _silent():
             yield
@@ -189,11 +240,13 @@ def _line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _plain(model: PreTrainedModel) -> PreTrainedModel:
+def _plain(model: PreTrainedModel, settings: PolicySettings) -> PreTrainedModel:
     """Return a model loaded from GGUF as an ordinary one: the loaded one counts as quantized and cannot be cast."""
     values = {name: value for name, value in model.config.to_dict().items() if name != "quantization_config"}
-    plain = type(model)(type(model.config)(**values))
+    plain = type(model)(type(model.config)(**values)).to(model.dtype)
     plain.load_state_dict(model.state_dict())
+    if settings.attn_implementation is not None:
+        plain.set_attn_implementation(settings.attn_implementation)
     plain.generation_config = model.generation_config
     return plain
 

@@ -54,7 +54,7 @@ class Actor(nn.Module):
     ) -> None:
         super().__init__()
         self.policy, self.critic, self._autocast = policy, critic, autocast
-        self._head = TokenHead(policy, banned_token, temperature)
+        self.token_head = TokenHead(policy, banned_token, temperature)
 
     def forward(self, rollouts: Rollouts, with_entropy: bool = False, states: Tensor | None = None) -> TokenOutputs:
         """Return log-probabilities, values and entropies of the sampled tokens; prompts and padding get no logits.
@@ -70,7 +70,7 @@ class Actor(nn.Module):
             if states is None:
                 states = self.policy.base_model(**inputs, use_cache=False).last_hidden_state[:, before]
             mask = rollouts.response_mask
-            found = self._head(states[mask], rollouts.response_ids[mask], with_entropy)
+            found = self.token_head(states[mask], rollouts.response_ids[mask], with_entropy)
             log_probs, entropy = (_spread(each, mask) for each in found)
             if self.critic is None:
                 return TokenOutputs(log_probs, torch.zeros_like(log_probs), entropy)
@@ -102,6 +102,11 @@ class Actor(nn.Module):
             if isinstance(layer, GradientCheckpointingLayer):
                 # The library's own switch works in training mode only, which would switch dropout on as well.
                 layer.forward = partial(_recomputed, layer.forward)
+
+    @property
+    def computes_in(self) -> torch.dtype:
+        """The type of the matrix products."""
+        return self._autocast or self.policy.dtype
 
     def half_precision(self) -> Any:
         """Return the context that the policy computes in."""

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.runtime.memory import is_out_of_memory
-from pipeline.trainers.base import Prompts, Task
+from pipeline.trainers.base import Prompts, Task, is_quantized
 from pipeline.trainers.ppo.actor import Actor
 from pipeline.trainers.ppo.rollout import keeps_keys_and_values, sample_responses
 from pipeline.trainers.ppo.settings import SamplingSettings
-from shaping.errors import ConfigError, ShapetuneError, TrialFailed
+from shaping.errors import ConfigError, ShapetuneError, TrialFailed, is_out_of_memory
 from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts, unpadded
 from shaping.scoring import score_responses
@@ -30,7 +29,9 @@ from shaping.user_code import error_and_place
 
 # What a layer's sums add to one unit of rounding; faults differ by thousands of units.
 UNITS = 64
-# Of a function nothing can be moved: its scores may come from a model in half precision.
+# Of half precision, whose units are so large that few of them are a fault.
+UNITS_IN_HALF_PRECISION = 8
+# Of a function, or of quantized weights, nothing can be moved: scores may come from half precision.
 FUNCTION_ROUNDING = 2 * torch.finfo(torch.bfloat16).eps
 # Rows, prompt tokens and response tokens that are looked at.
 ROWS, PROMPT_TOKENS, RESPONSE_TOKENS = 3, 24, 8
@@ -161,9 +162,12 @@ def _check_policy(
 ) -> tuple[Agreement, list[list[int]]]:
     """Return the agreement, and the ids of a response to each prompt."""
     name, ends = type(policy).__name__, list(task.end_token_ids)
-    own, reference = (Actor(each, None, ends, sampling.temperature) for each in (policy, task.policy))
+    # Weights in half precision are computed with as a run computes: what is trained are float32 copies of them.
+    dtype = task.policy.dtype
+    half = None if dtype == torch.float32 else dtype
+    own, reference = (Actor(each, None, ends, sampling.temperature, half) for each in (policy, task.policy))
     cached, rollouts = _sampled_as_read(own, prompts, ends, sampling)
-    read, rounding = _with_rounding(policy, partial(_read, own, rollouts))
+    read, rounding = _with_rounding(policy, partial(_read, own, rollouts), dtype)
     alone = torch.cat([_read(own, row) for row in _alone(rollouts)])
     if not _agree(alone, read, rounding):
         raise ConfigError(
@@ -219,9 +223,10 @@ def _tried(
     tokens = min(sampling.response_tokens, RESPONSE_TOKENS)
     uniforms = torch.rand(tokens, len(prompts), generator=torch.Generator().manual_seed(0))
     given = (actor.policy, prompts.ids, prompts.mask, uniforms, ends, False, sampling.temperature, cached)
-    found = sample_responses(*given)
+    with actor.half_precision():
+        found = sample_responses(*given)
     said = actor.observe(found.rollouts, None, states=found.states).log_probs
-    read, rounding = _with_rounding(actor.policy, partial(_read, actor, found.rollouts))
+    read, rounding = _with_rounding(actor.policy, partial(_read, actor, found.rollouts), actor.computes_in)
     if _agree(said, read, rounding):
         return found.rollouts, ""
     most = _largest(said, read)
@@ -264,19 +269,21 @@ def _agree(some: Tensor, others: Tensor, rounding: float) -> bool:
     return _largest(some, others) <= rounding
 
 
-def _with_rounding(model: Any, values: Callable[[], Tensor]) -> tuple[Tensor, float]:
-    """Return values that a model gives, and by how much rounding may move them."""
-    found = values()
-    with _moved_embeddings(model):
+def _with_rounding(model: Any, values: Callable[[], Tensor], dtype: torch.dtype) -> tuple[Tensor, float]:
+    """Return values that a model gives, and by how much rounding may move them, in the type that it computes in."""
+    found, eps = values(), torch.finfo(dtype).eps
+    with _moved_embeddings(model, eps):
         moved = values()
-    unit = torch.finfo(torch.float32).eps * max(1.0, float(found.abs().max()))
-    return found, UNITS * max(unit, _largest(found, moved))
+    # Half precision knows numbers near 1 by its own unit, whatever is summed in float32 afterwards.
+    whole = dtype == torch.float32
+    units, least = (UNITS, eps) if whole else (UNITS_IN_HALF_PRECISION, eps / UNITS_IN_HALF_PRECISION)
+    return found, units * max(least * max(1.0, float(found.abs().max())), _largest(found, moved))
 
 
 def _score_rounding(reward_model: Any, rollouts: Rollouts, scores: Tensor) -> float:
     model = getattr(getattr(reward_model, "inner", reward_model), "model", None)
-    if isinstance(model, PreTrainedModel) and _has_embeddings(model):
-        return _with_rounding(model, lambda: score_responses(reward_model, rollouts))[1]
+    if isinstance(model, PreTrainedModel) and _has_embeddings(model) and not is_quantized(model):
+        return _with_rounding(model, lambda: score_responses(reward_model, rollouts), model.dtype)[1]
     return FUNCTION_ROUNDING * float(scores.abs().max())
 
 
@@ -288,13 +295,13 @@ def _has_embeddings(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def _moved_embeddings(model: PreTrainedModel) -> Iterator[None]:
+def _moved_embeddings(model: PreTrainedModel, eps: float) -> Iterator[None]:
     """Move what each token is embedded as by one unit of the last place, up or down."""
     generator = torch.Generator().manual_seed(1)
 
     def moved(module: Any, given: Any, output: Tensor) -> Tensor:
         signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-        return output * (1 + torch.finfo(output.dtype).eps * signs)
+        return output * (1 + eps * signs)
 
     handle = model.get_input_embeddings().register_forward_hook(moved)
     try:

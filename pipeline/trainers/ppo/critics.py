@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from pipeline.trainers.ppo.policy import in_float32
 from shaping.reward_models import CausalRewardModel
 
 
@@ -35,7 +36,7 @@ class NetworkCritic(nn.Module):
 
     def __init__(self, policy: PreTrainedModel) -> None:
         super().__init__()
-        self.trunk = copy.deepcopy(policy.base_model).requires_grad_(True)
+        self.trunk = in_float32(copy.deepcopy(policy.base_model)).requires_grad_(True)
         self.head = ValueHead(policy.config.get_text_config().hidden_size)
 
     def forward(self, states: Tensor, inputs: dict[str, Tensor], before: slice) -> Tensor:
@@ -55,7 +56,7 @@ class RewardCritic(nn.Module):
     @classmethod
     def of(cls, source: CausalRewardModel) -> RewardCritic:
         """Return a critic that starts as a copy of ``source``."""
-        return cls(copy.deepcopy(source.model).requires_grad_(True), source.mean, source.deviation)
+        return cls(in_float32(copy.deepcopy(source.model)).requires_grad_(True), source.mean, source.deviation)
 
     def forward(self, states: Tensor, inputs: dict[str, Tensor], before: slice) -> Tensor:
         """Return the values of the inputs, in reward-model units."""

@@ -13,6 +13,7 @@ from pipeline.trainers.base import SampleText
 from pipeline.trainers.ppo.losses import masked_mean
 from pipeline.trainers.ppo.trainer import PPOTrainer
 from shaping.alignment import texts_of
+from shaping.reward_models import RewardModel
 from shaping.rollouts import Rollouts
 from shaping.scoring import score_responses
 
@@ -72,7 +73,7 @@ def evaluate(trainer: PPOTrainer, prompts: int, kept_texts: int = 0) -> Evaluati
     generator = torch.Generator().manual_seed(trainer.seed * 1_000_003 + EVALUATION_STREAM)
     rollouts, observed = trainer.sample(chosen, generator)
     mask = rollouts.response_mask
-    scores = trainer.processes.each(rollouts, partial(score_responses, task.reward_model))
+    scores = _scores(trainer, task.reward_model, rollouts)
     adjustment = trainer.missing_eos_adjustment(rollouts)
     scores = scores if adjustment is None else scores + adjustment
     kl_nats, reward = observed.kl_nats(mask), float(scores.mean())
@@ -81,9 +82,7 @@ def evaluate(trainer: PPOTrainer, prompts: int, kept_texts: int = 0) -> Evaluati
         reward=reward,
         kl_nats=kl_nats,
         objective=reward - trainer.kl_price * kl_nats,
-        gold_reward=None
-        if gold is None
-        else float(trainer.processes.each(rollouts, partial(score_responses, gold)).mean()),
+        gold_reward=None if gold is None else float(_scores(trainer, gold, rollouts).mean()),
         response_tokens=float(rollouts.response_tokens.float().mean()),
         distinct_unigrams=distinct_ngrams(rollouts, 1),
         distinct_bigrams=distinct_ngrams(rollouts, 2),
@@ -91,6 +90,13 @@ def evaluate(trainer: PPOTrainer, prompts: int, kept_texts: int = 0) -> Evaluati
         entropy_nats=float(masked_mean(observed.own.entropy, mask)),
         texts=tuple(_text(trainer, rollouts, scores, row) for row in range(min(kept_texts, count))),
     )
+
+
+def _scores(trainer: PPOTrainer, model: RewardModel, rollouts: Rollouts) -> Tensor:
+    def scored(given: Rollouts) -> Tensor:
+        return trainer.portions.passes(model, partial(score_responses, model, given))
+
+    return trainer.processes.each(rollouts, scored)
 
 
 def distinct_ngrams(rollouts: Rollouts, size: int) -> float:

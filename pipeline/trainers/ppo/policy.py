@@ -6,12 +6,16 @@ import copy
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline.trainers.ppo.settings import LoraSettings
 from shaping.errors import ConfigError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,14 @@ class TrainedPolicy:
     def of(cls, source: PreTrainedModel, lora: LoraSettings | None) -> TrainedPolicy:
         """Return a policy to train that starts as ``source``.
 
-        With LoRA it shares ``source``'s weights, which are frozen: the reference costs no memory.
+        With LoRA it shares ``source``'s weights, which are frozen: the reference costs no memory. What is trained is
+        in float32, whatever ``source`` is in: half precision would lose small steps.
 
         Raises:
             ConfigError: The adapter library is missing, or the model has no module that the settings name.
         """
         if lora is None:
-            return cls(copy.deepcopy(source).requires_grad_(True))
+            return cls(in_float32(copy.deepcopy(source)).requires_grad_(True))
         try:
             from peft import LoraConfig, get_peft_model
         except ImportError as error:
@@ -69,3 +74,8 @@ class TrainedPolicy:
         self.adapter.save_pretrained(folder / "adapter", safe_serialization=True)
         # Merging writes into the weights, which the reference shares.
         copy.deepcopy(self.adapter).merge_and_unload().save_pretrained(folder)
+
+
+def in_float32(model: Model) -> Model:
+    """Return a model whose weights are float32; itself where they are."""
+    return model if all(weight.dtype == torch.float32 for weight in model.parameters()) else model.float()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch.nn.functional import pad
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from pipeline.trainers.ppo.log_probs import TokenHead, TokenIds, as_list
@@ -24,10 +25,34 @@ class Sampled:
     Attributes:
         rollouts: Prompts and responses.
         states: The policy's last hidden state before each token: ``B x T x H``; nothing that counts on padding.
+            ``None`` where they were not to be kept.
     """
 
     rollouts: Rollouts
-    states: Tensor
+    states: Tensor | None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Sampled], fill: int) -> Sampled:
+        """Return portions of one batch as one: shorter responses are padded with ``fill``."""
+        if len(parts) == 1:
+            return parts[0]
+        width = max(part.rollouts.response_ids.shape[1] for part in parts)
+        lacking = [width - part.rollouts.response_ids.shape[1] for part in parts]
+        given = [part.rollouts for part in parts]
+        rollouts = Rollouts(
+            torch.cat([each.prompt_ids for each in given]),
+            torch.cat([each.prompt_mask for each in given]),
+            torch.cat(
+                [pad(each.response_ids, (0, more), value=fill) for each, more in zip(given, lacking, strict=True)]
+            ),
+            torch.cat([pad(each.response_mask, (0, more)) for each, more in zip(given, lacking, strict=True)]),
+        )
+        states = [
+            pad(part.states, (0, 0, 0, more))
+            for part, more in zip(parts, lacking, strict=True)
+            if part.states is not None
+        ]
+        return cls(rollouts, torch.cat(states) if states else None)
 
 
 @torch.no_grad()
@@ -40,6 +65,8 @@ def sample_responses(
     stop_at_eos: bool,
     temperature: float = 1.0,
     cached: bool = True,
+    keeps_states: bool = True,
+    at_once: int | None = None,
 ) -> Sampled:
     """Return sampled responses of at most ``T`` tokens.
 
@@ -55,20 +82,47 @@ def sample_responses(
         temperature: Divides the logits.
         cached: Whether keys and values are kept from token to token. Otherwise all is read again for each token,
             which serves every policy and takes longer.
+        keeps_states: Whether the hidden states are kept.
+        at_once: Responses that are sampled at a time; ``None`` samples all. What is sampled is the same, but for
+            rounding.
 
     Raises:
         ConfigError: The policy is in training mode, or keeps no keys and values though it should.
     """
     check_evaluating(policy)
+    ends = as_list(end_ids)
+    parts = [
+        _portion(policy, ids, mask, numbers.T, ends, stop_at_eos, temperature, cached, keeps_states)
+        for ids, mask, numbers in zip(
+            *(torch.split(each, at_once or max(1, len(each))) for each in (prompt_ids, prompt_mask, uniforms.T)),
+            strict=True,
+        )
+    ]
+    return Sampled.joined(parts, ends[0])
+
+
+def _portion(
+    policy: PreTrainedModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    uniforms: Tensor,
+    ends: list[int],
+    stop_at_eos: bool,
+    temperature: float,
+    cached: bool,
+    keeps_states: bool,
+) -> Sampled:
     read = (_Cached if cached else _Whole)(policy, full=bool(prompt_mask.all()))
-    head, ends = TokenHead(policy, None, 1.0), as_list(end_ids)
+    head = TokenHead(policy, None, 1.0)
     listed = torch.tensor(ends, device=prompt_ids.device)
     alive = torch.ones(len(prompt_ids), dtype=torch.bool, device=prompt_ids.device)
     attention, step = prompt_mask, prompt_ids
     sampled, real, states = [], [], []
     for numbers in uniforms.to(prompt_ids.device):
-        states.append(read(step, attention))
-        token = _draw(head.logits(states[-1]) / temperature, numbers, None if stop_at_eos else ends)
+        state = read(step, attention)
+        if keeps_states:
+            states.append(state)
+        token = _draw(head.logits(state) / temperature, numbers, None if stop_at_eos else ends)
         sampled.append(torch.where(alive, token, torch.full_like(token, ends[0])))
         real.append(alive)
         if stop_at_eos:
@@ -78,7 +132,7 @@ def sample_responses(
         step = sampled[-1][:, None]
         attention = torch.cat([attention, torch.ones_like(attention[:, :1])], dim=1)
     rollouts = Rollouts(prompt_ids, prompt_mask, torch.stack(sampled, dim=1), torch.stack(real, dim=1))
-    return Sampled(rollouts, torch.stack(states, dim=1))
+    return Sampled(rollouts, torch.stack(states, dim=1) if keeps_states else None)
 
 
 def keeps_keys_and_values(policy: PreTrainedModel) -> bool:
@@ -86,11 +140,34 @@ def keeps_keys_and_values(policy: PreTrainedModel) -> bool:
     if "past_key_values" not in signature(policy.base_model.forward).parameters:
         return False
     # A recurrent layer's state, or a window of a convolution, stands in a layer of another class.
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _new_cache(policy).layers)
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in new_cache(policy).layers)
 
 
-def _new_cache(policy: PreTrainedModel) -> DynamicCache:
-    return DynamicCache(config=policy.config)
+def new_cache(policy: PreTrainedModel) -> DynamicCache:
+    """Return what keeps a policy's keys and values, in the type that attention computes in at the time."""
+    kind = policy.device.type
+    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    return DynamicCache(config=policy.config) if half is None else _HalfCache(policy.config, half)
+
+
+class _HalfCache(DynamicCache):
+    """Keeps keys and values in the type that attention computes in.
+
+    Rotary positions leave keys in float32 where products are in half precision: a cache of them would be twice as
+    large, and attention would round them again for every token.
+    """
+
+    def __init__(self, config: PreTrainedConfig, half: torch.dtype) -> None:
+        super().__init__(config=config)
+        self._half = half
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *arguments: Any, **options: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return all keys and values of a layer so far, the new ones included."""
+        keys, values = key_states.to(self._half), value_states.to(self._half)
+        found: tuple[Tensor, Tensor] = super().update(keys, values, layer_idx, *arguments, **options)
+        return found
 
 
 def check_evaluating(policy: PreTrainedModel) -> None:
@@ -115,7 +192,7 @@ class _Cached:
     """
 
     def __init__(self, policy: PreTrainedModel, full: bool) -> None:
-        self._policy, self._full, self._cache = policy, full, _new_cache(policy)
+        self._policy, self._full, self._cache = policy, full, new_cache(policy)
         self._counts = keeps_keys_and_values(policy)
 
     def __call__(self, new: Tensor, attention: Tensor) -> Tensor:

@@ -37,6 +37,13 @@ class SamplingSettings(Section):
         0.0, ge=0, le=LARGEST, description="Taken off the score of a response without its end."
     )
     temperature: float = Field(1.0, ge=1e-3, le=10, description="Of the policy's distribution over tokens.")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        # Runs and studies from before it existed are found by a hash of their settings.
+        exclude_if=lambda rows: rows is None,
+        description="Responses sampled at a time, in training and evaluation; unset samples a whole batch.",
+    )
 
 
 class LoraSettings(Section):
@@ -112,7 +119,14 @@ class PPOSettings(Section):
     lora: LoraSettings | None = Field(None, description="Unset trains all weights.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU where torch sees one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Of the policy's matrix products; weights stay float32. auto: bfloat16 on a GPU."
+        "auto",
+        description="Of the policy's matrix products; what is trained stays float32. auto: bfloat16 on a GPU, and "
+        "where task.policy.dtype says so.",
+    )
+    tf32: bool = Field(
+        False,
+        exclude_if=lambda allowed: not allowed,
+        description="On a GPU, let products in float32 round what they multiply to 10 bits: several times as fast.",
     )
     gradient_checkpointing: bool = Field(False, description="Recompute layers in the update: less memory, more time.")
 

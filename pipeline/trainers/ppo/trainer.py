@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from pipeline.trainers.base import Prompts, Task
+from pipeline.trainers.base import Prompts, Task, is_quantized
 from pipeline.trainers.ppo.actor import Actor, TokenOutputs
 from pipeline.trainers.ppo.agreement import check_first_batch, check_task
 from pipeline.trainers.ppo.checkpoint import Checkpoint
@@ -19,6 +22,7 @@ from pipeline.trainers.ppo.health import check_responses, check_reward_scale
 from pipeline.trainers.ppo.log_probs import check_head
 from pipeline.trainers.ppo.losses import kl_estimate, masked_mean, whiten
 from pipeline.trainers.ppo.policy import TrainedPolicy
+from pipeline.trainers.ppo.portions import OBSERVE, SAMPLE, UPDATE, Portions
 from pipeline.trainers.ppo.rollout import Sampled, check_evaluating, sample_responses
 from pipeline.trainers.ppo.settings import PPOSettings, SamplingSettings
 from pipeline.trainers.ppo.update import Batch, PolicyUpdate
@@ -27,7 +31,7 @@ from shaping.certificate import Certificate
 from shaping.errors import ConfigError
 from shaping.rollouts import Rollouts
 from shaping.shape import Shape
-from shaping.shaper import Shaper
+from shaping.shaper import ShapedRewards, Shaper
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class PPOTrainer:
         seed: Decides prompts, sampling and minibatch order; two shapes with one seed see the same prompts and
             random numbers (common random numbers).
         kl_price: Price of a nat of KL in J; ``None`` takes that of the training.
+        kept_portions: The file that keeps what had to be cut smaller to fit into memory; ``None`` keeps nothing.
 
     Raises:
         ConfigError: The settings do not fit the machine or the task's models, or what the models say does not agree.
@@ -99,6 +104,7 @@ class PPOTrainer:
         sampling: SamplingSettings,
         seed: int,
         kl_price: float | None = None,
+        kept_portions: Path | None = None,
     ) -> None:
         self.kl_price = settings.kl_coef if kl_price is None else kl_price
         self.task, self.shape, self.settings, self.sampling, self.seed = task, shape, settings, sampling, seed
@@ -110,11 +116,14 @@ class PPOTrainer:
         check_head(task.policy.to(self.processes.device))
         for judge in (task.reward_model, task.gold_model):
             # A reward model with a tokenizer of its own wraps the one that holds the weights.
-            if isinstance(model := getattr(getattr(judge, "inner", judge), "model", None), nn.Module):
+            model = getattr(getattr(judge, "inner", judge), "model", None)
+            if isinstance(model, PreTrainedModel) and not is_quantized(model):
                 model.to(self.processes.device)
         self._shaper = Shaper(shape, task.reward_model, task.tokenizer, seed)
         banned = None if sampling.stop_at_eos else list(task.end_token_ids)
         torch.manual_seed(seed)
+        # Set back as well: an earlier run of this process may have wanted it.
+        torch.backends.cuda.matmul.allow_tf32 = settings.tf32
         self.policy = TrainedPolicy.of(task.policy, settings.lora)
         half = torch.bfloat16 if self.precision == "bfloat16" else None
         self._is_half = half is not None
@@ -124,7 +133,9 @@ class PPOTrainer:
         if settings.gradient_checkpointing:
             self.actor.recompute_layers()
         self._agreement = check_task(task, self.policy.model, sampling)
-        self._update = PolicyUpdate(self.actor, settings, self.processes)
+        wanted = {SAMPLE: sampling.micro_batch_size, OBSERVE: settings.micro_batch_size}
+        self.portions = Portions({**wanted, UPDATE: settings.micro_batch_size}, kept_portions)
+        self._update = PolicyUpdate(self.actor, settings, self.processes, self.portions)
         order = torch.Generator().manual_seed(seed)
         self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
 
@@ -208,17 +219,20 @@ class PPOTrainer:
         uniforms = torch.rand(width, total, generator=generator)
         rows = self.processes.rows(total)
         ids, mask = prompts.ids.to(device), prompts.mask.to(device)
+        sample = partial(
+            sample_responses,
+            self.actor.policy,
+            ids[rows],
+            mask[rows],
+            uniforms[:, rows],
+            self.task.end_token_ids,
+            self.sampling.stop_at_eos,
+            self.sampling.temperature,
+            self._agreement.cached,
+            not self._is_half,
+        )
         with self.actor.half_precision():
-            own = sample_responses(
-                self.actor.policy,
-                ids[rows],
-                mask[rows],
-                uniforms[:, rows],
-                self.task.end_token_ids,
-                self.sampling.stop_at_eos,
-                self.sampling.temperature,
-                self._agreement.cached,
-            )
+            own = self.portions.rows(SAMPLE, len(ids[rows]), sample)
         said, rollouts = self._observed(own), own.rollouts
         if self.processes.count > 1:
             # Shares differ in their longest response.
@@ -237,9 +251,10 @@ class PPOTrainer:
         Rounding makes half precision's states depend on how they were found: there the policy is asked again, in
         whole sequences as the update asks it.
         """
-        size, states = self._update.micro_batch_size, None if self._is_half else sampled.states
-        own = self.actor.observe(sampled.rollouts, size, with_entropy=True, states=states)
-        reference = self.reference.observe(sampled.rollouts, size)
+        given = sampled.rollouts
+        whole = partial(self.actor.observe, given, with_entropy=True, states=sampled.states)
+        own = self.portions.rows(OBSERVE, len(given), whole)
+        reference = self.portions.rows(OBSERVE, len(given), partial(self.reference.observe, given))
         return torch.stack([own.log_probs, own.values, own.entropy, reference.log_probs], dim=1)
 
     def missing_eos_adjustment(self, rollouts: Rollouts) -> Tensor | None:
@@ -257,7 +272,13 @@ class PPOTrainer:
 
         def shape(given: Rollouts) -> Tensor:
             nonlocal forwarded, coalitions
-            shaped = self._shaper.shaped(given, adjustment=self.missing_eos_adjustment(given))
+            before = self._shaper.generator_state()
+
+            def shaped_again() -> ShapedRewards:
+                self._shaper.set_generator_state(before)
+                return self._shaper.shaped(given, adjustment=self.missing_eos_adjustment(given))
+
+            shaped = self.portions.passes(self.task.reward_model, shaped_again)
             forwarded, coalitions = shaped.forwarded_tokens, shaped.coalitions
             return torch.cat([shaped.scores[:, None], shaped.token_rewards], dim=1).to(given.response_ids.device)
 
@@ -279,8 +300,10 @@ class PPOTrainer:
     @property
     def precision(self) -> str:
         """``bfloat16`` or ``float32``: of the policy's matrix products."""
-        chosen = self.settings.precision
-        return ("bfloat16" if self.processes.device.type == "cuda" else "float32") if chosen == "auto" else chosen
+        chosen, is_half = self.settings.precision, self.task.policy.dtype == torch.bfloat16
+        if chosen != "auto":
+            return chosen
+        return "bfloat16" if is_half or self.processes.device.type == "cuda" else "float32"
 
     def _new_critic(self) -> nn.Module:
         if self.settings.critic == "value_head":

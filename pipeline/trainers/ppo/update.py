@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.runtime.memory import is_out_of_memory
 from pipeline.trainers.ppo.actor import Actor, TokenOutputs, micro_batches
 from pipeline.trainers.ppo.critics import ValueHead
 from pipeline.trainers.ppo.distributed import Distributed
 from pipeline.trainers.ppo.losses import policy_loss, value_loss
+from pipeline.trainers.ppo.portions import UPDATE, Portions
 from pipeline.trainers.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,15 +55,19 @@ class PolicyUpdate:
         actor: The policy with its critic.
         settings: PPO's settings.
         processes: Those that train together; by default this one alone.
-
-    Attributes:
-        micro_batch_size: Responses in one forward pass; falls when memory does not suffice.
+        portions: How many responses go through at once; by default as the settings say, while memory suffices.
     """
 
-    def __init__(self, actor: Actor, settings: PPOSettings, processes: Distributed | None = None) -> None:
+    def __init__(
+        self,
+        actor: Actor,
+        settings: PPOSettings,
+        processes: Distributed | None = None,
+        portions: Portions | None = None,
+    ) -> None:
         self.actor, self.settings = actor, settings
         self._processes = processes or Distributed("cpu")
-        self.micro_batch_size = settings.micro_batch_size
+        self.portions = portions or Portions({UPDATE: settings.micro_batch_size})
         self.optimizer = torch.optim.Adam(
             self._parameter_groups(), betas=settings.adam_betas, eps=settings.adam_epsilon, fused=True
         )
@@ -80,18 +82,22 @@ class PolicyUpdate:
             orders: For each pass over the batch the order of its rows, which minibatches are cut from.
 
         Raises:
-            TrialFailed: A loss or gradient is not finite (``nan``).
+            TrialFailed: A loss or gradient is not finite (``nan``), or not even one response fits into memory
+                (``out_of_memory``).
         """
         factor = rate_factor(step, self.settings)
         for group, full in zip(self.optimizer.param_groups, self._full_rates, strict=True):
             group["lr"] = full * factor
         device = batch.advantages.device
         with self._frozen_policy() if self.settings.is_critic_warmup(step) else nullcontext():
-            return [
+            losses = [
                 self._optimizer_step(step, batch, rows)
                 for order in orders
                 for rows in order.to(device).chunk(self.settings.num_mini_batches)
             ]
+        # Sampling needs the room.
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses
 
     @contextmanager
     def _frozen_policy(self) -> Iterator[None]:
@@ -112,7 +118,7 @@ class PolicyUpdate:
             yield torch.randperm(rows, generator=generator) if shuffled else torch.arange(rows)
 
     def _optimizer_step(self, step: int, batch: Batch, rows: Tensor) -> Losses:
-        surrogate, error = self._gradients_that_fit(step, batch, rows)
+        surrogate, error = self.portions.rows(UPDATE, len(rows), partial(self._gradients, batch, rows))
         limit = math.inf if self.settings.max_grad_norm is None else self.settings.max_grad_norm
         norm = float(torch.nn.utils.clip_grad_norm_(self.actor.parameters(), limit))
         if not math.isfinite(surrogate + self.settings.vf_coef * error) or not math.isfinite(norm):
@@ -122,34 +128,14 @@ class PolicyUpdate:
         self.optimizer.step()
         return Losses(surrogate, error, norm)
 
-    def _gradients_that_fit(self, step: int, batch: Batch, rows: Tensor) -> tuple[float, float]:
-        """Return a minibatch's losses; out of memory, try once more with half the micro-batch, and keep to it."""
-        try:
-            return self._gradients(batch, rows)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        self.micro_batch_size = max(1, min(len(rows), self.micro_batch_size or len(rows)) // 2)
-        logger.warning("out of memory at step %d: continuing with micro_batch_size %d", step, self.micro_batch_size)
-        try:
-            return self._gradients(batch, rows)
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise TrialFailed(
-                "out_of_memory",
-                f"step {step} does not fit into memory with micro_batch_size {self.micro_batch_size} either",
-                "lower ppo.batch_size or sampling.response_tokens",
-            ) from error
-
-    def _gradients(self, batch: Batch, rows: Tensor) -> tuple[float, float]:
+    def _gradients(self, batch: Batch, rows: Tensor, at_once: int | None) -> tuple[float, float]:
         """Add up a minibatch's gradients over all processes and return its policy and value loss."""
         settings = self.settings
         tokens = int(batch.rollouts.response_mask[rows].sum())
         self.optimizer.zero_grad(set_to_none=True)
         surrogate = error = 0.0
         own = rows[self._processes.rows(len(rows))]
-        for part in micro_batches(batch.rollouts.response_tokens, own, self.micro_batch_size) if len(own) else ():
+        for part in micro_batches(batch.rollouts.response_tokens, own, at_once) if len(own) else ():
             given = batch.select(part)
             mask = given.rollouts.response_mask
             new = self.actor(given.rollouts)

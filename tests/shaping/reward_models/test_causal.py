@@ -229,7 +229,7 @@ def test_read_at_end_of_sequence_prefixes_are_closed_by_it_and_given_up_as_an_ab
 def test_a_bound_that_is_no_whole_number_is_refused(wrong):
     with pytest.raises(ConfigError, match=r"max_tokens_per_forward = .* is not a whole number of at least 1"):
         CausalRewardModel(tiny_classifier(), max_tokens_per_forward=wrong)
-    assert CausalRewardModel(tiny_classifier()).max_tokens_per_forward == MAX_TOKENS_ON_CPU
+    assert CausalRewardModel(tiny_classifier()).passes.most_tokens == MAX_TOKENS_ON_CPU
 
 
 def test_saved_reward_model_scores_the_same(tmp_path):

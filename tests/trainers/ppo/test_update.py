@@ -3,12 +3,11 @@ import logging
 import pytest
 import torch
 
-from pipeline.runtime.memory import is_out_of_memory
 from pipeline.trainers.ppo.actor import Actor
 from pipeline.trainers.ppo.critics import ValueHead
 from pipeline.trainers.ppo.settings import PPOSettings
 from pipeline.trainers.ppo.update import Batch, PolicyUpdate, rate_factor
-from shaping.errors import TrialFailed
+from shaping.errors import TrialFailed, is_out_of_memory
 from tests.support.models.tiny_models import BOS, encode, make_rollouts, tiny_policy
 
 TEXTS = ["good", "bad. the end", "a great cast! the end was bad.", "why?", "dull film, good music"]
@@ -130,29 +129,35 @@ class Forgetful(Actor):
     [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("can't allocate memory: you tried")],
     ids=lambda error: type(error).__name__,
 )
-def test_out_of_memory_is_tried_once_more_with_half_the_micro_batch(error, caplog):
+def test_out_of_memory_is_tried_again_with_half_the_micro_batch_until_it_fits(error, caplog):
     whole, whole_batch = actor_and_batch()
     expected = PolicyUpdate(whole, settings())(0, whole_batch, [torch.arange(5)])
     actor, batch = actor_and_batch()
     forgetful = Forgetful(actor.policy, actor.critic, None)
-    forgetful.error = error
+    forgetful.error, forgetful.room = error, 1
     update = PolicyUpdate(forgetful, settings())
     with caplog.at_level(logging.WARNING):
         losses = update(0, batch, [torch.arange(5)]) + update(1, batch, [torch.arange(5)])
     assert losses[0].policy == pytest.approx(expected[0].policy, abs=1e-5)
     # What was learned about memory is kept.
     assert [record.message for record in caplog.records] == [
-        "out of memory at step 0: continuing with micro_batch_size 2"
+        f"out of memory while updating: continuing with micro_batch_size {rows}" for rows in (2, 1)
     ]
 
 
-def test_out_of_memory_twice_ends_the_trial_by_name():
+def test_memory_for_no_response_ends_the_trial_by_name():
     actor, batch = actor_and_batch()
     forgetful = Forgetful(actor.policy, actor.critic, None)
-    forgetful.room = 1
-    with pytest.raises(TrialFailed, match="micro_batch_size 2 either") as failure:
+    forgetful.room = 0
+    with pytest.raises(TrialFailed, match="micro_batch_size 1 either") as failure:
         PolicyUpdate(forgetful, settings())(0, batch, [torch.arange(5)])
     assert failure.value.reason == "out_of_memory" and "batch_size" in failure.value.hint
+
+
+def test_gradients_are_gone_after_an_update():
+    actor, batch = actor_and_batch()
+    PolicyUpdate(actor, settings())(0, batch, [torch.arange(5)])
+    assert all(weight.grad is None for weight in actor.parameters())
 
 
 def test_other_errors_are_no_lack_of_memory():

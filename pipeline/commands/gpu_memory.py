@@ -1,0 +1,63 @@
+"""``shapetune doctor CONFIG --gpu-memory``: what each part of a run takes of a GPU, and when."""
+
+from __future__ import annotations
+
+import warnings
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.config.schema import StudyConfig
+from pipeline.estimate.fit import GIB, Fit, fit_into
+from shaping.errors import ConfigError
+
+ALWAYS = "always"
+WHEN = {
+    "policy": f"{ALWAYS}: what is trained",
+    "optimizer": "from the first update on",
+    "sampling": "keys and values, logits",
+    "observing": "what was sampled is read",
+    "updating": "activations and gradients",
+    "attention row": "one layer's map",
+}
+SCORED = "a forward pass, or less"
+
+
+def show_fit(config: StudyConfig, gpu_gib: float, console: Console) -> None:
+    """Print what a config's runs take of a GPU, and what they may cost.
+
+    Raises:
+        ConfigError: They do not fit, or a custom trainer makes them; names the setting with which they would fit.
+    """
+    if config.trainer is not None:
+        raise ConfigError(
+            "trainer.function: what a custom trainer takes is not known", "leave out --gpu-memory, or trainer"
+        )
+    with warnings.catch_warnings():
+        # Tensors of sizes alone have no place in memory, as the library notes where it asks for one.
+        warnings.simplefilter("ignore")
+        fit = fit_into(config, gpu_gib)
+        largest = fit.largest_update()
+    console.print(_table(fit))
+    rows = -(-config.ppo.batch_size // config.ppo.num_mini_batches)
+    console.print(
+        f"an update of {min(rows, config.ppo.micro_batch_size or rows)} responses at once was counted; "
+        f"{largest} would fit"
+    )
+    console.print(fit.line())
+
+
+def _table(fit: Fit) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part")
+    table.add_column("GiB", justify="right")
+    table.add_column("s a step", justify="right")
+    table.add_column("when, and what")
+    seconds = fit.seconds.parts
+    for name, size in {**fit.memory.weights, "optimizer": fit.memory.moments, **fit.memory.parts}.items():
+        took = seconds.get("scoring" if name == "scoring, reward model" else name)
+        when = WHEN.get(name, SCORED if name.startswith("scoring") else ALWAYS)
+        table.add_row(name, f"{size / GIB:.2f}", "" if took is None else f"{took:.3g}", when)
+    if "credit" in seconds:
+        table.add_row("credit", "", f"{seconds['credit']:.3g}", "coalitions")
+    return table
