@@ -44,6 +44,8 @@ def show_fit(config: StudyConfig, gpu_gib: float, console: Console) -> None:
         f"an update of {min(rows, config.ppo.micro_batch_size or rows)} responses at once was counted; "
         f"{largest} would fit"
     )
+    looked = sum(fit.memory.weights.get(name, 0) for name in ("reference", "reward model", "gold model"))
+    console.print(f"the driver loads {looked / GIB:.1f} GiB of weights once, to look at them before anything runs")
     console.print(fit.line())
 
 

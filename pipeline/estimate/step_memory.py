@@ -275,7 +275,8 @@ def _scoring(model: PreTrainedModel, shape: StepShape) -> int:
     with torch.no_grad(), LiveBytes() as live:
         live.leave_out((*model.parameters(), *model.buffers()))
         model.base_model(input_ids=_ids(rows, shape.row_tokens))
-    return live.most
+    most: int = live.most
+    return most
 
 
 def _attention(model: PreTrainedModel, shape: StepShape) -> int:

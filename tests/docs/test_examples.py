@@ -106,6 +106,13 @@ def test_a_policy_learns_the_rules(capfd: pytest.CaptureFixture[str]) -> None:
     assert {form(line) for line in shown(EXAMPLES / "reward_function.py")} <= said
 
 
+def test_a_server_of_the_rules_teaches_the_same(capfd: pytest.CaptureFixture[str]) -> None:
+    found = example("reward_server").main()
+    assert found["after"] > found["before"] + 0.3
+    said = {form(line) for line in capfd.readouterr().out.splitlines()}
+    assert {form(line) for line in shown(EXAMPLES / "reward_server.py")} <= said
+
+
 @pytest.mark.slow
 def test_a_study_searches_shapes_for_the_rules(tmp_path: Path) -> None:
     example("tiny").save_policy(tmp_path / "policy")

@@ -11,7 +11,8 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from threading import Event
 
 import requests
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -69,15 +70,15 @@ class RewardService:
         missing = list(dict.fromkeys(text for text in texts if text not in found))
         size = self.settings.batch_size
         batches = [missing[start : start + size] for start in range(0, len(missing), size)]
+        given_up = Event()
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            asked = [pool.submit(self._asked, batch) for batch in batches]
+            asked = [pool.submit(self._asked, batch, given_up) for batch in batches]
             try:
                 for batch, scores in zip(batches, asked, strict=True):
                     found.update(zip(batch, scores.result(), strict=True))
-            except BaseException:
-                # Those that wait in line would each wait as long, for nothing.
+            finally:
+                given_up.set()
                 pool.shutdown(wait=False, cancel_futures=True)
-                raise
         self._keep(found)
         return [found[text] for text in texts]
 
@@ -88,8 +89,11 @@ class RewardService:
         while len(self._known) > self.settings.kept_texts:
             self._known.popitem(last=False)
 
-    def _asked(self, batch: Sequence[tuple[str, str]]) -> list[float]:
+    def _asked(self, batch: Sequence[tuple[str, str]], given_up: Event) -> list[float]:
         attempts = self.settings.retries + 1
+        if given_up.is_set():
+            # It waited in line, and would be refused as slowly as the one before.
+            raise CancelledError
         retrying = Retrying(
             retry=retry_if_exception_type((requests.RequestException, _PassingStatus, GarbledAnswer)),
             stop=stop_after_attempt(attempts),
@@ -101,6 +105,7 @@ class RewardService:
             scores: list[float] = retrying(self._once, batch)
             return scores
         except (requests.RequestException, _PassingStatus, GarbledAnswer) as error:
+            given_up.set()
             raise ServiceFailed(
                 f"{self._field}.url = {self.url} gave no usable answer in {attempts} attempts: {_words(error)}",
                 f"see whether {self._interface.serves} runs there; the same command then resumes",
