@@ -125,6 +125,7 @@ def test_what_does_not_fit_is_refused_with_the_setting_that_would(tmp_path: Path
         fit_into(config, 1 + taken.stays / 2 / GIB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sentiment_gpu", "summarization_gpu", "instruction_gpu"])
 def test_configs_for_a_gpu_fit_into_one_of_80_gib(name: str) -> None:
     fit = fit_into(load_config(find_config(name)), 80)

@@ -23,6 +23,9 @@ from shaping.errors import ConfigError, ShapetuneError
 from tests.support.models.own_models import chat_tokenizer, own_values, text_rows, write_lines, write_models
 from tests.support.studies import tiny_config
 
+# Each starts a process that imports torch.
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 

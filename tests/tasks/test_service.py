@@ -190,6 +190,7 @@ def test_a_task_is_scored_by_the_server_on_the_scale_that_was_asked_for(models: 
     assert found.identity() != ServiceRewardModel(moved, task.tokenizer, str, 5.0, 1.0).identity()
 
 
+@pytest.mark.slow
 def test_a_study_whose_server_goes_away_stops_by_name_and_ends_as_if_nothing_had_happened(
     models: Path, server: RewardServer, capsys, monkeypatch
 ) -> None:
