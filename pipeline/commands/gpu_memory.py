@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.config.schema import StudyConfig
@@ -47,6 +49,23 @@ def show_fit(config: StudyConfig, gpu_gib: float, console: Console) -> None:
     looked = sum(fit.memory.weights.get(name, 0) for name in ("reference", "reward model", "gold model"))
     console.print(f"the driver loads {looked / GIB:.1f} GiB of weights once, to look at them before anything runs")
     console.print(fit.line())
+
+
+def say_fit(config: StudyConfig, console: Console) -> None:
+    """Print the last line of ``show_fit`` for this machine's GPU, or what does not fit.
+
+    It is an estimate: a run that would not fit is tried nevertheless, in smaller portions.
+    """
+    if config.trainer is not None:
+        return
+    share = min(1.0, config.executor.gpus or 1.0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            said = fit_into(config, share * torch.cuda.get_device_properties(0).total_memory / GIB).line()
+    except ConfigError as error:
+        said = f"{error.message}; {error.hint}"
+    console.print(escape(said))
 
 
 def _table(fit: Fit) -> Table:

@@ -39,6 +39,10 @@ def launch_study(asked: ExaminedStudy, console: Console) -> StudyFolder:
     started = time.perf_counter()
     # The cores belong to the trials; the Gaussian process is small.
     with prepared_study(asked, console) as prepared, _one_thread():
+        if torch.cuda.is_available():
+            from pipeline.commands.gpu_memory import say_fit
+
+            say_fit(prepared.config, console)
         study = _run(prepared, console)
         show_verdict(prepared.config, prepared.folder, study.verdict(), console)
         with console.status("writing report and export"):

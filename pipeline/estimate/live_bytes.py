@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # Each private name that is used below: why, and what would replace it.
 PRIVATE_NAMES = {
     "_apply": "of nn.Module: how the adapters' library changes the type of a module's tensors; fake ones that take it",
-    "torch._subclasses.fake_tensor.FakeTensorMode": "tensors of sizes alone that take the kernels of a device, as the "
+    "torch._subclasses.fake_tensor": "tensors of sizes alone that take the kernels of a device, as the "
     "meta device does not; a public way to them",
-    "torch.utils._python_dispatch.TorchDispatchMode": "sees every operation with its results; a public hook of that",
+    "torch.utils._python_dispatch": "sees every operation with its results; a public hook of that",
 }
 
 

@@ -29,7 +29,7 @@ FILES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "pipeline/executors/ray_private.py": ("ray", ("ray:init",)),
     "shaping/attention_implementation.py": ("transformers", ("transformers.configuration_utils:PreTrainedConfig",)),
-    "pipeline/estimate/live_bytes.py": ("torch", ()),
+    "pipeline/estimate/live_bytes.py": ("torch", ("torch.nn.modules.module:Module",)),
     "shaping/adapters/trl.py": ("trl", ("trl.trainer.grpo_trainer:GRPOTrainer",)),
     # Not installed beside the others; its tests run the names in an environment of its own.
     "shaping/adapters/verl.py": ("verl", ()),

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import io
+from types import SimpleNamespace
+
 import pytest
+import torch
+from rich.console import Console
 
 from pipeline.cli import _run
+from pipeline.commands.gpu_memory import say_fit
+from pipeline.config.load import find_config, load_config
 
 
 def test_doctor_shows_what_each_part_takes_and_what_a_study_may_cost(capsys) -> None:
@@ -33,3 +40,13 @@ def test_doctor_says_that_a_custom_trainer_is_its_owners(capsys) -> None:
     changes = ["--set", "trainer.function=mine.py:train", "--set", "space.trainer={}"]
     assert _run(["doctor", "quickstart", "--gpu-memory", "8", *changes]) == 2
     assert "custom trainer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gib", "said"), [(8, "hours for the study"), (1.02, "weights and optimizer take")])
+def test_a_launch_says_how_its_runs_fit_into_the_gpu_of_the_machine(gib, said, monkeypatch) -> None:
+    shown, config = io.StringIO(), load_config(find_config("quickstart"))
+    console = Console(width=1000, file=shown)
+    found = SimpleNamespace(total_memory=int(gib * 2**30))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    say_fit(config, console)
+    assert said in shown.getvalue()
