@@ -15,6 +15,8 @@ from shaping.errors import ConfigError
 
 # Logits of one portion, in float32. Below it they are kept for the backward pass, beyond it they are found again.
 PORTION_BYTES = 32 * 2**20
+# A GPU is idle between small portions: there it is a share of what is free, up to a bound.
+FREE_SHARE, MOST_BYTES_ON_GPU = 1 / 16, 2**30
 # What rounding may do to logits, in shares of the largest: weights in half precision, and in float32.
 AGREES_HALF, AGREES = 1e-3, 6e-5
 # Names under which families bound their logits, and multiply or divide them.
@@ -31,7 +33,7 @@ class TokenHead:
         policy: A causal language model with output embeddings.
         banned_token: A token, or several, that is never sampled; its probability is zero.
         temperature: The sampling temperature.
-        portion_bytes: Bound of the logits that stand in memory at once.
+        portion_bytes: Bound of the logits that stand in memory at once; by default chosen for the device.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class TokenHead:
         policy: PreTrainedModel,
         banned_token: TokenIds | None,
         temperature: float,
-        portion_bytes: int = PORTION_BYTES,
+        portion_bytes: int | None = None,
     ) -> None:
         self._policy, self._temperature = policy, temperature
         self._banned = None if banned_token is None else as_list(banned_token)
@@ -47,7 +49,7 @@ class TokenHead:
         self._soft_cap = next((cap for name in SOFT_CAPS if (cap := getattr(config, name, None)) is not None), None)
         self._factor = math.prod(float(getattr(config, name, None) or 1.0) for name in FACTORS)
         self._factor /= math.prod(float(getattr(config, name, None) or 1.0) for name in DIVISORS)
-        self._portion = max(1, portion_bytes // (4 * int(config.vocab_size)))
+        self._portion_bytes, self._token_bytes = portion_bytes, 4 * int(config.vocab_size)
 
     def __call__(self, states: Tensor, tokens: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
         """Return log-probability and entropy, in nats, of ``n`` tokens: ``n`` each.
@@ -59,10 +61,11 @@ class TokenHead:
             tokens: ``n`` sampled tokens.
             with_entropy: Whether the entropies are wanted.
         """
-        if len(tokens) <= self._portion:
+        at_once = max(1, (self._portion_bytes or logits_bytes(states.device)) // self._token_bytes)
+        if len(tokens) <= at_once:
             return self._portion_of(states, tokens, with_entropy)
         found = []
-        for part, given in zip(*(torch.split(each, self._portion) for each in (states, tokens)), strict=True):
+        for part, given in zip(*(torch.split(each, at_once) for each in (states, tokens)), strict=True):
             if torch.is_grad_enabled():
                 found.append(checkpoint(self._portion_of, part, given, with_entropy, use_reentrant=False))
             else:
@@ -93,6 +96,14 @@ class TokenHead:
         with torch.no_grad():
             entropy = normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
         return log_probs, entropy
+
+
+def logits_bytes(device: torch.device) -> int:
+    """Return how many bytes of logits may stand in a device's memory at once."""
+    if device.type != "cuda":
+        return PORTION_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(PORTION_BYTES, min(MOST_BYTES_ON_GPU, int(FREE_SHARE * free)))
 
 
 def as_list(ids: TokenIds) -> list[int]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.trainers.ppo.log_probs import TokenHead, check_head
+from pipeline.trainers.ppo.log_probs import TokenHead, check_head, logits_bytes
 from shaping.errors import ConfigError
 from tests.support.models.tiny_models import EOS, tiny_policy
 from tests.support.models.tiny_policies import POLICIES, policy_of
@@ -99,3 +99,10 @@ def test_batch_without_tokens_has_no_log_probabilities():
     policy = tiny_policy()
     found, entropy = TokenHead(policy, EOS, 1.0)(torch.zeros(0, 16), torch.zeros(0, dtype=torch.long), True)
     assert len(found) == len(entropy) == 0
+
+
+@pytest.mark.parametrize(("free", "expected"), [(2**20, 32 * 2**20), (2**32, 2**28), (2**40, 2**30)])
+def test_portions_go_by_what_is_free_on_a_gpu_and_are_fixed_elsewhere(free, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**40))
+    assert logits_bytes(torch.device("cuda", 0)) == expected
+    assert logits_bytes(torch.device("cpu")) == 32 * 2**20
