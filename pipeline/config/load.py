@@ -256,7 +256,8 @@ def _section(values: dict[str, Any], folder: Path, every: bool) -> dict[str, Any
 
 
 def _absolute(text: str, folder: Path, even_if_missing: bool) -> str:
-    if not text:
+    # An address is no path.
+    if not text or "://" in text:
         return text
     path = os.path.abspath(folder / os.path.expanduser(text))
     return path if even_if_missing or os.path.exists(path) else text

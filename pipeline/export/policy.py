@@ -16,7 +16,7 @@ def policy_source(config: StudyConfig, task: Task, assets: Path | None) -> Polic
     end = str(task.tokenizer.eos_token)
     if isinstance(config.task, PromptsSettings):
         settings = config.task.policy
-        rows = read_prompts(Path(config.task.prompts), "task.prompts")
+        rows = read_prompts(config.task.prompts, "task.prompts", most=config.task.max_prompts)
         chosen = settings.model_dump(include={"gguf_file", "revision", "trust_remote_code"}, exclude_defaults=True)
         return PolicySource(settings.model, chosen, end, tuple({"prompt": row.messages or row.text} for row in rows))
     assert assets is not None

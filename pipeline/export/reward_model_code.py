@@ -175,7 +175,7 @@ def _model(settings: RewardSettings, task: Task) -> RewardModelCode:
 
 
 def _notes_on_chats(settings: PromptsSettings) -> tuple[str, ...]:
-    if all(row.messages is None for row in read_prompts(Path(settings.prompts), "task.prompts")):
+    if all(row.messages is None for row in read_prompts(settings.prompts, "task.prompts", most=settings.max_prompts)):
         return ()
     return (
         "the study's prompts are chats, of which the reward model was given its own form: have make_shaper do the same "

@@ -1,4 +1,4 @@
-"""Prompts from a file of JSON lines: plain texts, or messages that go through a chat template."""
+"""Prompts from a file: plain texts, or messages that go through a chat template."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import json
 import math
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pipeline.tasks.chat_roles import check_of
+from pipeline.tasks.prompt_rows import FORM, prompt_rows
 from pipeline.tasks.template_day import on_day
 from shaping.errors import ConfigError
 from shaping.rollouts import opened_ids
 
-FORM = 'write one JSON object a line: {"prompt": "..."} or {"messages": [{"role": "user", "content": "..."}]}'
 ANSWERED = 'write one JSON object a line: {"prompt": "...", "response": "..."}; messages may stand in place of prompt'
 
 
@@ -103,19 +104,21 @@ class PromptRow:
         return made
 
 
-def read_prompts(path: Path, field: str, day: date | None = None) -> list[PromptRow]:
+def read_prompts(source: str | Path, field: str, day: date | None = None, most: int | None = None) -> list[PromptRow]:
     """Return the prompts of a file, in its order.
 
     Args:
-        path: The file.
+        source: The file, a folder of ``datasets``, or the address of a file; see ``pipeline.tasks.prompt_rows``.
         field: What names it in the config.
         day: What chat templates write as today's date; ``None`` leaves it the clock.
+        most: Prompts that are read, from the first on; ``None`` reads all.
 
     Raises:
         ConfigError: It cannot be read, holds no prompt, or a line is broken; names file, line and remedy.
     """
     lookup = "relative paths are looked for beside the config file, then in the working directory"
-    return [replace(_row(values, place), day=day) for values, place in _objects(path, field, FORM, lookup)]
+    rows = prompt_rows(str(source), field, FORM, lookup)
+    return [replace(_row(values, place), day=day) for values, place in islice(rows, most)]
 
 
 def read_answered(path: Path, field: str) -> list[tuple[PromptRow, str]]:
@@ -125,26 +128,8 @@ def read_answered(path: Path, field: str) -> list[tuple[PromptRow, str]]:
         ConfigError: It cannot be read, holds nothing, or a line is broken; names file, line and remedy.
     """
     lookup = "relative paths are looked for in the working directory"
-    return [
-        (_row(values, place), _response(values, place)) for values, place in _objects(path, field, ANSWERED, lookup)
-    ]
-
-
-def _objects(path: Path, field: str, form: str, lookup: str) -> list[tuple[dict[str, Any], str]]:
-    """Return the object of each line with its place."""
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{field}: the file {path} does not exist", lookup) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{field}: {path} cannot be read: {error}", "give a text file in UTF-8") from error
-    # JSON strings may hold line separators that are no line ends, so splitlines would cut them.
-    lines = content.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines:
-        raise ConfigError(f"{field}: {path} is empty", form)
-    return [_object(line, f"{path}, line {number}", form) for number, line in enumerate(lines, start=1)]
+    rows = prompt_rows(str(path), field, ANSWERED, lookup)
+    return [(_row(values, place), _response(values, place)) for values, place in rows]
 
 
 def split_prompts(rows: list[PromptRow], share: float) -> tuple[list[PromptRow], list[PromptRow]]:
@@ -168,54 +153,6 @@ def split_prompts(rows: list[PromptRow], share: float) -> tuple[list[PromptRow],
 
 def _digest(row: PromptRow) -> str:
     return hashlib.sha256(json.dumps([row.messages, row.text], sort_keys=True).encode()).hexdigest()
-
-
-def _object(line: str, place: str, form: str) -> tuple[dict[str, Any], str]:
-    if not line.strip():
-        raise ConfigError(f"{place} is empty", "remove it")
-    try:
-        values = json.loads(line, object_pairs_hook=_unique)
-        for name, value in values.items() if isinstance(values, dict) else ():
-            check_unicode(json.dumps([name, value], ensure_ascii=False), f"{place}: {name}")
-    except _GivenTwiceError as error:
-        raise ConfigError(f"{place}: the key {error} is given twice", "keep one of them") from error
-    except ConfigError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{place} is not JSON: {error}", form) from error
-    if not isinstance(values, dict) or ("prompt" in values) == ("messages" in values):
-        raise ConfigError(f"{place} is no object with either prompt or messages", form)
-    return values, place
-
-
-class _GivenTwiceError(ValueError):
-    """An object of which JSON would keep the last of two values."""
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _GivenTwiceError(repr(next(name for name in names if names.count(name) > 1)))
-    return found
-
-
-def check_unicode(text: str, what: str) -> None:
-    """Refuse a text that holds half of a surrogate pair, which no tokenizer takes.
-
-    Args:
-        text: The text.
-        what: What it is, for the error.
-
-    Raises:
-        ConfigError: It does.
-    """
-    half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
-    if half is not None:
-        raise ConfigError(
-            f"{what} holds half of a surrogate pair, \\u{ord(half):04x}, which is no character",
-            "write the whole character, in UTF-8 or as both halves",
-        )
 
 
 def _response(values: dict[str, Any], place: str) -> str:

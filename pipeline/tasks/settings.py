@@ -163,8 +163,18 @@ class PromptsSettings(Section):
     policy: PolicySettings = Field(description="The model that is trained.")
     reward_model: RewardSettings = Field(description="The model or function that scores.")
     gold_model: RewardSettings | None = Field(None, description="A second one, which no run is trained on.")
-    prompts: str = Field(min_length=1, description='A file of JSON lines: {"prompt": ...} or {"messages": [...]}.')
-    held_out_prompts: str | None = Field(None, min_length=1, description="Such a file, for the evaluation.")
+    prompts: str = Field(
+        min_length=1,
+        description='JSON lines or Parquet, {"prompt": ...} or {"messages": [...]}: a file, an address such as '
+        "hf://datasets/org/name/train.parquet, or a folder of the library datasets.",
+    )
+    max_prompts: int | None = Field(
+        None,
+        ge=2,
+        exclude_if=lambda count: count is None,
+        description="Prompts that are read, from the first on; unset reads all.",
+    )
+    held_out_prompts: str | None = Field(None, min_length=1, description="The same, for the evaluation.")
     held_out_share: float | None = Field(
         None, gt=0, lt=1, description="In place of that file: this share of the prompts is held out; 0.1 by default."
     )

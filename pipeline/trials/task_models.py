@@ -68,7 +68,8 @@ def open_task(config: StudyConfig, assets: Path | None, console: Console) -> Tas
     for key, critics in (("ppo.critic", (config.ppo.critic,)), ("space.trainer.ppo.critic", searched)):
         if "reward_model" in critics and task.critic_source is None:
             raise ConfigError(
-                f"{key} = reward_model, but the reward model does not score prefixes in the policy's tokens",
+                f"{key} = reward_model, but the reward model does not score prefixes in the policy's tokens, or is "
+                "quantized",
                 f"set {key} to value_head or network",
             )
     _check_context(config, task)

@@ -113,10 +113,10 @@ def _tokenizer_folder(settings: PolicySettings) -> Path | None:
 
 def _rows(settings: PromptsSettings) -> tuple[list[PromptRow], list[PromptRow]]:
     day = settings.template_date
-    rows = read_prompts(Path(settings.prompts), "task.prompts", day)
+    rows = read_prompts(settings.prompts, "task.prompts", day, settings.max_prompts)
     if settings.held_out_prompts is None:
         return split_prompts(rows, settings.share)
-    return rows, read_prompts(Path(settings.held_out_prompts), "task.held_out_prompts", day)
+    return rows, read_prompts(settings.held_out_prompts, "task.held_out_prompts", day)
 
 
 def _short_enough(

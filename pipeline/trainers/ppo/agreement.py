@@ -29,8 +29,6 @@ from shaping.user_code import error_and_place
 
 # What a layer's sums add to one unit of rounding; faults differ by thousands of units.
 UNITS = 64
-# Of half precision, whose units are so large that few of them are a fault.
-UNITS_IN_HALF_PRECISION = 8
 # Of a function, or of quantized weights, nothing can be moved: scores may come from half precision.
 FUNCTION_ROUNDING = 2 * torch.finfo(torch.bfloat16).eps
 # Rows, prompt tokens and response tokens that are looked at.
@@ -274,10 +272,9 @@ def _with_rounding(model: Any, values: Callable[[], Tensor], dtype: torch.dtype)
     found, eps = values(), torch.finfo(dtype).eps
     with _moved_embeddings(model, eps):
         moved = values()
-    # Half precision knows numbers near 1 by its own unit, whatever is summed in float32 afterwards.
-    whole = dtype == torch.float32
-    units, least = (UNITS, eps) if whole else (UNITS_IN_HALF_PRECISION, eps / UNITS_IN_HALF_PRECISION)
-    return found, units * max(least * max(1.0, float(found.abs().max())), _largest(found, moved))
+    # One unit of half precision is as large as a sum of float32 may be off by.
+    least = UNITS * eps if dtype == torch.float32 else eps
+    return found, max(least * max(1.0, float(found.abs().max())), UNITS * _largest(found, moved))
 
 
 def _score_rounding(reward_model: Any, rollouts: Rollouts, scores: Tensor) -> float:

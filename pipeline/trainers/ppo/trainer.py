@@ -117,8 +117,10 @@ class PPOTrainer:
         for judge in (task.reward_model, task.gold_model):
             # A reward model with a tokenizer of its own wraps the one that holds the weights.
             model = getattr(getattr(judge, "inner", judge), "model", None)
-            if isinstance(model, PreTrainedModel) and not is_quantized(model):
-                model.to(self.processes.device)
+            device = self.processes.device
+            # The library puts quantized weights onto a GPU as it loads them, and lets few of them be moved.
+            if isinstance(model, PreTrainedModel) and not (is_quantized(model) and model.device.type == device.type):
+                model.to(device)
         self._shaper = Shaper(shape, task.reward_model, task.tokenizer, seed)
         banned = None if sampling.stop_at_eos else list(task.end_token_ids)
         torch.manual_seed(seed)
@@ -313,7 +315,8 @@ class PPOTrainer:
         source = self.task.critic_source
         if source is None:
             raise ConfigError(
-                "ppo.critic = reward_model, but the reward model does not score prefixes in the policy's tokens",
+                "ppo.critic = reward_model, but the reward model does not score prefixes in the policy's tokens, or is "
+                "quantized",
                 "set ppo.critic to value_head or network",
             )
         return RewardCritic.of(source)
