@@ -24,7 +24,7 @@ def test_doctor_shows_what_each_part_takes_and_what_a_study_may_cost(capsys) -> 
 
 
 def test_doctor_refuses_what_cannot_fit_with_the_setting_that_would(capsys) -> None:
-    changes = ["--set", "sampling.response_tokens=2000", "--set", "ppo.batch_size=512"]
+    changes = ["--set", "sampling.response_tokens=200", "--set", "ppo.batch_size=128"]
     assert _run(["doctor", "sentiment", "--gpu-memory", "2", *changes]) == 2
     said = capsys.readouterr().err
     assert "updating takes" in said and "set ppo.micro_batch_size to" in said and "Traceback" not in said

@@ -24,7 +24,7 @@ PASSWORD = "opensesame-Zx81"
 USER = "tester"
 # PostgreSQL refuses to run as root.
 UNPRIVILEGED = "nobody"
-SETTINGS = "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=30"
+SETTINGS = "-c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off -c max_connections=100"
 
 
 class PostgresServer:
