@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -35,16 +33,10 @@ def show_fit(config: StudyConfig, gpu_gib: float, console: Console) -> None:
         raise ConfigError(
             "trainer.function: what a custom trainer takes is not known", "leave out --gpu-memory, or trainer"
         )
-    with warnings.catch_warnings():
-        # Tensors of sizes alone have no place in memory, as the library notes where it asks for one.
-        warnings.simplefilter("ignore")
-        fit = fit_into(config, gpu_gib)
-        largest = fit.largest_update()
+    fit = fit_into(config, gpu_gib)
     console.print(_table(fit))
-    rows = -(-config.ppo.batch_size // config.ppo.num_mini_batches)
     console.print(
-        f"an update of {min(rows, config.ppo.micro_batch_size or rows)} responses at once was counted; "
-        f"{largest} would fit"
+        f"an update of {fit.estimate.shape.updated} responses at once was counted; {fit.largest_update()} would fit"
     )
     looked = sum(fit.memory.weights.get(name, 0) for name in ("reference", "reward model", "gold model"))
     console.print(f"the driver loads {looked / GIB:.1f} GiB of weights once, to look at them before anything runs")
@@ -60,9 +52,7 @@ def say_fit(config: StudyConfig, console: Console) -> None:
         return
     share = min(1.0, config.executor.gpus or 1.0)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            said = fit_into(config, share * torch.cuda.get_device_properties(0).total_memory / GIB).line()
+        said = fit_into(config, share * torch.cuda.get_device_properties(0).total_memory / GIB).line()
     except ConfigError as error:
         said = f"{error.message}; {error.hint}"
     console.print(escape(said))

@@ -7,6 +7,7 @@ The one file that knows private names of torch.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -28,7 +29,8 @@ PRIVATE_NAMES = {
 class FakeTensors:
     """Makes tensors of sizes alone while its blocks run: nothing is allocated, and nothing computed.
 
-    Those of one block may be used in another one of the same object.
+    Those of one block may be used in another one of the same object. They have no place in memory, which the library
+    notes wherever it asks for one: nobody is told.
     """
 
     def __init__(self) -> None:
@@ -36,11 +38,15 @@ class FakeTensors:
 
     def __enter__(self) -> None:
         nn.Module._apply = _converted  # type: ignore[method-assign]
+        # Entered once each: an object of its own for every block.
+        self._quiet = warnings.catch_warnings(action="ignore")
+        self._quiet.__enter__()
         self._mode.__enter__()
 
     def __exit__(self, *error: Any) -> None:
         nn.Module._apply = self._plain  # type: ignore[method-assign]
         self._mode.__exit__(*error)
+        self._quiet.__exit__(*error)
 
 
 def _converted(module: nn.Module, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -52,6 +58,11 @@ def _converted(module: nn.Module, convert: Callable[[Tensor], Tensor], recurse: 
     for name, buffer in list(module.named_buffers(recurse=False)):
         setattr(module, name, convert(buffer))
     return module
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of some tensors."""
+    return sum(int(each.numel() * each.element_size()) for each in tensors)
 
 
 class _FakeTensors(FakeTensorMode):  # type: ignore[no-untyped-call]

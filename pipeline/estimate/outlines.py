@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from pipeline.config.schema import StudyConfig
+from pipeline.estimate.live_bytes import size_of
 from pipeline.tasks.model_settings import RewardSettings
 from pipeline.tasks.models.encoder import encoder_config
 from pipeline.tasks.models.language_model import policy_config
@@ -69,7 +70,7 @@ class ModelOutline:
 
     def weight_bytes(self, model: PreTrainedModel) -> int:
         """Return what its weights take, given the model that was built."""
-        plain = _bytes(model)
+        plain = size_of((*model.parameters(), *model.buffers()))
         if self.quantization is None:
             return plain
         linear = [
@@ -79,10 +80,6 @@ class ModelOutline:
         ]
         saved = sum(linear) * (self.dtype.itemsize - QUANTIZED_BYTES[self.quantization])
         return int(plain - saved)
-
-
-def _bytes(model: torch.nn.Module) -> int:
-    return sum(weight.numel() * weight.element_size() for weight in (*model.parameters(), *model.buffers()))
 
 
 @dataclass(frozen=True)

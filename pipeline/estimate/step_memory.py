@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.config.schema import StudyConfig
-from pipeline.estimate.live_bytes import FakeTensors, LiveBytes
+from pipeline.estimate.live_bytes import FakeTensors, LiveBytes, size_of
 from pipeline.estimate.outlines import TaskOutline
 from pipeline.trainers.ppo.actor import Actor
 from pipeline.trainers.ppo.critics import NetworkCritic, RewardCritic, ValueHead
@@ -46,7 +46,6 @@ class StepShape:
         scored_tokens: Tokens of a forward pass of the reward model.
         prompt_tokens: Of the longest prompt.
         response_tokens: Of the longest response.
-        on_gpu: Whether the device is one.
     """
 
     batch: int
@@ -56,7 +55,6 @@ class StepShape:
     scored_tokens: int
     prompt_tokens: int
     response_tokens: int
-    on_gpu: bool
 
     @classmethod
     def of(cls, config: StudyConfig, prompt_tokens: int, on_gpu: bool) -> StepShape:
@@ -72,7 +70,6 @@ class StepShape:
             scored_tokens=MAX_TOKENS_ON_GPU if on_gpu else MAX_TOKENS_ON_CPU,
             prompt_tokens=prompt_tokens,
             response_tokens=config.sampling.response_tokens,
-            on_gpu=on_gpu,
         )
 
     @property
@@ -118,23 +115,22 @@ class StepEstimate:
         config: The study's.
         outline: Its models.
         on_gpu: Whether the device is a GPU.
+
+    Attributes:
+        shape: How large its steps are.
+        models: The models of a run, without their weights.
     """
 
     def __init__(self, config: StudyConfig, outline: TaskOutline, on_gpu: bool) -> None:
-        self.config, self.outline, self.on_gpu = config, outline, on_gpu
+        self.config = config
         self.shape = StepShape.of(config, outline.prompt_tokens, on_gpu)
         self._fake = FakeTensors()
         with self._fake:
-            self._models = RunModels(config, outline, on_gpu)
-
-    @property
-    def models(self) -> RunModels:
-        """The models of a run, without their weights."""
-        return self._models
+            self.models = RunModels(config, outline, on_gpu)
 
     def memory(self) -> StepMemory:
         """Return what a step takes, part by part."""
-        shape, models = self.shape, self._models
+        shape, models = self.shape, self.models
         with self._fake:
             parts = {name: compute(shape) for name, compute in self._by_rows().items()}
             for name, judge in models.judges.items():
@@ -162,7 +158,7 @@ class StepEstimate:
         return found
 
     def _by_rows(self) -> dict[str, Callable[[StepShape], int]]:
-        models = self._models
+        models = self.models
         return {SAMPLING: models.sampling, OBSERVING: models.observing, UPDATING: models.updating}
 
 
@@ -196,10 +192,9 @@ class RunModels:
 
     def _critic(self, config: StudyConfig) -> torch.nn.Module:
         searched = {config.ppo.critic, *_listed(config.space.trainer.get("ppo.critic", ()))}
-        reward = self.judges.get("reward model")
+        reward = self._outlines.get("reward model")
         if "reward_model" in searched and reward is not None:
-            assert self._outline.reward is not None
-            return RewardCritic(self._outline.reward.build(torch.float32), 0.0, 1.0)
+            return RewardCritic(reward.build(torch.float32), 0.0, 1.0)
         if {"network", "reward_model"} & searched:
             return NetworkCritic(self._outline.policy.build(torch.float32))
         return ValueHead(self.reference.config.get_text_config().hidden_size)
@@ -208,13 +203,13 @@ class RunModels:
         """Return the bytes of each model's weights."""
         trained = [each for each in self.actor.policy.parameters() if each.requires_grad or not self._shares]
         assert self.actor.critic is not None
-        found = {"policy": _size(trained), "critic": _size(self.actor.critic.parameters())}
+        found = {"policy": size_of(trained), "critic": size_of(self.actor.critic.parameters())}
         found["reference"] = self._outline.policy.weight_bytes(self.reference)
         return found | {name: self._outlines[name].weight_bytes(model) for name, model in self.judges.items()}
 
     def moments(self) -> int:
         """Return the bytes of the optimizer's state."""
-        return ADAM_MOMENTS * _size(each for each in self.actor.parameters() if each.requires_grad)
+        return ADAM_MOMENTS * size_of(each for each in self.actor.parameters() if each.requires_grad)
 
     def sampling(self, shape: StepShape) -> int:
         """Return what sampling makes: keys and values of whole rows, and one token's logits."""
@@ -288,10 +283,6 @@ def _attention(model: PreTrainedModel, shape: StepShape) -> int:
 
 def _ids(rows: int, tokens: int) -> Tensor:
     return torch.zeros(rows, max(1, tokens), dtype=torch.long)
-
-
-def _size(tensors: Any) -> int:
-    return int(sum(each.numel() * each.element_size() for each in tensors))
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

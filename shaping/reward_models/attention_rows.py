@@ -114,6 +114,7 @@ def _cut_to_a_row(backbone: nn.Module, read: Tensor, width: int) -> Iterator[Non
     """Let every module that returns maps return the row that is read of each, before others can keep the maps."""
 
     def cut(module: nn.Module, arguments: Any, output: Any) -> Any:
+        """Return a module's output with its maps cut; ``None`` leaves it as it is."""
         if not isinstance(output, tuple):
             return None
         if not any(_may_be_maps(each, len(read), width) for each in output):

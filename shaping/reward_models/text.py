@@ -16,6 +16,9 @@ from shaping.reward_models.returned_scores import asked_scores, first_words
 from shaping.rollouts import Rollouts
 from shaping.variants import Variants
 
+# Of one call, unless told otherwise.
+TEXTS_PER_CALL = 256
+
 
 class TextRewardModel:
     """A function ``texts -> scores``. Absent tokens' characters are left out of the text, or replaced.
@@ -40,7 +43,7 @@ class TextRewardModel:
         function: Callable[..., Sequence[float]],
         tokenizer: Any,
         separate: bool = False,
-        texts_per_call: int = 256,
+        texts_per_call: int = TEXTS_PER_CALL,
         name: str = "",
         mask_text: str | None = None,
     ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.cli import _run
 from pipeline.config.load import parse_config
-from pipeline.tasks.custom.reward_models import ServiceRewardModel
+from pipeline.tasks.custom.reward_models import FunctionRewardModel
 from pipeline.tasks.custom.service import RewardService
 from pipeline.tasks.custom.task import load
 from pipeline.tasks.model_settings import ServiceSettings
@@ -184,10 +184,10 @@ def test_a_task_is_scored_by_the_server_on_the_scale_that_was_asked_for(models: 
     found = task.reward_model
     assert found.abilities == {"absent_mask"} and found.name == f"{server.url}/score"
     moved = RewardService("http://elsewhere:1/score", ServiceSettings(), "field")
-    same = ServiceRewardModel(moved, task.tokenizer, str, 5.0, 2.0)
+    same = FunctionRewardModel(moved.url, moved, task.tokenizer, str, 5.0, 2.0)
     # The server may move; another scale is another reward.
     assert found.identity() == same.identity()
-    assert found.identity() != ServiceRewardModel(moved, task.tokenizer, str, 5.0, 1.0).identity()
+    assert found.identity() != FunctionRewardModel(moved.url, moved, task.tokenizer, str, 5.0, 1.0).identity()
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from shaping.reward_models import (
     TextRewardModel,
 )
 from shaping.reward_models.returned_scores import asked_scores, checked_scores
+from shaping.reward_models.text import TEXTS_PER_CALL
 from shaping.user_code import error_and_place, load_callable
 
 RewardFunction = Callable[[list[str], list[str]], Sequence[float]]
@@ -34,64 +35,43 @@ _Found = tuple[RewardModel, tuple[str, ...]]
 
 
 class FunctionRewardModel(TextRewardModel):
-    """A function of prompts and responses, as texts.
+    """A function of prompts and responses, as texts; a server is one that is asked.
 
     Args:
-        reference: ``package.module:name`` or ``file.py:name``.
+        reference: ``package.module:name`` or ``file.py:name``, or a server's address.
         function: Takes a list of prompts and a list of responses, and returns as many scores.
         tokenizer: The policy's tokenizer.
         prompt_text: From the text of a prompt's tokens to what the function gets as prompt.
         mean: The score that becomes 0.
         deviation: The difference that becomes 1.
         mask_text: What stands for each absent token under ``absent: mask``.
-        texts_per_call: Most texts of one call.
     """
 
     def __init__(
         self,
         reference: str,
-        function: RewardFunction,
+        function: RewardFunction | RewardService,
         tokenizer: Any,
         prompt_text: Callable[[str], str],
         mean: float = 0.0,
         deviation: float = 1.0,
         mask_text: str | None = None,
-        texts_per_call: int = 256,
     ) -> None:
         def scaled(prompts: list[str], responses: list[str]) -> list[float]:
             given = [[prompt_text(prompt) for prompt in prompts], responses]
             return [(score - mean) / deviation for score in asked_scores(function, reference, given, responses)]
 
+        texts_per_call = function.texts_at_once if isinstance(function, RewardService) else TEXTS_PER_CALL
         super().__init__(scaled, tokenizer, True, texts_per_call, reference, mask_text)
         self._scale, self._source = (mean, deviation), _source(function)
 
     def identity(self) -> str:
-        """Return a hash of the function's name, its file and the scale: what an exported shape is bound to."""
+        """Return a hash of the function's name, its file and the scale: what an exported shape is bound to.
+
+        Of a server it is the path and what is asked there, on whatever machine.
+        """
         name = Path(self.name).name
         return hashlib.sha256(repr((name, self._source, self._scale)).encode()).hexdigest()
-
-
-class ServiceRewardModel(FunctionRewardModel):
-    """A server of prompts and responses, as texts; see ``FunctionRewardModel``."""
-
-    def __init__(
-        self,
-        service: RewardService,
-        tokenizer: Any,
-        prompt_text: Callable[[str], str],
-        mean: float = 0.0,
-        deviation: float = 1.0,
-        mask_text: str | None = None,
-    ) -> None:
-        self._service = service
-        given = (service.url, service, tokenizer, prompt_text, mean, deviation, mask_text)
-        super().__init__(*given, texts_per_call=service.texts_at_once)
-
-    def identity(self) -> str:
-        """Return a hash of what is asked, wherever it runs, and of the scale."""
-        asked = self._service.settings
-        told = (asked.interface, asked.served_model, asked.text, asked.label, sorted(asked.request.items()))
-        return hashlib.sha256(repr((told, self._scale)).encode()).hexdigest()
 
 
 def load_function(reference: str, field: str) -> RewardFunction:
@@ -123,7 +103,9 @@ def load_function(reference: str, field: str) -> RewardFunction:
     return function
 
 
-def _source(function: RewardFunction) -> str:
+def _source(function: RewardFunction | RewardService) -> str:
+    if isinstance(function, RewardService):
+        return repr(function.asked)
     module = sys.modules.get(getattr(function, "__module__", ""))
     file = getattr(module, "__file__", None)
     return Path(file).read_text(encoding="utf-8") if file else repr(function)
@@ -174,11 +156,8 @@ class RewardSource:
         if self.function is not None:
             texts, scale = PromptTexts(policy, lambda row: row.text), _scale(settings, None)
             options: dict[str, Any] = {"mask_text": settings.mask_text}
-            if isinstance(self.function, RewardService):
-                function: RewardModel = ServiceRewardModel(self.function, policy.tokenizer, texts, *scale, **options)
-            else:
-                named = settings.function or ""
-                function = FunctionRewardModel(named, self.function, policy.tokenizer, texts, *scale, **options)
+            named = settings.function or settings.url or ""
+            function = FunctionRewardModel(named, self.function, policy.tokenizer, texts, *scale, **options)
             return function, tuple(f"{self.field}: {note}" for note in texts.notes)
         tokenizer = load_tokenizer(settings, self.field)
         model = load_classifier(settings, self.field)

@@ -58,6 +58,13 @@ class RewardService:
         """How many texts keep all requests under way busy."""
         return 4 * self.settings.batch_size * self.settings.concurrency
 
+    @property
+    def asked(self) -> tuple[object, ...]:
+        """What decides a score, beside the model that is served."""
+        settings = self.settings
+        request = sorted(settings.request.items())
+        return (settings.interface, settings.served_model, settings.text, settings.label, request)
+
     def __call__(self, prompts: list[str], responses: list[str]) -> list[float]:
         """Return the score of each response, in their order.
 
