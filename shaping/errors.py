@@ -69,6 +69,12 @@ class ServiceFailed(TrialFailed):
         return (type(self), (self.detail, self.hint))
 
 
+class SamplingServerFailed(ServiceFailed):
+    """The server that samples every run's responses gives none."""
+
+    REASON = "sampling_server"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error means that memory did not suffice; on a CPU torch says so in words only."""
     # Whoever has not imported torch cannot have met its error, and may lack the memory for it.

@@ -23,6 +23,8 @@ from shaping import CausalRewardModel, Rollouts
 
 FITTED_REVIEWS = 3_400
 RESPONSE_TOKENS = 24
+# SmolLM2 pads with its end-of-sequence, where scores are read: a token that no review has must pad in its place.
+PADDING = 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Judge:
 
 def load_judge(layers: int) -> Judge:
     """Return the judge of the first ``layers`` layers, built when the cache has none."""
-    recipe = {"layers": layers, "fitted": FITTED_REVIEWS, "model": SMOLLM2.member_sha256}
+    recipe = {"layers": layers, "fitted": FITTED_REVIEWS, "padding": PADDING, "model": SMOLLM2.member_sha256}
     folder = build_once(cache_folder(), "judge", recipe, lambda target: _build(target, layers))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     held_out = [review.text for review in read_reviews(fetch_reviews(cache_folder())) if review.part == "test"]
@@ -90,7 +92,7 @@ def _first_layers(layers: int) -> tuple[LlamaForSequenceClassification, Any]:
     whole = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     values = {name: value for name, value in whole.config.to_dict().items() if name != "quantization_config"}
-    config = LlamaConfig(**{**values, "num_hidden_layers": layers, "num_labels": 1})
+    config = LlamaConfig(**{**values, "num_hidden_layers": layers, "num_labels": 1, "pad_token_id": PADDING})
     model = LlamaForSequenceClassification(config).eval()
     lower = {name: value for name, value in whole.model.state_dict().items() if name in model.model.state_dict()}
     model.model.load_state_dict(lower)
@@ -104,7 +106,7 @@ def _states(model: LlamaForSequenceClassification, tokenizer: Any, texts: list[s
     found = torch.zeros(len(rows), model.config.hidden_size)
     for part in torch.split(torch.tensor([len(row) for row in rows]).argsort(), 64):
         width = max(len(rows[row]) for row in part)
-        ids = torch.tensor([rows[row] + [0] * (width - len(rows[row])) for row in part])
+        ids = torch.tensor([rows[row] + [PADDING] * (width - len(rows[row])) for row in part])
         hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state
         found[part] = hidden[torch.arange(len(part)), torch.tensor([len(rows[row]) - 1 for row in part])]
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -151,6 +152,12 @@ def train(run: TrainingRun, task: Task, console: Console) -> Trained:
     started = time.perf_counter()
     _claim(run)
     trainer = PPOTrainer(task, run.shape, run.config.ppo, run.config.sampling, run.seed, run.config.kl_price)
+    with closing(trainer):
+        return _trained(run, trainer, console, started)
+
+
+def _trained(run: TrainingRun, trainer: PPOTrainer, console: Console, started: float) -> Trained:
+    """Return how the policy is judged after the run's remaining steps."""
     identity = json.dumps(run.identity())
     inner = InnerRun(trainer, run.config.evaluation, run.folder / CHECKPOINT, identity, judges_untrained=True)
     if trainer.processes.rank > 0:

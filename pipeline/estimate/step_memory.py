@@ -169,7 +169,7 @@ class RunModels:
         ppo, chosen = config.ppo, config.ppo.precision
         half = outline.policy.dtype != torch.float32 or (chosen == "auto" and on_gpu) or chosen == "bfloat16"
         self._half = torch.bfloat16 if half else None
-        self._outline = outline
+        self._outline, self._engine = outline, config.sampling.engine
         self.reference = outline.policy.build()
         self._outlines = {
             name: each
@@ -205,14 +205,25 @@ class RunModels:
         assert self.actor.critic is not None
         found = {"policy": size_of(trained), "critic": size_of(self.actor.critic.parameters())}
         found["reference"] = self._outline.policy.weight_bytes(self.reference)
+        if self._engine == "continuous" and self.is_half:
+            found["copy to sample from"] = self._half_copy()
         return found | {name: self._outlines[name].weight_bytes(model) for name, model in self.judges.items()}
+
+    def _half_copy(self) -> int:
+        """Return the bytes of the policy in half precision."""
+        return 2 * sum(int(each.numel()) for each in self.actor.policy.parameters())
 
     def moments(self) -> int:
         """Return the bytes of the optimizer's state."""
         return ADAM_MOMENTS * size_of(each for each in self.actor.parameters() if each.requires_grad)
 
     def sampling(self, shape: StepShape) -> int:
-        """Return what sampling makes: keys and values of whole rows, and one token's logits."""
+        """Return what sampling makes: keys and values of whole rows, and one token's logits.
+
+        A server has those in its own share of the memory, and is sent a copy of the weights.
+        """
+        if self._engine == "vllm":
+            return self._half_copy() if self.is_half else 2 * self._half_copy()
         policy, rows = self.actor.policy, shape.sampled
         head = TokenHead(policy, None, 1.0)
         with torch.no_grad(), self.actor.half_precision(), self._counted() as live:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.trials.records import AttemptRecord
 from pipeline.trials.types import Job
-from shaping.errors import ServiceFailed, ShapetuneError, TrialFailed, is_out_of_memory
+from shaping.errors import SamplingServerFailed, ServiceFailed, ShapetuneError, TrialFailed, is_out_of_memory
 
 EXCEPTION, OUT_OF_MEMORY, HUNG, WORKER_DIED, NODE_LOST = (
     "exception",
@@ -71,7 +71,7 @@ def stops_everything(error: BaseException) -> bool:
 def halted(failure: Failure) -> ShapetuneError:
     """Return the error that ends a study which no trial can go on with."""
     where = socket.gethostname()
-    if failure.reason == ServiceFailed.REASON:
+    if failure.reason in (ServiceFailed.REASON, SamplingServerFailed.REASON):
         return ShapetuneError(
             f"on {where}: {failure.detail}", "start it again; then the same command resumes the study"
         )

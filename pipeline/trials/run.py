@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,13 +91,15 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | Ru
     saved = job.files.checkpoint(seed)
     portions = job.files.portions_file
     trainer = PPOTrainer(task, arm.shape, config.ppo, config.sampling, seed, config.kl_price, portions)
-    run = InnerRun(trainer, config.evaluation, saved, _run_identity(job, seed), job.judges_untrained)
-    for step, before in enumerate(list(run.curve)):
-        yield Progress(step + 1, seed, step, before, again=True)
-    for point in run.steps():
-        step = len(run.curve) - 1
-        yield Progress(step + 1, seed, step, point.to_dict())
-    yield replace(ppo_result(trainer, run, seed, started), machine=where(trainer.processes.device, trainer.precision))
+    with closing(trainer):
+        run = InnerRun(trainer, config.evaluation, saved, _run_identity(job, seed), job.judges_untrained)
+        for step, before in enumerate(list(run.curve)):
+            yield Progress(step + 1, seed, step, before, again=True)
+        for point in run.steps():
+            step = len(run.curve) - 1
+            yield Progress(step + 1, seed, step, point.to_dict())
+        result = ppo_result(trainer, run, seed, started)
+    yield replace(result, machine=where(trainer.processes.device, trainer.precision))
 
 
 def ppo_result(trainer: PPOTrainer, run: InnerRun, seed: int, started: float) -> RunResult:

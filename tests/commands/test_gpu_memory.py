@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline.cli import _run
 from pipeline.commands.gpu_memory import say_fit
 from pipeline.config.load import find_config, load_config
+from pipeline.estimate.fit import Fit, fit_into
 
 
 def test_doctor_shows_what_each_part_takes_and_what_a_study_may_cost(capsys) -> None:
@@ -34,6 +35,22 @@ def test_doctor_refuses_what_cannot_fit_with_the_setting_that_would(capsys) -> N
 def test_doctor_wants_a_config_and_a_gpu_together(arguments: list[str], capsys) -> None:
     assert _run(["doctor", *arguments]) == 2
     assert "CONFIG and --gpu-memory together" in capsys.readouterr().err
+
+
+def test_doctor_counts_what_an_engine_holds() -> None:
+    """A server's share of the GPU, a copy in half precision; a server elsewhere takes nothing."""
+
+    def fit(*changes: str) -> Fit:
+        return fit_into(load_config(find_config("quickstart"), list(changes)), 8)
+
+    plain, elsewhere = fit(), fit("sampling.engine=vllm", "sampling.vllm.url=http://node:8000")
+    beside = fit("sampling.engine=vllm", "sampling.vllm.memory_share=0.5")
+    assert elsewhere.usable == plain.usable
+    assert plain.usable - beside.usable == pytest.approx(0.95 * 4 * 2**30, abs=2)
+    assert beside.memory.parts["sampling"] < plain.memory.parts["sampling"]
+    continuous = fit("sampling.engine=continuous").memory.weights
+    # Weights of 2 bytes beside weights of 4.
+    assert continuous["copy to sample from"] == plain.memory.weights["policy"] // 2
 
 
 def test_doctor_says_that_a_custom_trainer_is_its_owners(capsys) -> None:

@@ -12,6 +12,9 @@ from pipeline.trainers.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
 
+# Half precision in two ways differs by 0.001 to 0.01 nats a token; another temperature, or old weights, by more.
+ENGINE_KL_NATS = 0.1
+
 
 def check_reward_scale(step: int, token_rewards: Tensor, kl_nats: float, settings: PPOSettings) -> None:
     """Refuse rewards that nothing can be learned from.
@@ -52,4 +55,23 @@ def check_responses(step: int, rollouts: Rollouts, end_ids: TokenIds, settings: 
             f"token {int(tokens[counts.argmax()])} makes up {share:.0%} of the responses of step {step}, "
             f"beyond collapse_share = {settings.collapse_share:g}",
             "lower the learning rate or raise kl_coef",
+        )
+
+
+def check_engine(step: int, kl_nats: float) -> None:
+    """Refuse responses of an engine that does not sample from the policy that is trained.
+
+    Args:
+        step: The training step.
+        kl_nats: ``KL(engine || policy)`` of a token, as the responses say.
+
+    Raises:
+        TrialFailed: It is more than rounding explains (``disagreement``).
+    """
+    if not abs(kl_nats) <= ENGINE_KL_NATS:
+        raise TrialFailed(
+            "disagreement",
+            f"at step {step} the engine's log-probabilities are {kl_nats:.3g} nats a token from the policy's, where "
+            f"rounding explains {ENGINE_KL_NATS:g}",
+            "start vLLM as docs/training.md says; or set sampling.engine to transformers",
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.trainers.ppo.settings import LoraSettings
@@ -74,6 +74,23 @@ class TrainedPolicy:
         self.adapter.save_pretrained(folder / "adapter", safe_serialization=True)
         # Merging writes into the weights, which the reference shares.
         copy.deepcopy(self.adapter).merge_and_unload().save_pretrained(folder)
+
+
+@torch.no_grad()
+def merged_weights(policy: PreTrainedModel) -> dict[str, Tensor]:
+    """Return a policy's weights under the names that it has without adapters, which are added to what they adapt."""
+    adapted = {f"{name}.": each for name, each in policy.named_modules() if hasattr(each, "get_delta_weight")}
+    found = {
+        name: weight
+        for name, weight in policy.state_dict(keep_vars=True).items()
+        if not any(name.startswith(prefix) for prefix in adapted)
+    }
+    for prefix, layer in adapted.items():
+        own: Any = layer
+        delta = sum(own.get_delta_weight(name) for name in own.active_adapters)
+        for name, weight in own.base_layer.state_dict(keep_vars=True).items():
+            found[prefix + name] = weight + delta.to(weight.dtype) if name == "weight" else weight
+    return {name: weight.detach() for name, weight in found.items()}
 
 
 def in_float32(model: Model) -> Model:

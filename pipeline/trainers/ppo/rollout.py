@@ -26,10 +26,13 @@ class Sampled:
         rollouts: Prompts and responses.
         states: The policy's last hidden state before each token: ``B x T x H``; nothing that counts on padding.
             ``None`` where they were not to be kept.
+        log_probs: What an engine of another kind says of each token: ``B x T``, in nats; ``None`` where the policy
+            itself was read.
     """
 
     rollouts: Rollouts
     states: Tensor | None
+    log_probs: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Sampled], fill: int) -> Sampled:

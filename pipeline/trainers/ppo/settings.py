@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -28,6 +29,31 @@ SEARCHED = (
 )
 
 
+class VllmSettings(Section):
+    """A vLLM server, started beside each run or already running."""
+
+    url: str | None = Field(None, description="Where one runs already; unset starts one beside each run.")
+    python: str | None = Field(
+        None, description="The interpreter that has vLLM, to start it with; unset takes the one that runs this."
+    )
+    memory_share: float = Field(
+        0.3, gt=0, lt=1, description="Of the GPU's memory: weights, keys and values of the server that is started."
+    )
+    weights_folder: Path | None = Field(
+        None, description="Where the policy's weights pass through, for the server to read; unset takes shared memory."
+    )
+    concurrency: int = Field(256, ge=1, le=4096, description="Requests at a time.")
+    start_minutes: float = Field(10.0, gt=0, le=1440, description="How long a start may take.")
+    answer_minutes: float = Field(10.0, gt=0, le=1440, description="How long an answer may take.")
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError("give an address that begins with http:// or https://")
+        return value
+
+
 class SamplingSettings(Section):
     """How responses are sampled."""
 
@@ -44,6 +70,34 @@ class SamplingSettings(Section):
         exclude_if=lambda rows: rows is None,
         description="Responses sampled at a time, in training and evaluation; unset samples a whole batch.",
     )
+    engine: Literal["transformers", "continuous", "vllm"] = Field(
+        "transformers",
+        exclude_if=lambda name: name == "transformers",
+        description="transformers reads a whole batch token by token; continuous is its continuous batching, in which "
+        "no response waits for a longer one; vllm asks a server.",
+    )
+    vllm: VllmSettings | None = Field(
+        None, exclude_if=lambda chosen: chosen is None, description="The server, where sampling.engine is vllm."
+    )
+    importance_cap: float | None = Field(
+        None,
+        ge=1,
+        le=LARGEST,
+        exclude_if=lambda cap: cap is None,
+        description="Weigh each token by how much likelier it is to the policy than to the engine that sampled it, up "
+        "to this much (truncated importance sampling); unset weighs none.",
+    )
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> SamplingSettings:
+        if self.vllm is not None and self.engine != "vllm":
+            raise ValueError(f"sampling.vllm is not used by sampling.engine = {self.engine}; leave it out")
+        if self.importance_cap is not None and self.engine == "transformers":
+            raise ValueError(
+                "sampling.importance_cap corrects what another engine samples, and sampling.engine = transformers "
+                "samples from the policy itself; leave it out"
+            )
+        return self
 
 
 class LoraSettings(Section):

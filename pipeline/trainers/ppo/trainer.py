@@ -18,12 +18,13 @@ from pipeline.trainers.ppo.agreement import check_first_batch, check_task
 from pipeline.trainers.ppo.checkpoint import Checkpoint
 from pipeline.trainers.ppo.critics import NetworkCritic, RewardCritic, ValueHead
 from pipeline.trainers.ppo.distributed import Distributed
-from pipeline.trainers.ppo.health import check_responses, check_reward_scale
+from pipeline.trainers.ppo.engines.choose import engine_for
+from pipeline.trainers.ppo.health import check_engine, check_responses, check_reward_scale
 from pipeline.trainers.ppo.log_probs import check_head
 from pipeline.trainers.ppo.losses import kl_estimate, masked_mean, whiten
 from pipeline.trainers.ppo.policy import TrainedPolicy
 from pipeline.trainers.ppo.portions import OBSERVE, SAMPLE, UPDATE, Portions
-from pipeline.trainers.ppo.rollout import Sampled, check_evaluating, sample_responses
+from pipeline.trainers.ppo.rollout import Sampled, check_evaluating
 from pipeline.trainers.ppo.settings import PPOSettings, SamplingSettings
 from pipeline.trainers.ppo.update import Batch, PolicyUpdate
 from shaping.advantages import generalized_advantages
@@ -48,6 +49,9 @@ class CurvePoint:
         policy_loss: Clipped surrogate loss of the update's last pass.
         value_loss: Value loss of the update's last pass.
         explained_variance: Share of the returns' variance that the critic explained before the update.
+        engine_ratio: Mean over tokens of the policy's probability over that of the engine that sampled them; ``None``
+            where the policy itself was sampled from.
+        engine_kl_nats: Mean over tokens of the engine's log-probability less the policy's; ``None`` likewise.
     """
 
     step: int
@@ -59,18 +63,28 @@ class CurvePoint:
     policy_loss: float
     value_loss: float
     explained_variance: float
+    engine_ratio: float | None = None
+    engine_kl_nats: float | None = None
 
     def to_dict(self) -> dict[str, float]:
-        """Return the point as plain values."""
-        return asdict(self)
+        """Return the point as plain values, without those that it does not have."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What policy and reference say of a batch."""
+    """What policy and reference say of a batch.
+
+    Attributes:
+        own: What the policy says.
+        reference_log_probs: ``B x T``, in nats.
+        engine_log_ratio: ``B x T``, the policy's log-probabilities less those of the engine that sampled; ``None``
+            where the policy itself was sampled from.
+    """
 
     own: TokenOutputs
     reference_log_probs: Tensor
+    engine_log_ratio: Tensor | None = None
 
     def kl_nats(self, mask: Tensor) -> float:
         """Return the mean over responses of the summed log ratio to the reference."""
@@ -138,6 +152,7 @@ class PPOTrainer:
         wanted = {SAMPLE: sampling.micro_batch_size, OBSERVE: settings.micro_batch_size}
         self.portions = Portions({**wanted, UPDATE: settings.micro_batch_size}, kept_portions)
         self._update = PolicyUpdate(self.actor, settings, self.processes, self.portions)
+        self._engine = engine_for(self.policy.model, task, sampling, self._agreement, self.processes, half, seed)
         order = torch.Generator().manual_seed(seed)
         self._prompt_order = torch.randperm(len(task.train_prompts), generator=order)
 
@@ -152,6 +167,10 @@ class PPOTrainer:
         """
         for step in range(start, self.settings.steps):
             yield self.step(step)
+
+    def close(self) -> None:
+        """Give back what sampling holds."""
+        self._engine.close()
 
     def checkpoint(self, **values: Any) -> Checkpoint:
         """Return the run's state after a training step, with the caller's own ``values`` beside it."""
@@ -175,6 +194,7 @@ class PPOTrainer:
                 moments.setdefault(int(place), {})[moment] = value
         optimizer = self._update.optimizer
         optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+        self._engine.policy_changed()
         self._shaper.set_generator_state(tensors["generator.shaper"])
         torch.set_rng_state(tensors["generator.torch"])
         self.certificate = Certificate.from_dict(checkpoint.values["certificate"])
@@ -198,8 +218,11 @@ class PPOTrainer:
         # A critic that knows nothing yet is taught what came, not its own guesses.
         gae_lambda = 1.0 if self.settings.is_critic_warmup(step) else self.shape.gae_lambda
         advantages, returns = generalized_advantages(rewards, old.values, mask, self.shape.gamma, gae_lambda)
-        batch = Batch(rollouts, old, whiten(advantages, mask), returns)
+        engine = self._engine_agreement(step, observed, mask)
+        advantages = whiten(advantages, mask) * self._importance(observed)
+        batch = Batch(rollouts, old, advantages, returns)
         losses = self._update(step, batch, self._update.orders(len(rollouts), generator))[-1]
+        self._engine.policy_changed()
         return CurvePoint(
             step=step,
             reward=reward,
@@ -210,7 +233,22 @@ class PPOTrainer:
             policy_loss=losses.policy,
             value_loss=losses.value,
             explained_variance=_explained_variance(old.values, returns, mask),
+            **engine,
         )
+
+    def _engine_agreement(self, step: int, observed: Observed, mask: Tensor) -> dict[str, float]:
+        """Return what a curve point says of an engine that is not the policy itself."""
+        log_ratio = observed.engine_log_ratio
+        if log_ratio is None:
+            return {}
+        kl_nats = -float(masked_mean(log_ratio, mask))
+        check_engine(step, kl_nats)
+        return {"engine_ratio": float(masked_mean(log_ratio.exp(), mask)), "engine_kl_nats": kl_nats}
+
+    def _importance(self, observed: Observed) -> Tensor | float:
+        """Return each token's weight (``B x T``): its ratio, up to a cap (Ionides, 2008)."""
+        log_ratio, cap = observed.engine_log_ratio, self.sampling.importance_cap
+        return 1.0 if log_ratio is None or cap is None else log_ratio.exp().clamp(max=cap)
 
     def sample(self, prompts: Prompts, generator: torch.Generator) -> tuple[Rollouts, Observed]:
         """Return responses of the current policy, and what policy and reference say of them.
@@ -221,18 +259,7 @@ class PPOTrainer:
         uniforms = torch.rand(width, total, generator=generator)
         rows = self.processes.rows(total)
         ids, mask = prompts.ids.to(device), prompts.mask.to(device)
-        sample = partial(
-            sample_responses,
-            self.actor.policy,
-            ids[rows],
-            mask[rows],
-            uniforms[:, rows],
-            self.task.end_token_ids,
-            self.sampling.stop_at_eos,
-            self.sampling.temperature,
-            self._agreement.cached,
-            not self._is_half,
-        )
+        sample = partial(self._engine.sample, Prompts(ids[rows], mask[rows]), uniforms[:, rows])
         with self.actor.half_precision():
             own = self.portions.rows(SAMPLE, len(ids[rows]), sample)
         said, rollouts = self._observed(own), own.rollouts
@@ -244,11 +271,14 @@ class PPOTrainer:
             whole = Rollouts(ids, mask, found[:, 0], found[:, 1].bool())
             longest = int(whole.response_tokens.max())
             rollouts, said = whole.first(longest), said[..., :longest]
-        log_probs, values, entropy, reference = said.unbind(dim=1)
-        return rollouts, Observed(TokenOutputs(log_probs, values, entropy), reference)
+        log_probs, values, entropy, reference, *engine = said.unbind(dim=1)
+        ratio = log_probs - engine[0] if engine else None
+        return rollouts, Observed(TokenOutputs(log_probs, values, entropy), reference, ratio)
 
     def _observed(self, sampled: Sampled) -> Tensor:
         """Return log-probabilities, values, entropies and the reference's log-probabilities: ``B x 4 x T``.
+
+        Where an engine of another kind sampled, its own log-probabilities come fifth.
 
         Rounding makes half precision's states depend on how they were found: there the policy is asked again, in
         whole sequences as the update asks it.
@@ -257,7 +287,8 @@ class PPOTrainer:
         whole = partial(self.actor.observe, given, with_entropy=True, states=sampled.states)
         own = self.portions.rows(OBSERVE, len(given), whole)
         reference = self.portions.rows(OBSERVE, len(given), partial(self.reference.observe, given))
-        return torch.stack([own.log_probs, own.values, own.entropy, reference.log_probs], dim=1)
+        engine = () if sampled.log_probs is None else (sampled.log_probs,)
+        return torch.stack([own.log_probs, own.values, own.entropy, reference.log_probs, *engine], dim=1)
 
     def missing_eos_adjustment(self, rollouts: Rollouts) -> Tensor | None:
         """Return what the missing end takes off each score (``B``): part of the total under every shape."""
