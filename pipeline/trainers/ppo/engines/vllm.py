@@ -27,7 +27,7 @@ from pipeline.trainers.ppo.settings import SamplingSettings, VllmSettings
 from shaping.errors import ConfigError, SamplingServerFailed, TrialFailed
 
 # Memory that looks like a disk: weights pass through it.
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108: a folder of one run is made in it, under a name of its own
 
 
 class VllmEngine:
