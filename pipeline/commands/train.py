@@ -22,6 +22,7 @@ from tensorboardX import SummaryWriter
 from pipeline.config.schema import StudyConfig
 from pipeline.config.trainer_space import with_settings
 from pipeline.runtime.files import write_json
+from pipeline.runtime.trackers import RunTrackers, check_trackers, dotted
 from pipeline.study.folder import unlike
 from pipeline.study.provenance import task_files
 from pipeline.tasks.models.saved_tokenizer import save_tokenizer
@@ -63,6 +64,8 @@ class TrainingRun:
         chosen = self.config.model_dump(mode="json")
         names = ("task", "ppo", "sampling", "evaluation", "objective")
         parts = {name: chosen[name] for name in names if name in chosen}
+        # Where a server of responses runs decides nothing.
+        parts["sampling"].pop("vllm", None)
         files = {FILES: self.files} if self.files else {}
         return {**parts, **files, "shape": self.shape.to_dict(), "seed": self.seed}
 
@@ -150,6 +153,7 @@ def train(run: TrainingRun, task: Task, console: Console) -> Trained:
         TrialFailed: The run came to nothing; the reason is named.
     """
     started = time.perf_counter()
+    check_trackers(run.config.tracking.to)
     _claim(run)
     trainer = PPOTrainer(task, run.shape, run.config.ppo, run.config.sampling, run.seed, run.config.kl_price)
     with closing(trainer):
@@ -167,10 +171,15 @@ def _trained(run: TrainingRun, trainer: PPOTrainer, console: Console, started: f
     done, total = len(inner.curve), run.config.ppo.steps
     if done:
         console.print(f"resuming after step {done} of {total}")
-    with SummaryWriter(str(run.folder / "tensorboard")) as writer, _progress(console) as progress:
+    with (
+        SummaryWriter(str(run.folder / "tensorboard")) as writer,
+        closing(_trackers(run)) as trackers,
+        _progress(console) as progress,
+    ):
         bar = progress.add_task("training", total=total, completed=done, shown="")
         for point in inner.steps():
             _note(writer, "train", point.step, point.to_dict())
+            trackers.log("train", point.to_dict(), point.step)
             shown = f"J {point.objective:6.3f}   reward {point.reward:6.3f}   KL {point.kl_nats:5.1f} nats"
             progress.update(bar, advance=1, shown=shown)
             done += 1
@@ -180,8 +189,18 @@ def _trained(run: TrainingRun, trainer: PPOTrainer, console: Console, started: f
         evaluation = inner.result()
         for found in inner.held_out:
             _note(writer, "held_out", found["done_steps"], found)
+            trackers.log("held_out", found, found["done_steps"])
+        trackers.log("final", evaluation.to_dict(), total)
     _write(run, inner, evaluation, time.perf_counter() - started)
     return Trained(evaluation, inner.untrained)
+
+
+def _trackers(run: TrainingRun) -> RunTrackers:
+    """Return what the run's curve goes to beside TensorBoard, which it always goes to."""
+    tracking, folder = run.config.tracking, run.folder
+    names = tuple(name for name in tracking.to if name != "tensorboard")
+    settings = dotted({"shape": run.shape.to_dict(), "seed": run.seed})
+    return RunTrackers(names, tracking.project or run.config.name, folder.name, folder / "tracking", settings)
 
 
 def show_result(run: TrainingRun, found: Trained, console: Console) -> None:

@@ -15,6 +15,7 @@ from pipeline.config.settings import (
     ShapeSettings,
     SpaceSettings,
     StorageSettings,
+    TrackingSettings,
 )
 from pipeline.config.trainer_space import default_value, searched_settings
 from pipeline.config.yaml_text import dump_yaml
@@ -48,6 +49,11 @@ class StudyConfig(Section):
     search: SearchSettings = Field(default_factory=SearchSettings, description="The outer loop.")
     confirm: ConfirmSettings = Field(default_factory=ConfirmSettings, description="The best arms on fresh seeds.")
     executor: ExecutorSettings = Field(default_factory=ExecutorSettings, description="Where trials run.")
+    tracking: TrackingSettings = Field(
+        default_factory=TrackingSettings,
+        exclude_if=lambda settings: settings == TrackingSettings(),
+        description="Curves of runs for other tools.",
+    )
     trainer: CustomTrainerSettings | None = Field(None, description="A custom trainer; task is then unused.")
     storage: StorageSettings = Field(
         default_factory=StorageSettings, description="A database; an address alone is its url."

@@ -156,6 +156,17 @@ class ConfirmSettings(Section):
         return distinct_seeds(value)
 
 
+class TrackingSettings(Section):
+    """Where curves of runs go beside the study's own files."""
+
+    to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="TensorBoard's files in the run's folder, Weights & Biases, MLflow."
+    )
+    project: str | None = Field(
+        None, min_length=1, description="W&B's project and MLflow's experiment; unset takes the study's name."
+    )
+
+
 class ExecutorSettings(Section):
     """Where trials run."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config.schema import StudyConfig
+from pipeline.runtime.trackers import check_trackers
 from pipeline.study.folder import StudyFolder
 from pipeline.study.prompt_day import with_first_day, with_kept_day
 from pipeline.study.provenance import check_user_files, user_files
@@ -38,12 +39,14 @@ def examined(config: StudyConfig, studies: Path) -> ExaminedStudy:
         studies: The folder that studies are in.
 
     Raises:
-        ShapetuneError: Its folder holds another study or cannot be used, or a file that it names is not there.
+        ShapetuneError: Its folder holds another study or cannot be used, a file that it names is not there, or a
+            tracker is not installed.
     """
     folder = StudyFolder(studies / config.name)
     # First, while the config still knows what it leaves unsaid.
     config = with_kept_day(with_kept_defaults(config, folder), folder)
     folder.check(config)
+    check_trackers(config.tracking.to)
     config = with_first_day(config, folder)
     check_warm_start(config)
     files = user_files(config)

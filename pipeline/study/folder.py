@@ -195,5 +195,6 @@ def what_decides(config: StudyConfig) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    walk("", config.model_dump(mode="json", exclude={"executor", "storage"}))
+    elsewhere: dict[str, Any] = {"executor": True, "storage": True, "tracking": True, "sampling": {"vllm"}}
+    walk("", config.model_dump(mode="json", exclude=elsewhere))
     return flat

@@ -15,6 +15,7 @@ from pipeline.config.load import parse_config
 from pipeline.config.schema import StudyConfig
 from pipeline.config.trainer_space import with_settings
 from pipeline.runtime.memory import keep_freed_memory
+from pipeline.runtime.trackers import RunTrackers, dotted
 from pipeline.trainers.custom import find_trainer, run_custom
 from pipeline.trials.arm import Arm
 from pipeline.trials.results import RunResult, TrialResult
@@ -47,14 +48,29 @@ def run_trial(job: Job) -> Iterator[Progress | TrialResult]:
             for step, point in enumerate(finished.curve):
                 yield Progress(before + step + 1, seed, step, point, again=True)
             continue
-        for result in _run_seed(job, config, seed):
-            if isinstance(result, Progress):
-                yield replace(result, done_steps=before + result.step + 1)
-            else:
-                files.write_run(result)
-                _remove_checkpoints(config, files.checkpoint(seed))
-                runs.append(result)
+        with closing(_trackers(job, config, seed)) as trackers:
+            for result in _run_seed(job, config, seed):
+                if isinstance(result, Progress):
+                    if not result.again:
+                        trackers.log("train", result.point, result.step)
+                    yield replace(result, done_steps=before + result.step + 1)
+                else:
+                    files.write_run(result)
+                    _remove_checkpoints(config, files.checkpoint(seed))
+                    runs.append(result)
+                    for found in result.held_out:
+                        trackers.log("held_out", found, int(found["done_steps"]))
+                    trackers.log("final", result.evaluation, len(result.curve))
     yield TrialResult.of(runs)
+
+
+def _trackers(job: Job, config: StudyConfig, seed: int) -> RunTrackers:
+    """Return what the curve of a seed's run also goes to."""
+    folder, arm = job.files.folder, Arm.from_dict(job.arm)
+    settings = dotted({"arm": arm.name, "seed": seed, "shape": arm.shape.to_dict(), "trainer": arm.trainer})
+    project = config.tracking.project or config.name
+    place = folder / "tracking" / f"seed-{seed}"
+    return RunTrackers(config.tracking.to, project, f"{config.name}/{folder.name}/seed-{seed}", place, settings)
 
 
 def _run_seed(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | RunResult]:
@@ -129,6 +145,8 @@ def _run_identity(job: Job, seed: int) -> str:
     """Return a hash of everything that decides a seed's run: a checkpoint of another run is not resumed."""
     names = ("task", "ppo", "sampling", "evaluation", "objective")
     decides = {name: job.config[name] for name in names if name in job.config}
+    # Where a server of responses runs decides nothing.
+    decides["sampling"] = {name: value for name, value in job.config.get("sampling", {}).items() if name != "vllm"}
     decided = {**decides, "arm": job.arm, "assets": Path(job.assets).name, "seed": seed}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 

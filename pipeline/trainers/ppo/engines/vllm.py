@@ -26,8 +26,8 @@ from pipeline.trainers.ppo.rollout import Sampled
 from pipeline.trainers.ppo.settings import SamplingSettings, VllmSettings
 from shaping.errors import ConfigError, SamplingServerFailed, TrialFailed
 
-# Memory that looks like a disk: weights pass through it.
-SHARED_MEMORY = Path("/dev/shm")  # nosec B108: a folder of one run is made in it, under a name of its own
+# Memory that looks like a disk: weights pass through it, in a folder that is made for one run.
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108
 
 
 class VllmEngine:
