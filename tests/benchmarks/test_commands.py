@@ -10,7 +10,7 @@ import pytest
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 # Without results of their own, or not run yet.
-OTHERS = ("benchmarks.outer.landscape_trials", "benchmarks.ppo.gpu --peak-tflops 989")
+OTHERS = ("benchmarks.outer.landscape_trials", "benchmarks.gpu --steps 1")
 
 
 def recorded() -> list[str]:

@@ -11,12 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.ppo import peer as ppo_peer
 from benchmarks.ppo import run as ppo_run
 from benchmarks.ppo.__main__ import OURS, PEER, compared
-from benchmarks.ppo.gpu import EPOCHS, SIZES, operations
 from benchmarks.ppo.overhead import SHAPES, rotated, shares
 from benchmarks.ppo.run import MIB, Run, Spent, Watch, peak_mib
 from shaping import Rollouts, UnitSplitter
@@ -123,13 +121,3 @@ def test_another_release_of_trl_is_refused_by_name() -> None:
         SystemExit, match=f"TRL {ppo_peer.WANTED}, but found {trl.__version__} in {Path(trl.__file__).parent}"
     ):
         ppo_peer.library()
-
-
-@pytest.mark.parametrize("model", ["smollm2", "llama1b"])
-def test_operations_are_six_a_weight_and_token_that_it_is_applied_to(model: str) -> None:
-    size = {**SIZES[model], "num_hidden_layers": 2}
-    with torch.device("meta"):
-        policy = LlamaForCausalLM(LlamaConfig(**size))
-    layers = sum(weight.numel() for weight in policy.model.layers.parameters() if weight.dim() > 1)
-    head = policy.lm_head.weight.numel()
-    assert operations(size, 16, 8, 24) == 6 * EPOCHS * 16 * (layers * (8 + 24) + head * 24)

@@ -1,0 +1,1 @@
+"""One GPU: what each part of a run takes of it."""
