@@ -2,8 +2,8 @@
 
     python -m benchmarks.ppo.engines --vllm-python /opt/vllm/bin/python
 
-All engines get the same prompts, in float32, and stop at end-of-sequence. Seconds are wall seconds of one batch, engines
-by turns, after one batch each that is not counted. Each has one thread; vLLM's are those of a process of its own.
+All engines get the same prompts, in float32, and stop at end-of-sequence. Seconds are wall seconds of one batch, by
+turns, after one batch each that is not counted. Each has one thread; vLLM's are those of a process of its own.
 """
 
 from __future__ import annotations
