@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.trainers.ppo import trainer as trainer_module
+from pipeline.trainers.ppo.engines import loop
 from pipeline.trainers.ppo.evaluation import evaluate
 from pipeline.trainers.ppo.portions import OBSERVE, SAMPLE, SCORE, UPDATE, Portions
 from pipeline.trainers.ppo.settings import PPOSettings, SamplingSettings
@@ -46,14 +46,14 @@ def test_responses_that_are_sampled_in_portions_are_the_same(at_once):
 def test_each_stage_is_cut_smaller_and_a_further_attempt_begins_so(monkeypatch, tmp_path, caplog):
     expected = [point.to_dict() for point in trainer_of().steps()]
     kept, trainer = tmp_path / "portions.json", trainer_of(tmp_path / "portions.json")
-    plain = trainer_module.sample_responses
+    plain = loop.sample_responses
 
     def sampled(*arguments):
         if (arguments[-1] or 5) > 2:
             raise LACKING
         return plain(*arguments)
 
-    monkeypatch.setattr(trainer_module, "sample_responses", sampled)
+    monkeypatch.setattr(loop, "sample_responses", sampled)
     observe = trainer.reference.observe
     monkeypatch.setattr(
         trainer.reference, "observe", lambda given, size: _or_lacking((size or 5) > 1, observe, given, size)

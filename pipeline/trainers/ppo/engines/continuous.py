@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import math
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ class ContinuousEngine:
             return_logprobs=True,
         )
         devices = [prompts.ids.device] if prompts.ids.is_cuda else []
-        with torch.random.fork_rng(devices=devices), _quiet_library():
+        with torch.random.fork_rng(devices=devices), _quiet_library(), _older_objects_left_alone():
             torch.manual_seed(seeds_of(uniforms)[0])
             found = self._generated(rows, limits)
         return sampled_of(
@@ -128,6 +129,16 @@ class ContinuousEngine:
 
     def close(self) -> None:
         """Do nothing: what is held is held for a batch."""
+
+
+@contextmanager
+def _older_objects_left_alone() -> Iterator[None]:
+    """Keep the garbage collector off what was there before: the library collects twice a batch, a second in all."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
