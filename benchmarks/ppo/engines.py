@@ -24,7 +24,7 @@ from pipeline.trainers.ppo.engines.choose import engine_for
 from pipeline.trainers.ppo.settings import SamplingSettings, VllmSettings
 from pipeline.trainers.ppo.trainer import PPOTrainer
 
-BATCH, RESPONSE_TOKENS, REPEATS = 32, 64, 4
+BATCH, RESPONSE_TOKENS, REPEATS = 16, 32, 3
 COLUMNS = ("engine", "tokens a second", "95 % interval", "seconds a batch", "mean tokens a response")
 
 
