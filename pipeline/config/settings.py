@@ -179,6 +179,12 @@ class ExecutorSettings(Section):
     address: str = Field("local", min_length=1, description="Ray cluster: local starts one for the study.")
     retries: int = Field(3, ge=0, le=100, description="Further attempts of a run that failed, from its checkpoint.")
     stall_minutes: float = Field(60.0, gt=0, le=1_000_000, description="Silence after which a run counts as hung.")
+    checkpoints: str | None = Field(
+        None,
+        min_length=1,
+        exclude_if=lambda address: address is None,
+        description="Address (fsspec) of a folder for runs' checkpoints; unset keeps them in the study's folder.",
+    )
 
     @field_validator("gpus")
     @classmethod

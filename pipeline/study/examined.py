@@ -12,6 +12,7 @@ from pipeline.study.folder import StudyFolder
 from pipeline.study.prompt_day import with_first_day, with_kept_day
 from pipeline.study.provenance import check_user_files, user_files
 from pipeline.study.warm_start import check_warm_start
+from shaping.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,32 @@ def examined(config: StudyConfig, studies: Path) -> ExaminedStudy:
 
     Raises:
         ShapetuneError: Its folder holds another study or cannot be used, a file that it names is not there, or a
-            tracker is not installed.
+            tracker or what reaches an address is not installed.
     """
     folder = StudyFolder(studies / config.name)
     # First, while the config still knows what it leaves unsaid.
     config = with_kept_day(with_kept_defaults(config, folder), folder)
     folder.check(config)
     check_trackers(config.tracking.to)
+    _check_checkpoints(config.executor.checkpoints)
     config = with_first_day(config, folder)
     check_warm_start(config)
     files = user_files(config)
     return ExaminedStudy(config, folder, files, tuple(check_user_files(folder, files)))
+
+
+def _check_checkpoints(address: str | None) -> None:
+    if address is None:
+        return
+    import fsspec
+
+    try:
+        fsspec.url_to_fs(address)
+    except (ImportError, ValueError, OSError) as error:
+        raise ConfigError(
+            f"executor.checkpoints = {address} cannot be used: {error}",
+            "give an address that fsspec knows, such as s3://bucket/folder, and install its package",
+        ) from error
 
 
 def with_kept_defaults(config: StudyConfig, folder: StudyFolder) -> StudyConfig:

@@ -56,7 +56,7 @@ def run_trial(job: Job) -> Iterator[Progress | TrialResult]:
                     yield replace(result, done_steps=before + result.step + 1)
                 else:
                     files.write_run(result)
-                    _remove_checkpoints(config, files.checkpoint(seed))
+                    _remove_checkpoints(config, _checkpoint(job, config, seed))
                     runs.append(result)
                     for found in result.held_out:
                         trackers.log("held_out", found, int(found["done_steps"]))
@@ -88,7 +88,16 @@ def _run_seed(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | R
             yield Progress(step + 1, seed, step, point, again)
 
 
-def _remove_checkpoints(config: StudyConfig, checkpoint: Path) -> None:
+def _checkpoint(job: Job, config: StudyConfig, seed: int) -> Path | str:
+    """Return where a seed's run keeps its checkpoint."""
+    own, address = job.files.checkpoint(seed), config.executor.checkpoints
+    if address is None:
+        return own
+    # A trial's folder and a confirmation's may have the same name.
+    return "/".join((address.rstrip("/"), config.name, *own.parts[-3:]))
+
+
+def _remove_checkpoints(config: StudyConfig, checkpoint: Path | str) -> None:
     if config.trainer is None:
         from pipeline.trainers.ppo.checkpoint import remove_checkpoints
 
@@ -104,7 +113,7 @@ def _run_ppo(job: Job, config: StudyConfig, seed: int) -> Iterator[Progress | Ru
     keep_freed_memory()
     arm, task = Arm.from_dict(job.arm), _task(config, job.assets)
     started = time.perf_counter()
-    saved = job.files.checkpoint(seed)
+    saved = _checkpoint(job, config, seed)
     portions = job.files.portions_file
     trainer = PPOTrainer(task, arm.shape, config.ppo, config.sampling, seed, config.kl_price, portions)
     with closing(trainer):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from pipeline.trainers.ppo.checkpoint import read_checkpoint, write_checkpoint
+from pipeline.trainers.ppo.checkpoint import Place, read_checkpoint, write_checkpoint
 from pipeline.trainers.ppo.evaluation import Evaluation, evaluate
 from pipeline.trainers.ppo.settings import EvaluationSettings
 from pipeline.trainers.ppo.trainer import CurvePoint, PPOTrainer
@@ -21,7 +20,7 @@ class InnerRun:
     Args:
         trainer: A fresh one.
         evaluation: How the policy is judged, during the run and at its end.
-        saved: The checkpoint's file.
+        saved: The checkpoint's file, or an address of it.
         identity: What decides the run; a checkpoint of another one is not resumed.
         judges_untrained: Whether the policy is judged before its training as it is at the end.
 
@@ -36,7 +35,7 @@ class InnerRun:
         self,
         trainer: PPOTrainer,
         evaluation: EvaluationSettings,
-        saved: Path,
+        saved: Place,
         identity: str,
         judges_untrained: bool = False,
     ) -> None:

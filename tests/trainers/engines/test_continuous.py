@@ -123,6 +123,25 @@ def test_a_policy_that_the_library_cannot_batch_is_refused_with_a_way_out(monkey
         engine(policy).sample(tiny_task().train_prompts, uniforms(8), None)
 
 
+@pytest.mark.parametrize("said", ["Memory footprint 9 is more than available memory 3", "can't allocate memory: 9 B"])
+def test_memory_that_does_not_suffice_is_met_by_fewer_responses_at_a_time(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = tiny_trainer(sampling={"engine": "continuous"})
+    policy = trainer.actor.policy
+    forward, rows = policy.forward, list[int]()
+
+    def lacking(*arguments: object, **options: object) -> object:
+        rows.append(int(options["input_ids"].shape[-1]))  # type: ignore[attr-defined]
+        if len(rows) == 1:
+            raise RuntimeError(said)
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(policy, "forward", lacking)
+    next(trainer.steps())
+    assert trainer.portions.most("sampling") == 2 and len(rows) > 1
+
+
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=2, alpha=4)])
 def test_a_run_learns_from_it_and_says_how_the_engine_compares(lora: LoraSettings | None) -> None:
     trainer = tiny_trainer(sampling={"engine": "continuous", "importance_cap": 2.0}, lora=lora)

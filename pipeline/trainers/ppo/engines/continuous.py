@@ -113,7 +113,8 @@ class ContinuousEngine:
         )
 
     def _refused(self, error: str) -> Exception:
-        if "memory" in error and "alloc" in error:
+        # The library's own words, and torch's.
+        if "memory" in error.lower() and ("available" in error or "alloc" in error):
             return MemoryError(error)
         return ConfigError(
             f"sampling.engine = continuous, but transformers cannot batch {type(self._policy).__name__}: {error}",
