@@ -12,7 +12,7 @@ from pipeline.trainers.ppo.settings import PPOSettings
 from shaping.errors import TrialFailed
 from shaping.rollouts import Rollouts
 
-# Half precision in two ways differs by 0.001 to 0.01 nats a token; another temperature, or old weights, by more.
+# A bound that was chosen: rounding stays far below it, in half precision too; another temperature goes beyond it.
 ENGINE_KL_NATS = 0.1
 
 
@@ -71,7 +71,7 @@ def check_engine(step: int, kl_nats: float) -> None:
     if not abs(kl_nats) <= ENGINE_KL_NATS:
         raise TrialFailed(
             "disagreement",
-            f"at step {step} the engine's log-probabilities are {kl_nats:.3g} nats a token from the policy's, where "
-            f"rounding explains {ENGINE_KL_NATS:g}",
+            f"at step {step} the engine's log-probabilities are {kl_nats:.3g} nats a token from the policy's, beyond "
+            f"{ENGINE_KL_NATS:g}",
             "start vLLM as docs/training.md says; or set sampling.engine to transformers",
         )

@@ -17,6 +17,7 @@ import requests
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from urllib3 import Retry
 
 from pipeline.trainers.base import Prompts, Task
 from pipeline.trainers.ppo.engines.base import sampled_of, seeds_of
@@ -28,6 +29,8 @@ from shaping.errors import ConfigError, SamplingServerFailed, TrialFailed
 
 # Memory that looks like a disk: weights pass through it, in a folder that is made for one run.
 SHARED_MEMORY = Path("/dev/shm")  # nosec B108
+# Statuses by which a proxy says that it did not reach the server.
+PASSING = (502, 503, 504)
 
 
 class VllmEngine:
@@ -55,7 +58,9 @@ class VllmEngine:
         shared = self._settings.weights_folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
         self._folder = Path(tempfile.mkdtemp(prefix="shapetune-weights-", dir=shared))
         self._session, self._process = requests.Session(), None
-        pool = requests.adapters.HTTPAdapter(pool_maxsize=self._settings.concurrency)
+        # The same seed gives the same response: what a network lost may be asked again.
+        again = Retry(3, backoff_factor=0.5, allowed_methods=None, status_forcelist=PASSING, raise_on_status=False)
+        pool = requests.adapters.HTTPAdapter(pool_maxsize=self._settings.concurrency, max_retries=again)
         self._session.mount("http://", pool)
         self._session.mount("https://", pool)
         try:
