@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from pipeline.estimate.fit import GIB
+
 Found = TypeVar("Found")
-GIB = 2**30
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.gpu.clock import Clock
 from benchmarks.gpu.models import Workload, words
+from pipeline.estimate.fit import GIB
 from shaping import Rollouts, Shape
 from shaping.shaper import Shaper
 
@@ -38,7 +39,7 @@ def credit_parts(work: Workload) -> list[dict[str, Any]]:
         found.append({"part": f"coalitions, {name}", **counted, **vars(spent)})
         del shaper, shaped
         if dtype == torch.bfloat16:
-            before = torch.cuda.memory_allocated() / 2**30 if work.device == "cuda" else None
+            before = torch.cuda.memory_allocated() / GIB if work.device == "cuda" else None
             _, spent = clock.measured(partial(model.response_attention, rollouts))
             found.append({"part": "attention row", "weights_gib": before, **vars(spent)})
         del model

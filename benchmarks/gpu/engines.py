@@ -19,7 +19,12 @@ from shaping.errors import ShapetuneError
 def engine_parts(work: Workload, task: Task, vllm_python: str | None) -> list[dict[str, Any]]:
     """Return tokens a second of each engine: of the second of two batches."""
     names = ("transformers", "continuous", *(("vllm",) if vllm_python else ()))
-    return [_engine(work, task, name, vllm_python) for name in names]
+    found = []
+    for name in names:
+        found.append(_engine(work, task, name, vllm_python))
+        # Its policy is a copy, which has gone with the call.
+        Clock(work.device).release()
+    return found
 
 
 def _engine(work: Workload, task: Task, name: str, vllm_python: str | None) -> dict[str, Any]:
@@ -41,6 +46,4 @@ def _engine(work: Workload, task: Task, name: str, vllm_python: str | None) -> d
     finally:
         engine.close()
     tokens = work.batch * work.response_tokens
-    del policy
-    clock.release()
     return {**found, "tokens_per_second": tokens / spent.wall_seconds, **vars(spent)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from benchmarks.gpu.clock import GIB, Clock, Spent
+from benchmarks.gpu.clock import Clock, Spent
 from benchmarks.gpu.models import Workload
+from pipeline.estimate.fit import GIB
 from pipeline.estimate.step_memory import StepEstimate
 from pipeline.estimate.step_seconds import step_seconds
 from pipeline.trainers.base import Task

@@ -19,10 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tensorboardX import SummaryWriter
 
+from pipeline.config.identity import what_decides_a_run
 from pipeline.config.schema import StudyConfig
 from pipeline.config.trainer_space import with_settings
 from pipeline.runtime.files import write_json
-from pipeline.runtime.trackers import RunTrackers, check_trackers, dotted
+from pipeline.runtime.trackers import RunTrackers, check_trackers
 from pipeline.study.folder import unlike
 from pipeline.study.provenance import task_files
 from pipeline.tasks.models.saved_tokenizer import save_tokenizer
@@ -62,10 +63,7 @@ class TrainingRun:
     def identity(self) -> dict[str, Any]:
         """Return what decides the run, as plain values."""
         chosen = self.config.model_dump(mode="json")
-        names = ("task", "ppo", "sampling", "evaluation", "objective")
-        parts = {name: chosen[name] for name in names if name in chosen}
-        # Where a server of responses runs decides nothing.
-        parts["sampling"].pop("vllm", None)
+        parts = what_decides_a_run(chosen)
         files = {FILES: self.files} if self.files else {}
         return {**parts, **files, "shape": self.shape.to_dict(), "seed": self.seed}
 
@@ -199,7 +197,7 @@ def _trackers(run: TrainingRun) -> RunTrackers:
     """Return what the run's curve goes to beside TensorBoard, which it always goes to."""
     tracking, folder = run.config.tracking, run.folder
     names = tuple(name for name in tracking.to if name != "tensorboard")
-    settings = dotted({"shape": run.shape.to_dict(), "seed": run.seed})
+    settings = {"shape": run.shape.to_dict(), "seed": run.seed}
     return RunTrackers(names, tracking.project or run.config.name, folder.name, folder / "tracking", settings)
 
 

@@ -8,7 +8,6 @@ from pipeline.config.schema import StudyConfig
 from pipeline.estimate.outlines import outline_of
 from pipeline.estimate.step_memory import OBSERVING, SAMPLING, SCORING, UPDATING, StepEstimate, StepMemory
 from pipeline.estimate.step_seconds import StepSeconds, step_seconds
-from pipeline.trainers.ppo.settings import VllmSettings
 from shaping.errors import ConfigError
 
 GIB = 2**30
@@ -59,11 +58,8 @@ def fit_into(config: StudyConfig, gpu_gib: float) -> Fit:
         ConfigError: They do not: names the part, and the setting with which they would.
     """
     estimate = StepEstimate(config, outline_of(config), on_gpu=True)
-    sampling = config.sampling
-    server = (sampling.vllm or VllmSettings()).memory_share if sampling.engine == "vllm" else 0.0
-    if sampling.vllm is not None and sampling.vllm.url is not None:
-        server = 0.0
-    memory, usable = estimate.memory(), int(USABLE * ((1 - server) * gpu_gib * GIB - CONTEXT_BYTES))
+    share = 1 - config.sampling.served_share
+    memory, usable = estimate.memory(), int(USABLE * (share * gpu_gib * GIB - CONTEXT_BYTES))
     room = usable - memory.stays
     # The engine halves its passes where they do not fit.
     parts = {name: min(taken, room) if name.startswith(SCORING) else taken for name, taken in memory.parts.items()}

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipeline.runtime.dotted import dotted
 from pipeline.runtime.files import read_json, write_json
 from shaping.errors import ConfigError
 
@@ -44,7 +45,7 @@ class RunTrackers:
         project: What they group runs by.
         run: The run's name.
         folder: Keeps TensorBoard's files, those of runs that are offline, and what a later attempt needs.
-        settings: Of the run, flat, for tables of runs.
+        settings: Of the run, for tables of runs.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class RunTrackers:
         for name, tracker in list(self._open.items()):
             # TensorBoard's would start a table of its own for them.
             if name != "tensorboard":
-                self._try(name, partial(tracker.store_init_configuration, dict(settings)))
+                self._try(name, partial(tracker.store_init_configuration, plain(settings)))
 
     def log(self, part: str, values: Mapping[str, Any], step: int) -> None:
         """Add numbers of a step under ``part/NAME``."""
@@ -129,12 +130,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def dotted(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested values under names with dots."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= dotted(value, f"{before}{name}.")
-        else:
-            found[before + name] = value if isinstance(value, str | int | float | bool) else str(value)
-    return found
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as tables of runs take them: under names with dots, as numbers or words."""
+    return {
+        name: value if isinstance(value, str | int | float | bool) else str(value)
+        for name, value in dotted(settings).items()
+    }

@@ -11,8 +11,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.identity import SERVED
 from pipeline.config.load import FORMAT, FORMAT_KEY, load_config
 from pipeline.config.schema import StudyConfig
+from pipeline.runtime.dotted import dotted
 from pipeline.runtime.files import read_saved, write_text
 from pipeline.search.bounds import BoundReached
 from pipeline.study.lock import lock_holder, study_lock
@@ -186,15 +188,5 @@ def unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def what_decides(config: StudyConfig) -> dict[str, Any]:
     """Return the values that decide a study's results, flat; where and how wide it runs may change."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, below in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, below)
-        else:
-            flat[prefix] = value
-
-    elsewhere: dict[str, Any] = {"executor": True, "storage": True, "tracking": True, "sampling": {"vllm"}}
-    walk("", config.model_dump(mode="json", exclude=elsewhere))
-    return flat
+    elsewhere: dict[str, Any] = {"executor": True, "storage": True, "tracking": True, "sampling": {SERVED}}
+    return dotted(config.model_dump(mode="json", exclude=elsewhere))

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.config.identity import what_decides_a_run
 from pipeline.config.load import parse_config
 from pipeline.config.schema import StudyConfig
 from pipeline.config.trainer_space import with_settings
 from pipeline.runtime.memory import keep_freed_memory
-from pipeline.runtime.trackers import RunTrackers, dotted
+from pipeline.runtime.trackers import RunTrackers
 from pipeline.trainers.custom import find_trainer, run_custom
 from pipeline.trials.arm import Arm
 from pipeline.trials.results import RunResult, TrialResult
@@ -67,7 +68,7 @@ def run_trial(job: Job) -> Iterator[Progress | TrialResult]:
 def _trackers(job: Job, config: StudyConfig, seed: int) -> RunTrackers:
     """Return what the curve of a seed's run also goes to."""
     folder, arm = job.files.folder, Arm.from_dict(job.arm)
-    settings = dotted({"arm": arm.name, "seed": seed, "shape": arm.shape.to_dict(), "trainer": arm.trainer})
+    settings = {"arm": arm.name, "seed": seed, "shape": arm.shape.to_dict(), "trainer": arm.trainer}
     project = config.tracking.project or config.name
     place = folder / "tracking" / f"seed-{seed}"
     return RunTrackers(config.tracking.to, project, f"{config.name}/{folder.name}/seed-{seed}", place, settings)
@@ -152,11 +153,7 @@ def ppo_result(trainer: PPOTrainer, run: InnerRun, seed: int, started: float) ->
 
 def _run_identity(job: Job, seed: int) -> str:
     """Return a hash of everything that decides a seed's run: a checkpoint of another run is not resumed."""
-    names = ("task", "ppo", "sampling", "evaluation", "objective")
-    decides = {name: job.config[name] for name in names if name in job.config}
-    # Where a server of responses runs decides nothing.
-    decides["sampling"] = {name: value for name, value in job.config.get("sampling", {}).items() if name != "vllm"}
-    decided = {**decides, "arm": job.arm, "assets": Path(job.assets).name, "seed": seed}
+    decided = {**what_decides_a_run(job.config), "arm": job.arm, "assets": Path(job.assets).name, "seed": seed}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()
 
 

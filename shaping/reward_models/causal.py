@@ -195,10 +195,12 @@ class CausalRewardModel(HasAbilities):
         self._check(rollouts.prompt_tokens, torch.zeros_like(rollouts.prompt_tokens))
 
         def at(row: int) -> Tensor:
+            """Return the ends of prefixes that a trial looks at."""
             tokens = int(rollouts.response_tokens[row])
             return torch.tensor(sorted({0, tokens // 2, tokens}))
 
         def alone(row: int) -> Tensor:
+            """Return a row's scores there, read alone."""
             ids, first = one_row(rollouts, row).inputs["input_ids"], int(rollouts.prompt_tokens[row])
             return torch.cat([self.own_score(ids[:, : first + int(end)]) for end in at(row)])
 
@@ -236,6 +238,7 @@ class CausalRewardModel(HasAbilities):
         read = self._as_read(rollouts.to(self.model.device))
 
         def of(laid: Laid) -> Tensor:
+            """Return the attention of some rows as they are laid out: ``n x T``."""
             given = read.select(laid.rows)
             place = laid.start + self._read_place(given)
             row = attention_row(self.model, laid.inputs, place, layer, heads, self.layers)
@@ -257,6 +260,7 @@ class CausalRewardModel(HasAbilities):
         absent = absent.to(self.model.device)
 
         def of(laid: Laid, points: int = steps) -> Tensor:
+            """Return the gradients of some rows as they are laid out: ``n x T``."""
             given, ids = read.select(laid.rows), laid.inputs["input_ids"]
             columns = response_columns(laid, given)[:, :width]
             place = laid.start + self._read_place(given)

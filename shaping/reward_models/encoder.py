@@ -166,6 +166,7 @@ class EncoderRewardModel(HasAbilities):
         lengths = (mask.sum(dim=1)[variants.owner] + (words != NO_TOKEN).sum(dim=1) + self._frame.tokens).cpu()
 
         def inputs_of(rows: Tensor, width: int) -> dict[str, Tensor]:
+            """Return what the encoder is given for some rows, cut to a width."""
             chosen = rows.to(words.device)
             owner = variants.owner[chosen]
             hidden = None if unseen is None else unseen[chosen]
@@ -173,12 +174,15 @@ class EncoderRewardModel(HasAbilities):
             return {name: value[:, :width].to(self.model.device) for name, value in framed.items()}
 
         def scored(rows: Tensor, width: int) -> Tensor:
+            """Return the own scores of some rows: ``n x 1``."""
             return self._own(inputs_of(rows, width))
 
         def alone(row: int) -> Tensor:
+            """Return a row's score without padding."""
             return scored(torch.tensor([row]), int(lengths[row])).squeeze(1)
 
         def ways() -> Iterator[Way]:
+            """Yield layouts, the cheapest first."""
             most = self.passes.most_tokens
             yield Way.packed(PADDED, packs(lengths, most), scored)
             yield Way.packed(EVEN, even_packs(lengths, most), scored, even=True)
@@ -207,6 +211,7 @@ class EncoderRewardModel(HasAbilities):
         rollouts = rollouts.to(self.model.device)
 
         def of(laid: Laid) -> Tensor:
+            """Return the attention of some rows as they are laid out: ``n x T``."""
             read = torch.zeros(len(laid.rows), dtype=torch.long, device=self.model.device)
             row = attention_row(self.model, laid.inputs, read, layer, heads, self.layers)
             return row.gather(1, laid.start) * rollouts.response_mask[laid.rows]
@@ -220,6 +225,7 @@ class EncoderRewardModel(HasAbilities):
         rollouts, absent = rollouts.to(self.model.device), absent.to(self.model.device)
 
         def of(laid: Laid, points: int = steps) -> Tensor:
+            """Return the gradients of some rows as they are laid out: ``n x T``."""
             ids, wanted = laid.inputs["input_ids"], absent[laid.rows]
             replaced = torch.zeros_like(ids).scatter_add_(1, laid.start, wanted.long()) > 0
             score = partial(self.score_embedded, inputs=laid.inputs)

@@ -239,6 +239,7 @@ def _hidden_units(model: EncoderRewardModel, rollouts: Rollouts) -> str:
     plain = {row: found[row : row + 1].double().cpu() for row in range(len(rollouts))}
 
     def alone(row: int) -> Tensor:
+        """Return the score of a variant alone, in double precision."""
         one = Variants(rollouts, rows[row : row + 1], keep[row : row + 1], "attention")
         return model.score_variants(one).values.double().cpu()
 

@@ -37,6 +37,7 @@ def rounded(model: nn.Module, seed: int) -> Iterator[None]:
 
 def _move(generator: torch.Generator) -> Callable[[nn.Module, Any, Any], Any]:
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        """Return a module's output, moved by as much as its type rounds."""
         if not isinstance(output, Tensor) or not output.is_floating_point() or not output.dim():
             return output
         exact = output.detach().double()

@@ -95,6 +95,7 @@ class Way:
         """
 
         def compute(each: Values = of) -> Tensor:
+            """Return the values of all rows, whatever part each was in."""
             parts = [each(laid) for laid in layout]
             values = parts[0].new_zeros(count, parts[0].shape[1])
             for laid, part in zip(layout, parts, strict=True):
@@ -111,6 +112,7 @@ class Way:
         """Return the way that computes ``of``, ``n x 1`` values, for each pack: rows and their width."""
 
         def compute() -> Tensor:
+            """Return the values of all rows, whatever pack each was in."""
             parts = [of(rows, width).float() for rows, width in packs]
             values = parts[0].new_zeros(sum(len(part) for part in parts), 1)
             for (rows, _), part in zip(packs, parts, strict=True):

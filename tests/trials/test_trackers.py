@@ -12,7 +12,7 @@ from mlflow.entities import Run
 
 from pipeline.config.schema import StudyConfig
 from pipeline.runtime import trackers
-from pipeline.runtime.trackers import RunTrackers, check_trackers, dotted
+from pipeline.runtime.trackers import RunTrackers, check_trackers, plain
 from pipeline.study.folder import what_decides
 from pipeline.trials.arm import Arm
 from pipeline.trials.results import RunResult, TrialResult
@@ -141,4 +141,4 @@ def test_where_curves_go_and_where_responses_come_from_decide_nothing(tmp_path: 
 
 
 def test_settings_are_flat_and_plain() -> None:
-    assert dotted({"a": {"b": 1, "c": {"d": None}}, "e": True}) == {"a.b": 1, "a.c.d": "None", "e": True}
+    assert plain({"a": {"b": 1, "c": {"d": None}}, "e": True}) == {"a.b": 1, "a.c.d": "None", "e": True}

@@ -72,8 +72,8 @@ class TrainedPolicy:
             self.model.save_pretrained(folder)
             return
         self.adapter.save_pretrained(folder / "adapter", safe_serialization=True)
-        # Merging writes into the weights, which the reference shares.
-        copy.deepcopy(self.adapter).merge_and_unload().save_pretrained(folder)
+        # The library's merging writes into the weights, which the reference shares: it would want a copy of them all.
+        self.model.save_pretrained(folder, state_dict=merged_weights(self.model))
 
 
 @torch.no_grad()

@@ -88,6 +88,16 @@ class SamplingSettings(Section):
         "to this much (truncated importance sampling); unset weighs none.",
     )
 
+    @property
+    def server(self) -> VllmSettings:
+        """How a vLLM server is had."""
+        return self.vllm or VllmSettings()
+
+    @property
+    def served_share(self) -> float:
+        """Of the GPU's memory: what a server beside the trainer takes."""
+        return self.server.memory_share if self.engine == "vllm" and self.server.url is None else 0.0
+
     @model_validator(mode="after")
     def _fits_the_engine(self) -> SamplingSettings:
         if self.vllm is not None and self.engine != "vllm":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
+from pipeline.runtime.logging import quiet_libraries
 from pipeline.trainers.base import Prompts
 from pipeline.trainers.ppo.engines.base import sampled_of, seeds_of
 from pipeline.trainers.ppo.log_probs import TokenIds, as_list
@@ -28,7 +28,6 @@ PAGE_TOKENS = 64
 PASS_TOKENS = 512
 # How long the library may be silent before it is asked whether it still runs.
 LISTEN_SECONDS = 1.0
-LIBRARY_LOGGER = "ContinuousBatchingLogger"
 
 
 class ContinuousEngine:
@@ -70,7 +69,8 @@ class ContinuousEngine:
             return_logprobs=True,
         )
         devices = [prompts.ids.device] if prompts.ids.is_cuda else []
-        with torch.random.fork_rng(devices=devices), _quiet_library(), _older_objects_left_alone():
+        # The library warns of a processor in every batch, which the tests hold against the policy.
+        with torch.random.fork_rng(devices=devices), quiet_libraries(), _older_objects_left_alone():
             torch.manual_seed(seeds_of(uniforms)[0])
             found = self._generated(rows, limits)
         return sampled_of(
@@ -140,15 +140,3 @@ def _older_objects_left_alone() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-@contextmanager
-def _quiet_library() -> Iterator[None]:
-    """Keep back warnings that every batch would repeat: of processors, which the tests hold against the policy."""
-    logger = logging.getLogger(LIBRARY_LOGGER)
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

@@ -24,7 +24,7 @@ from pipeline.trainers.ppo.engines.base import sampled_of, seeds_of
 from pipeline.trainers.ppo.engines.vllm_process import VllmProcess
 from pipeline.trainers.ppo.policy import merged_weights
 from pipeline.trainers.ppo.rollout import Sampled
-from pipeline.trainers.ppo.settings import SamplingSettings, VllmSettings
+from pipeline.trainers.ppo.settings import SamplingSettings
 from shaping.errors import ConfigError, SamplingServerFailed, TrialFailed
 
 # Memory that looks like a disk: weights pass through it, in a folder that is made for one run.
@@ -52,7 +52,7 @@ class VllmEngine:
         self, policy: PreTrainedModel, task: Task, settings: SamplingSettings, half: torch.dtype | None, seed: int
     ) -> None:
         self._policy, self._sampling = policy, settings
-        self._settings = settings.vllm or VllmSettings()
+        self._settings = settings.server
         self._ends = list(task.end_token_ids)
         self._dtype = half or torch.float32
         shared = self._settings.weights_folder or (SHARED_MEMORY if SHARED_MEMORY.is_dir() else None)
@@ -180,4 +180,4 @@ class VllmEngine:
                 f"sampling.vllm.url = {self._settings.url}: {what}", "see whether vLLM runs there"
             )
         words = "" if self._process.is_running() else f"; vLLM has ended: {self._process.last_words()}"
-        return TrialFailed("sampling_server", f"vLLM beside the trainer gave no answer: {what}{words}")
+        return TrialFailed(SamplingServerFailed.REASON, f"vLLM beside the trainer gave no answer: {what}{words}")

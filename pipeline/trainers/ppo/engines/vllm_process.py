@@ -14,7 +14,7 @@ import requests
 
 from pipeline.trainers.ppo.engines import tied
 from pipeline.trainers.ppo.settings import VllmSettings
-from shaping.errors import ConfigError, TrialFailed
+from shaping.errors import ConfigError, SamplingServerFailed, TrialFailed
 
 MODULE = "vllm.entrypoints.openai.api_server"
 LISTEN_SECONDS = 0.5
@@ -116,7 +116,9 @@ class VllmProcess:
                 words = self.last_words()
                 self.close()
                 raise TrialFailed(
-                    "sampling_server", f"vLLM {ended}: {words}", "see what it says; sampling.vllm has its settings"
+                    SamplingServerFailed.REASON,
+                    f"vLLM {ended}: {words}",
+                    "see what it says; sampling.vllm has its settings",
                 )
             time.sleep(LISTEN_SECONDS)
 
